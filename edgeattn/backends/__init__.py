@@ -1,0 +1,114 @@
+"""Engines: one engine, one file, one ``BACKEND``. The engine package is imported inside functions only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgeattn import registry
+from edgeattn.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from edgeattn.program import Program, Session
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an engine is here: its version, or why not and how to get it."""
+
+    available: bool
+    version: str = ""
+    why: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A reason an engine cannot build a program, found before any build."""
+
+    graph: str
+    node: str
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of an engine.
+
+    Attributes:
+        device: ``cpu``, ``gpu`` …; empty means the engine's default.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``: the precision asked for.
+        threads: intra-op threads; 0 means the physical cores this process may use.
+        optimize: False switches graph optimisation off (for judging rewrites, never for timing).
+    """
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    threads: int = 0
+    optimize: bool = True
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A compiled program on disk and what really runs in it.
+
+    Attributes:
+        backend: registry name. options: what was asked for.
+        directory: where the files lie.
+        files: graph name -> file name relative to ``directory`` that ``open`` takes.
+        effective: per graph what the engine reports: ``{"device": …, "precision": {…}, "settings": {…}}``.
+        seconds: build time.
+    """
+
+    backend: str
+    options: Options
+    directory: Path
+    files: Mapping[str, str]
+    effective: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Backend(Protocol):
+    """What an engine file offers."""
+
+    name: str
+    extra: str
+    devices: tuple[str, ...]
+
+    def probe(self) -> Availability:
+        """Whether the engine is here. Never raises."""
+        ...
+
+    def unsupported(self, program: Program, options: Options) -> list[Refusal]:
+        """Reasons this program cannot be built, asked before any build."""
+        ...
+
+    def compile(self, program: Program, options: Options, out: Path) -> Engine:
+        """Build into the existing empty directory ``out``."""
+        ...
+
+    def open(self, file: Path, options: Options) -> Session:
+        """Open one compiled graph. Needs numpy and the engine only."""
+        ...
+
+
+def parse_target(target: str) -> tuple[str, str]:
+    """``openvino:cpu`` -> ``("openvino", "cpu")``; a bare name takes the engine's first device.
+
+    Raises:
+        UnknownName: no such engine. UsageError: the engine has no such device.
+    """
+    stem, _, device = target.partition(":")
+    name = stem.replace("-", "_")
+    if name not in registry.names("backends"):
+        raise UnknownName("target", target, [n.replace("_", "-") for n in registry.names("backends")])
+    backend: Backend = registry.get("backends", name)
+    device = device or backend.devices[0]
+    if device not in backend.devices:
+        raise UsageError(
+            f"'{stem}' has no device '{device}'", where=target, hint=f"known: {', '.join(backend.devices)}"
+        )
+    return name, device

@@ -1,0 +1,24 @@
+"""Attention mechanisms as PyTorch modules: one mechanism, one file, one ``BLOCK``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Block:
+    """One attention mechanism.
+
+    Attributes:
+        name: the file stem.
+        kind: ``channel``, ``spatial``, ``channel+spatial`` or ``alignment``.
+        build: ``build(channels, **options) -> nn.Module``; alignment blocks take ``(query_size, memory_size)``.
+        source: paper, section, URL-free.
+    """
+
+    name: str
+    kind: str
+    build: Callable[..., Any]
+    source: str

@@ -1,0 +1,113 @@
+"""The one decode loop: runs a Program's open sessions by its wiring, whatever the engine.
+
+Nothing here knows an engine or a model; it needs numpy and the wiring, so the runtime on the device and the
+harness on the bench execute the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeattn.errors import BadInput
+from edgeattn.program import Session, Wiring
+
+if TYPE_CHECKING:
+    from edgeattn.program import Array, Arrays
+
+Sessions = Mapping[str, Session]
+
+
+def run(sessions: Sessions, wiring: Wiring | None, feeds: Arrays, tokens: Array | None = None) -> dict[str, Array]:
+    """Run a whole program once.
+
+    Args:
+        sessions: graph name -> open session.
+        wiring: None for a single graph.
+        feeds: program inputs by name.
+        tokens: ``(batch, steps)`` int64 to force (teacher forcing); None decodes greedily.
+
+    Returns:
+        A single graph's outputs; for a wired program every step output stacked on a new axis 0
+        ``(steps, batch, …)``, and ``tokens`` ``(batch, steps)`` int64 when decoding greedily.
+        A sequence that has ended is padded with the end token.
+    """
+    if wiring is None:
+        (session,) = sessions.values()
+        return session.run(_select(session, feeds))
+    return _forced(sessions, wiring, feeds, tokens) if tokens is not None else _greedy(sessions, wiring, feeds)
+
+
+def _forced(sessions: Sessions, wiring: Wiring, feeds: Arrays, tokens: Array) -> dict[str, Array]:
+    loop = _steps(sessions, wiring, feeds)
+    next(loop)
+    return _stack([loop.send(column) for column in tokens.T])
+
+
+def _greedy(sessions: Sessions, wiring: Wiring, feeds: Arrays) -> dict[str, Array]:
+    stop = wiring.stop
+    batch = len(next(iter(feeds.values())))
+    token = np.full(batch, stop.start, np.int64)
+    done = np.zeros(batch, bool)
+    emitted, outputs = [], []
+    loop = _steps(sessions, wiring, feeds)
+    next(loop)
+    for _ in range(stop.max_steps):
+        out = loop.send(token)
+        token = np.where(done, stop.end, out[_tensor(stop.emits)].argmax(-1)).astype(np.int64)
+        outputs.append(out)
+        emitted.append(token)
+        done |= token == stop.end
+        if done.all():
+            break
+    return {**_stack(outputs), "tokens": np.stack(emitted, axis=1)}
+
+
+def _steps(sessions: Sessions, wiring: Wiring, feeds: Arrays) -> Generator[dict[str, Array], Array, None]:
+    """A coroutine: send it a token ``(batch,)``, it runs one step and yields that step's outputs."""
+    step = sessions[wiring.loop]
+    once: dict[str, Array] = {}
+    for name, session in sessions.items():
+        if name != wiring.loop:
+            wired = _wired(name, wiring.feeds, once)
+            once |= {f"{name}.{k}": v for k, v in session.run(_select(session, {**feeds, **wired})).items()}
+    fixed = {**feeds, **_wired(wiring.loop, wiring.feeds, once)}
+    state = _initial_state(step, wiring, fixed)
+    token_name = _tensor(wiring.stop.token)
+    out: dict[str, Array] = {}
+    while True:
+        token = yield out
+        out = step.run(_select(step, {**fixed, **state, token_name: token}))
+        state = {_tensor(target): out[_tensor(source)] for target, source in wiring.state.items()}
+
+
+def _initial_state(step: Session, wiring: Wiring, fixed: Arrays) -> dict[str, Array]:
+    """States the encoder hands over, and zeros (sized by the batch) for the rest."""
+    batch = len(next(iter(fixed.values())))
+    state: dict[str, Array] = {}
+    for spec in step.inputs:
+        if f"{wiring.loop}.{spec.name}" in wiring.state:
+            shape = [d if isinstance(d, int) else batch for d in spec.shape]
+            state[spec.name] = fixed[spec.name] if spec.name in fixed else np.zeros(shape, spec.dtype)
+    return state
+
+
+def _wired(graph: str, edges: Mapping[str, str], values: Arrays) -> dict[str, Array]:
+    return {_tensor(t): values[s] for t, s in edges.items() if t.split(".", 1)[0] == graph and s in values}
+
+
+def _select(session: Session, feeds: Arrays) -> dict[str, Array]:
+    missing = [str(spec) for spec in session.inputs if spec.name not in feeds]
+    if missing:
+        raise BadInput(f"missing input {', '.join(missing)}", hint=f"given: {', '.join(feeds) or 'nothing'}")
+    return {spec.name: feeds[spec.name] for spec in session.inputs}
+
+
+def _stack(outputs: list[dict[str, Array]]) -> dict[str, Array]:
+    return {name: np.stack([o[name] for o in outputs]) for name in outputs[0]}
+
+
+def _tensor(edge_end: str) -> str:
+    return edge_end.split(".", 1)[1]

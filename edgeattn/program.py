@@ -1,0 +1,148 @@
+"""The values that flow through edgeattn: small, frozen, and free of any engine.
+
+A *Program* is one or more ONNX graphs and how they feed each other. A CNN is ``{"main"}``; a translator is
+``{"encoder", "step"}`` whose wiring says which encoder outputs the step receives once and which of its own
+outputs it receives back after every step. Because wiring is data, one decode loop serves every model and engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+
+    Array: TypeAlias = np.ndarray[Any, Any]
+    Arrays: TypeAlias = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One graph input or output.
+
+    Attributes:
+        name: tensor name, unique in its graph.
+        dtype: numpy name: ``float32``, ``int64``, ``bool`` …
+        shape: ints, and names for dynamic dimensions, e.g. ``("batch", 3, 224, 224)``.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """How an autoregressive program feeds tokens back and when it ends.
+
+    Attributes:
+        token: the step input that receives the last token, ``"step.token"`` (int64, shape ``(batch,)``).
+        emits: the step output whose argmax over the last axis is the next token, ``"step.logits"``.
+        start: first token fed. end: token that ends a sequence. max_steps: upper bound on steps.
+    """
+
+    token: str
+    emits: str
+    start: int
+    end: int
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Edges between graphs, as ``{"graph.input": "graph.output"}``.
+
+    Attributes:
+        feeds: values handed over once, before the first step.
+        state: values the step hands to itself after every step; a state that is not in ``feeds`` starts at zero.
+        stop: token feedback and the end condition.
+
+    Program inputs that no edge feeds are shared by name: an input ``mask`` of two graphs is one program input.
+    """
+
+    feeds: Mapping[str, str]
+    state: Mapping[str, str]
+    stop: Stop
+
+    @property
+    def loop(self) -> str:
+        """Name of the graph that runs once per step."""
+        return self.stop.token.split(".", 1)[0]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of inputs with what PyTorch made of them.
+
+    Attributes:
+        name: what the inputs exercise: ``normal-b2``, ``zeros``, ``masked-row``, ``real`` …
+        feeds: program inputs.
+        tokens: teacher-forced tokens ``(batch, steps)`` int64 for wired programs, else None.
+        outputs: what the oracle computed in the model's own dtype (step outputs stacked on axis 0).
+        golden: the same in float64, or empty where no float64 oracle exists.
+    """
+
+    name: str
+    feeds: Arrays
+    tokens: Array | None = None
+    outputs: Arrays = field(default_factory=dict)
+    golden: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The oracle of every later stage: seeded inputs and what ``origin`` computed from them."""
+
+    origin: str  # "pytorch eager" or "source graph"
+    cases: tuple[Case, ...]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What one stage did to a program; ``notes`` is JSON-able (rule counts, options, versions)."""
+
+    name: str
+    seconds: float
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Program:
+    """Graphs, their wiring, the oracle they are judged by, and the stages they went through."""
+
+    graphs: Mapping[str, onnx.ModelProto]
+    wiring: Wiring | None = None
+    reference: Reference | None = None
+    history: tuple[StageRecord, ...] = ()
+
+    def after(self, record: StageRecord, **changes: Any) -> Program:
+        """A new Program with ``changes`` applied and ``record`` appended to the history."""
+        return replace(self, **changes, history=(*self.history, record))
+
+    def digest(self) -> str:
+        """sha256 over the deterministic serialisation of every graph."""
+        sha = hashlib.sha256()
+        for name in sorted(self.graphs):
+            sha.update(name.encode())
+            sha.update(self.graphs[name].SerializeToString(deterministic=True))
+        return sha.hexdigest()
+
+
+@runtime_checkable
+class Session(Protocol):
+    """One compiled graph, open. ``run`` maps input names to arrays and returns output names to arrays."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Arrays) -> dict[str, Array]:
+        """Run once; raises BadInput for a missing or ill-shaped feed, EngineFailed if the engine does."""
+        ...
