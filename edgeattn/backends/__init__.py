@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn import registry
-from edgeattn.errors import UnknownName, UsageError
+from edgeattn.errors import MissingPackage, UnknownName, UsageError
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgeattn.program import Program, Session
 
 
@@ -93,6 +95,23 @@ class Backend(Protocol):
     def open(self, file: Path, options: Options) -> Session:
         """Open one compiled graph. Needs numpy and the engine only."""
         ...
+
+    def load(self, model: onnx.ModelProto, options: Options) -> Session:
+        """Open a graph that is in memory, without touching the disk."""
+        ...
+
+
+def oracle(program: Program) -> dict[str, Session]:
+    """Open a program with graph optimisation off, in the first engine that is here: the judge of rewrites.
+
+    Raises:
+        MissingPackage: neither ONNX Runtime nor OpenVINO is installed.
+    """
+    for name in ("onnxruntime", "openvino"):
+        backend: Backend = registry.get("backends", name)
+        if backend.probe().available:
+            return {graph: backend.load(model, Options(optimize=False)) for graph, model in program.graphs.items()}
+    raise MissingPackage("onnxruntime", "onnxruntime", why="rewrites and calibration are computed with it")
 
 
 def parse_target(target: str) -> tuple[str, str]:

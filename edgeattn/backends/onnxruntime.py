@@ -1,0 +1,152 @@
+"""ONNX Runtime on the CPU: runs the portable ONNX as it is; graph optimisation happens when it is opened.
+
+Engine file: ``<graph>.onnx``. Effective precision is read from the graph ONNX Runtime optimised for itself
+(its QLinearConv, QGemm … are its own business and are never saved into a bundle).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeattn.backends import Availability, Engine, Options, Refusal
+from edgeattn.backends._common import explain_failure, first_line, precision_summary, usable_cores
+from edgeattn.errors import EngineFailed, MissingPackage
+from edgeattn.program import Program, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgeattn.program import Array, Arrays
+
+_DTYPES = {
+    "float": "float32",
+    "double": "float64",
+    "float16": "float16",
+    "bool": "bool",
+    **{t: t for t in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
+}
+_INT8_OPS = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "MatMulIntegerToFloat"}
+_INT8_OPS |= {"DynamicQuantizeMatMul", "QLinearConvTranspose", "DynamicQuantizeLSTM"}
+_FLOAT_OPS = {"Conv", "FusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "LSTM", "GRU", "RNN"}
+_NEWEST_OPSET = 23
+
+
+class OnnxRuntimeSession:
+    """One graph open in ONNX Runtime."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.inputs = tuple(_spec(value) for value in session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in session.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Arrays) -> dict[str, Array]:
+        """Run once; see :class:`edgeattn.program.Session`."""
+        try:
+            values = self._session.run(self._names, feeds)
+        except Exception as error:
+            raise explain_failure("onnxruntime", error, self.inputs, feeds) from error
+        return dict(zip(self._names, values, strict=True))
+
+
+class OnnxRuntimeBackend:
+    """The ONNX Runtime engine."""
+
+    name = "onnxruntime"
+    extra = "onnxruntime"
+    devices = ("cpu",)
+
+    def probe(self) -> Availability:
+        """Whether ``onnxruntime`` imports, and its version."""
+        if importlib.util.find_spec("onnxruntime") is None:
+            return Availability(False, why="not installed", hint=f"pip install 'edgeattn[{self.extra}]'")
+        try:
+            import onnxruntime
+        except Exception as error:  # a broken wheel must not break `doctor` or `list`
+            return Availability(False, why=first_line(error), hint="reinstall onnxruntime")
+        return Availability(True, version=onnxruntime.__version__)
+
+    def unsupported(self, program: Program, options: Options) -> list[Refusal]:
+        """Opsets newer than this engine knows, and precisions its CPU provider only simulates."""
+        refusals = [
+            Refusal(graph, "", f"opset {opset.version} is newer than {_NEWEST_OPSET}", "export with --opset 18")
+            for graph, model in program.graphs.items()
+            for opset in model.opset_import
+            if opset.domain in ("", "ai.onnx") and opset.version > _NEWEST_OPSET
+        ]
+        if options.precision in ("fp16", "bf16"):
+            why = f"the CPU provider computes {options.precision} in fp32"
+            refusals.append(Refusal("*", "", why, "use precision fp32 or int8 here"))
+        return refusals
+
+    def compile(self, program: Program, options: Options, out: Path) -> Engine:
+        """Save each graph and record what ONNX Runtime makes of it."""
+        import onnx
+
+        started = time.perf_counter()
+        files, effective = {}, {}
+        for graph, model in program.graphs.items():
+            files[graph] = f"{graph}.onnx"
+            onnx.save(model, out / files[graph])
+            effective[graph] = {
+                "device": "cpu",
+                "precision": precision_summary(_executed(out / files[graph], options)),
+                "settings": {"threads": options.threads or usable_cores(), "graph_optimization": "all"},
+            }
+        return Engine(self.name, options, out, files, effective, time.perf_counter() - started)
+
+    def open(self, file: Path, options: Options) -> OnnxRuntimeSession:
+        """Open an engine file."""
+        return OnnxRuntimeSession(_inference_session(str(file), options))
+
+    def load(self, model: onnx.ModelProto, options: Options) -> OnnxRuntimeSession:
+        """Open a graph that is in memory."""
+        return OnnxRuntimeSession(_inference_session(model.SerializeToString(), options))
+
+
+def _inference_session(model: str | bytes, options: Options, optimized: str = "") -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise MissingPackage("onnxruntime", "onnxruntime") from error
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = options.threads or usable_cores()
+    settings.inter_op_num_threads = 1
+    level = ort.GraphOptimizationLevel
+    settings.graph_optimization_level = level.ORT_ENABLE_ALL if options.optimize else level.ORT_DISABLE_ALL
+    if optimized:
+        settings.optimized_model_filepath = optimized
+    try:
+        return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineFailed(first_line(error), where="onnxruntime", hint="run `edgeattn inspect` on the ONNX") from error
+
+
+def _executed(file: Path, options: Options) -> Iterator[tuple[str, str]]:
+    """``(operator, precision)`` of every multiply-accumulate node ONNX Runtime will execute."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="edgeattn-") as scratch:
+        optimized = Path(scratch) / "optimized.onnx"
+        _inference_session(str(file), options, str(optimized))
+        nodes = onnx.load(optimized, load_external_data=False).graph.node
+    for node in nodes:
+        if node.op_type in _INT8_OPS:
+            yield node.op_type, "int8"
+        elif node.op_type in _FLOAT_OPS:
+            yield node.op_type, "fp32"
+
+
+def _spec(value: Any) -> TensorSpec:
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(d if isinstance(d, int) else (d or "?") for d in value.shape)
+    return TensorSpec(value.name, _DTYPES.get(kind, kind), shape)
+
+
+BACKEND = OnnxRuntimeBackend()

@@ -1,0 +1,164 @@
+"""OpenVINO on Intel (and other x86/ARM) CPUs: the graph becomes IR, compiled when it is opened.
+
+Engine files: ``<graph>.xml`` and ``<graph>.bin``, weights uncompressed (saving would halve them to FP16 by
+default, which breaks FP32 parity). The inference precision is always pinned, because OpenVINO otherwise picks
+bf16 or f16 by itself on CPUs that have it; what really runs is read back from the compiled model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeattn.backends import Availability, Engine, Options, Refusal
+from edgeattn.backends._common import explain_failure, first_line, precision_summary, usable_cores
+from edgeattn.errors import EngineFailed, MissingPackage
+from edgeattn.program import Program, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgeattn.program import Array, Arrays
+
+_DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "boolean": "bool"}
+_DTYPES |= {f"{s}{n}": f"{k}{n}" for s, k in (("i", "int"), ("u", "uint")) for n in (8, 16, 32, 64)}
+_PINNED = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
+_LABELS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
+_MAC_LAYERS = {"Convolution", "FullyConnected", "MatMul", "Deconvolution", "RNNCell", "RNNSeq", "LSTMCell", "LSTMSeq"}
+_NEWEST_OPSET = 23
+
+
+class OpenVinoSession:
+    """One graph compiled by OpenVINO, with its own inference request."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self.inputs = tuple(_spec(port) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, feeds: Arrays) -> dict[str, Array]:
+        """Run once; see :class:`edgeattn.program.Session`. Outputs are copies, safe to keep."""
+        try:
+            results = self._request.infer(
+                {spec.name: feeds[spec.name] for spec in self.inputs}, share_inputs=True, share_outputs=True
+            )
+            return {name: results[i].copy() for i, name in enumerate(self._names)}
+        except Exception as error:
+            raise explain_failure("openvino", error, self.inputs, feeds) from error
+
+
+class OpenVinoBackend:
+    """The OpenVINO engine."""
+
+    name = "openvino"
+    extra = "openvino"
+    devices = ("cpu",)
+
+    def probe(self) -> Availability:
+        """Whether ``openvino`` imports, and its version."""
+        if importlib.util.find_spec("openvino") is None:
+            return Availability(False, why="not installed", hint=f"pip install 'edgeattn[{self.extra}]'")
+        try:
+            import openvino
+        except Exception as error:  # a broken wheel must not break `doctor` or `list`
+            return Availability(False, why=first_line(error), hint="reinstall openvino")
+        return Availability(True, version=openvino.__version__.split("-")[0])
+
+    def unsupported(self, program: Program, options: Options) -> list[Refusal]:
+        """Opsets newer than were checked, and precisions this CPU would not compute in."""
+        refusals = [
+            Refusal(graph, "", f"opset {opset.version} is newer than {_NEWEST_OPSET}", "export with --opset 18")
+            for graph, model in program.graphs.items()
+            for opset in model.opset_import
+            if opset.domain in ("", "ai.onnx") and opset.version > _NEWEST_OPSET
+        ]
+        if options.precision in ("fp16", "bf16") and not self._computes(options):
+            why = f"this CPU does not compute in {options.precision}; OpenVINO would fall back to fp32"
+            refusals.append(Refusal("*", "", why, "use precision fp32 or int8 here"))
+        return refusals
+
+    def _computes(self, options: Options) -> bool:
+        capabilities = _core().get_property(options.device.upper(), "OPTIMIZATION_CAPABILITIES")
+        return options.precision.upper() in capabilities
+
+    def compile(self, program: Program, options: Options, out: Path) -> Engine:
+        """Convert each graph to IR, save it, and record what the compiled model reports."""
+        import openvino as ov
+
+        started = time.perf_counter()
+        files, effective = {}, {}
+        for graph, model in program.graphs.items():
+            files[graph] = f"{graph}.xml"
+            ir = _read(model.SerializeToString())
+            ov.save_model(ir, out / files[graph], compress_to_fp16=False)
+            compiled = _compile(out / files[graph], options)
+            effective[graph] = {
+                "device": ",".join(compiled.get_property("EXECUTION_DEVICES")).lower(),
+                "precision": precision_summary(_executed(compiled)),
+                "settings": {
+                    "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
+                    "inference_precision": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+                    "hint": "LATENCY",
+                },
+            }
+        return Engine(self.name, options, out, files, effective, time.perf_counter() - started)
+
+    def open(self, file: Path, options: Options) -> OpenVinoSession:
+        """Open an engine file."""
+        return OpenVinoSession(_compile(file, options))
+
+    def load(self, model: onnx.ModelProto, options: Options) -> OpenVinoSession:
+        """Open a graph that is in memory."""
+        return OpenVinoSession(_compile(_read(model.SerializeToString()), options))
+
+
+def _core() -> Any:
+    try:
+        import openvino as ov
+    except ImportError as error:
+        raise MissingPackage("openvino", "openvino") from error
+    return ov.Core()
+
+
+def _read(model: bytes) -> Any:
+    try:
+        return _core().read_model(model)
+    except Exception as error:
+        raise EngineFailed(first_line(error), where="openvino", hint="run `edgeattn inspect` on the ONNX") from error
+
+
+def _compile(model: Any, options: Options) -> Any:
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _PINNED[options.precision],
+        "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
+    }
+    try:
+        return _core().compile_model(model, options.device.upper(), settings)
+    except MissingPackage:
+        raise
+    except Exception as error:
+        raise EngineFailed(first_line(error), where="openvino") from error
+
+
+def _executed(compiled: Any) -> Iterator[tuple[str, str]]:
+    """``(layer, precision)`` of every multiply-accumulate layer in the compiled model."""
+    for op in compiled.get_runtime_model().get_ops():
+        info = op.get_rt_info()
+        layer = info["layerType"].astype(str) if "layerType" in info else ""
+        if layer in _MAC_LAYERS:
+            precision = info["runtimePrecision"].astype(str)
+            yield layer, _LABELS.get(precision, precision)
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple("?" if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
+    kind = port.get_element_type().get_type_name()
+    return TensorSpec(port.get_any_name(), _DTYPES.get(kind, kind), shape)
+
+
+BACKEND = OpenVinoBackend()
