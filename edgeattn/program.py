@@ -8,7 +8,7 @@ outputs it receives back after every step. Because wiring is data, one decode lo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -134,6 +134,13 @@ class Program:
             sha.update(name.encode())
             sha.update(self.graphs[name].SerializeToString(deterministic=True))
         return sha.hexdigest()
+
+
+def free_inputs(inputs: Mapping[str, Sequence[TensorSpec]], wiring: Wiring | None) -> list[TensorSpec]:
+    """Inputs of ``{graph: inputs}`` that no edge of the wiring feeds, one per name: what the user gives."""
+    wired = {*wiring.feeds, *wiring.state, wiring.stop.token} if wiring else set()
+    free = {s.name: s for graph, specs in inputs.items() for s in specs if f"{graph}.{s.name}" not in wired}
+    return list(free.values())
 
 
 @runtime_checkable

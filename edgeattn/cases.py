@@ -1,0 +1,77 @@
+"""Seeded inputs that every stage is judged on, drawn from tensor specs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeattn.program import Case, Reference, TensorSpec
+
+if TYPE_CHECKING:
+    from edgeattn.program import Array, Arrays
+
+# Two sizes for each dynamic dimension, so that a frozen one is found: the first is typical, the second differs.
+_SIZES = {"batch": (1, 2), "height": (224, 192), "width": (224, 160)}
+_OTHER = (12, 7)
+_LARGE = 64.0  # a float input 64 standard deviations out: far beyond training data, well inside FP16
+
+
+def draw(specs: Sequence[TensorSpec], seed: int, sizes: Mapping[str, tuple[int, int]] | None = None) -> list[Case]:
+    """Cases for a program whose inputs are ``specs``.
+
+    Args:
+        specs: the program inputs.
+        seed: fixes every value.
+        sizes: dynamic dimension -> (typical size, other size); unnamed ones take sensible defaults.
+
+    Returns:
+        ``normal-1`` and ``normal-2`` at the two sizes of every dynamic dimension, then zeros, ones, large values
+        and a one-hot impulse at the first size. Integers are drawn from {0, 1}, booleans keep one True a row.
+    """
+    rng = np.random.default_rng(seed)
+    table = {**_SIZES, **(sizes or {})}
+    shape1, shape2 = ({s.name: _shape(s, table, which) for s in specs} for which in (0, 1))
+    fills: list[tuple[str, Mapping[str, tuple[int, ...]], Callable[[Array], Array]]] = [
+        ("normal-1", shape1, lambda x: x),
+        ("normal-2", shape2, lambda x: x),
+        ("zeros", shape1, np.zeros_like),
+        ("ones", shape1, np.ones_like),
+        ("large", shape1, lambda x: x * np.float32(_LARGE)),
+        ("one-hot", shape1, _impulse),
+    ]
+    return [Case(name, {s.name: _value(s, shapes[s.name], rng, fill) for s in specs}) for name, shapes, fill in fills]
+
+
+def answered(
+    cases: Sequence[Case],
+    origin: str,
+    run: Callable[[Case], Arrays],
+    golden: Callable[[Case], Arrays] | None = None,
+) -> Reference:
+    """A Reference: every case with what ``run`` (and, in float64, ``golden``) computes for it."""
+    filled = [replace(c, outputs=dict(run(c)), golden=dict(golden(c)) if golden else {}) for c in cases]
+    return Reference(origin, tuple(filled))
+
+
+def _shape(spec: TensorSpec, sizes: Mapping[str, tuple[int, int]], which: int) -> tuple[int, ...]:
+    return tuple(d if isinstance(d, int) else sizes.get(d, _OTHER)[which] for d in spec.shape)
+
+
+def _value(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator, fill: Callable[[Array], Array]) -> Array:
+    kind = np.dtype(spec.dtype).kind
+    if kind == "f":
+        return fill(rng.standard_normal(shape, np.float32)).astype(spec.dtype)
+    if kind == "b":
+        keep = rng.random(shape) < 0.8
+        keep[..., :1] = True
+        return keep
+    return rng.integers(0, 2, shape).astype(spec.dtype)
+
+
+def _impulse(x: Array) -> Array:
+    impulse = np.zeros_like(x)
+    impulse.reshape(-1)[impulse.size // 2] = 1
+    return impulse

@@ -1,0 +1,180 @@
+"""nn.Module -> Program: ONNX graphs, and the seeded inputs with eager outputs every later stage is judged by.
+
+Each graph goes through PyTorch's dynamo exporter. The oracle holds what eager PyTorch computed in the model's own
+dtype and in float64, at two batch sizes and two sizes of every dynamic dimension, so that a dimension frozen by
+the exporter is found at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from edgeattn import cases, decode
+from edgeattn.errors import BadInput, Unsupported, UsageError
+from edgeattn.models import GraphSource, Source
+from edgeattn.program import Case, Program, Reference, StageRecord, TensorSpec, free_inputs
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgeattn.program import Array, Arrays
+
+OPSETS = range(17, 21)
+
+
+class EagerSession:
+    """A PyTorch module behind the Session interface; remembers its last feeds, which the exporter needs."""
+
+    def __init__(self, graph: GraphSource, dtype: torch.dtype | None = None) -> None:
+        self._module = graph.module.eval() if dtype is None else copy.deepcopy(graph.module).eval().to(dtype)
+        self._dtype = dtype
+        self._names = graph.outputs
+        self.inputs = graph.inputs
+        self.outputs: tuple[TensorSpec, ...] = tuple(TensorSpec(name, "float32", ()) for name in graph.outputs)
+        self.last_feeds: dict[str, Array] = {}
+
+    def run(self, feeds: Arrays) -> dict[str, Array]:
+        """Run the module eagerly; see :class:`edgeattn.program.Session`."""
+        self.last_feeds = dict(feeds)
+        tensors = [self._tensor(feeds[spec.name]) for spec in self.inputs]
+        with torch.inference_mode():
+            values = self._module(*tensors)
+        values = (values,) if isinstance(values, torch.Tensor) else values
+        return {name: value.numpy() for name, value in zip(self._names, values, strict=True)}
+
+    def _tensor(self, value: Array) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        return tensor.to(self._dtype) if self._dtype is not None and tensor.is_floating_point() else tensor
+
+
+def eager_sessions(source: Source, dtype: torch.dtype | None = None) -> dict[str, EagerSession]:
+    """The PyTorch modules of a source as sessions, in the order they run; ``dtype`` casts a copy of the weights."""
+    return {name: EagerSession(graph, dtype) for name, graph in source.graphs.items()}
+
+
+def program_inputs(source: Source) -> list[TensorSpec]:
+    """The inputs a user gives: graph inputs that no wire feeds, shared by name across graphs."""
+    return free_inputs({name: graph.inputs for name, graph in source.graphs.items()}, source.wiring)
+
+
+def export(source: Source, *, opset: int = 18, seed: int = 0, real: Sequence[Case] = ()) -> Program:
+    """Export a PyTorch source to a Program with its oracle.
+
+    Args:
+        source: modules, specs and wiring.
+        opset: ONNX opset, 17 to 20 (what TensorRT 8.5 to 10.7 and every CPU engine read).
+        seed: fixes the oracle's inputs.
+        real: cases with feeds from the task's data, named ``real…``.
+
+    Raises:
+        UsageError: opset out of range. BadInput: the module does not take the inputs or does not repeat itself.
+        Unsupported: PyTorch cannot export it; the hint names the usual cause.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset} is not exported", where="--opset", hint="17 to 20; 18 suits every engine")
+    started = time.perf_counter()
+    reference = oracle(source, seed, real)
+    sessions = eager_sessions(source)
+    _widest_run(source, sessions, reference)
+    graphs = {name: _to_onnx(name, graph, sessions[name], opset) for name, graph in source.graphs.items()}
+    notes = {"opset": opset, "exporter": f"torch {torch.__version__} dynamo", "cases": len(reference.cases)}
+    record = StageRecord("export", time.perf_counter() - started, notes)
+    return Program(graphs, source.wiring, reference, (record,))
+
+
+def oracle(source: Source, seed: int, real: Sequence[Case] = ()) -> Reference:
+    """What eager PyTorch computes on the seeded and the real cases, in its own dtype and in float64."""
+    drawn = list(source.cases(seed)) if source.cases else cases.draw(program_inputs(source), seed)
+    eager = eager_sessions(source)
+    double = eager_sessions(source, torch.float64)
+
+    def run(sessions: Mapping[str, EagerSession], case: Case) -> Arrays:
+        return decode.run(sessions, source.wiring, case.feeds, case.tokens)
+
+    try:
+        reference = cases.answered([*drawn, *real], "pytorch eager", lambda c: run(eager, c))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise BadInput(
+            f"the module does not run on its declared inputs: {_last_line(error)}",
+            hint=f"declared: {'; '.join(map(str, program_inputs(source)))}",
+        ) from error
+    again = run(eager, drawn[0])
+    unsteady = [n for n, v in again.items() if not np.array_equal(v, reference.cases[0].outputs[n], equal_nan=True)]
+    if unsteady:
+        raise BadInput(
+            f"output '{unsteady[0]}' differs between two runs on the same input",
+            hint="remove randomness from forward(), or seed it inside; a parity gate needs a deterministic model",
+        )
+    return replace(reference, cases=tuple(replace(c, golden=dict(run(double, c))) for c in reference.cases))
+
+
+def _widest_run(source: Source, sessions: Mapping[str, EagerSession], reference: Reference) -> None:
+    """Run the case with the largest batch once more, so each session remembers feeds fit for the exporter.
+
+    The exporter treats sizes 0 and 1 as constants: only sizes above 1 stay dynamic.
+    """
+    fit = [c for c in reference.cases if c.tokens is None or c.tokens.size]
+    widest = max(fit, key=lambda c: min(min(v.shape, default=1) for v in c.feeds.values()))
+    decode.run(sessions, source.wiring, widest.feeds, widest.tokens)
+
+
+def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -> onnx.ModelProto:
+    args = tuple(torch.from_numpy(np.ascontiguousarray(session.last_feeds[s.name])) for s in graph.inputs)
+    dynamic = tuple({i: d for i, d in enumerate(s.shape) if isinstance(d, str)} for s in graph.inputs)
+    try:
+        with _quiet_exporter():
+            exported = torch.onnx.export(
+                graph.module.eval(),
+                args,
+                dynamo=True,
+                opset_version=opset,
+                input_names=[s.name for s in graph.inputs],
+                output_names=list(graph.outputs),
+                dynamic_shapes=dynamic,
+                verbose=False,
+            )
+    except Exception as error:
+        raise Unsupported(
+            f"PyTorch cannot export graph '{name}': {_cause(error)}",
+            hint="data-dependent `if`/`while` in forward() is the usual cause: use torch.where, or split the graph",
+        ) from error
+    if exported is None:
+        raise Unsupported(f"PyTorch exported nothing for graph '{name}'")
+    model: onnx.ModelProto = exported.model_proto
+    return model
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's own warnings (about its internals and packages it could use) out of the user's terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost exception's first line; the exporter wraps the real one in pages of advice."""
+    root: Any = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    return next((line.strip() for line in str(root).splitlines() if line.strip()), type(root).__name__)
+
+
+def _last_line(error: BaseException) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

@@ -1,0 +1,194 @@
+"""Reading an ONNX graph: specs, neighbours, constants, and the counts that reports print. Nothing here edits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeattn.program import TensorSpec, free_inputs
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgeattn.program import Array, Program
+
+MAC_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
+_TYPICAL = {"batch": 1, "height": 224, "width": 224}
+_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
+
+
+def input_specs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
+    """The inputs a caller gives (graph inputs that are not initializers)."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return tuple(_spec(value) for value in model.graph.input if value.name not in stored)
+
+
+def output_specs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
+    """The graph outputs."""
+    return tuple(_spec(value) for value in model.graph.output)
+
+
+def program_inputs(program: Program) -> list[TensorSpec]:
+    """The inputs a user of the whole program gives."""
+    return free_inputs({name: input_specs(model) for name, model in program.graphs.items()}, program.wiring)
+
+
+def histogram(program: Program) -> dict[str, int]:
+    """How many nodes of each operator type, over all graphs, most frequent first."""
+    counts = Counter(node.op_type for model in program.graphs.values() for node in model.graph.node)
+    return dict(counts.most_common())
+
+
+def domains(program: Program) -> list[str]:
+    """Operator domains in use; the standard one reads ``ai.onnx``."""
+    return sorted({n.domain or "ai.onnx" for model in program.graphs.values() for n in model.graph.node})
+
+
+def parameters(model: onnx.ModelProto) -> int:
+    """Elements in floating-point or INT8 initializers with more than one element."""
+    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type in (1, 3, 10, 11, 16) and t.dims)
+
+
+class GraphIndex:
+    """Producers, consumers, constants and static shapes of one graph, by value name."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.nodes = list(model.graph.node)
+        self.producer = {name: node for node in self.nodes for name in node.output if name}
+        self.consumers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                self.consumers.setdefault(name, []).append(node)
+        self.outputs = {value.name for value in model.graph.output}
+        self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def constant(self, name: str) -> Array | None:
+        """The value of an initializer or Constant node, else None."""
+        import onnx.numpy_helper as helper
+
+        if name in self._initializers:
+            return helper.to_array(self._initializers[name])
+        node = self.producer.get(name)
+        if node is not None and node.op_type == "Constant":
+            return helper.to_array(attributes(node)["value"]) if "value" in attributes(node) else None
+        return None
+
+    def is_constant(self, name: str) -> bool:
+        """Whether the value is known before any input."""
+        node = self.producer.get(name)
+        return name in self._initializers or (node is not None and node.op_type == "Constant")
+
+    def constant_shape(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a constant without decoding its data."""
+        if name in self._initializers:
+            return tuple(self._initializers[name].dims)
+        value = self.constant(name)
+        return None if value is None else value.shape
+
+    def shape(self, name: str) -> tuple[int | str, ...] | None:
+        """Inferred shape of a value, None where it is unknown."""
+        return self._shapes.get(name)
+
+    @cached_property
+    def _shapes(self) -> Mapping[str, tuple[int | str, ...]]:
+        import onnx
+
+        try:
+            inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model))
+        except onnx.shape_inference.InferenceError:
+            inferred = self.model
+        graph = inferred.graph
+        values = [*graph.input, *graph.value_info, *graph.output]
+        return {v.name: _spec(v).shape for v in values if v.type.tensor_type.HasField("shape")}
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Attributes of a node as Python values (tensors stay TensorProto)."""
+    import onnx
+
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+def multiply_accumulates(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> int:
+    """Multiply-accumulates of one run: Conv, Gemm and MatMul with constant weights, the papers' "FLOPs".
+
+    Args:
+        model: one graph.
+        sizes: dynamic dimension -> size; by default batch 1 at 224 x 224. A dimension left unknown counts as 1.
+    """
+    shapes = GraphIndex(_at_sizes(model, {**_TYPICAL, **(sizes or {})}))
+    index = GraphIndex(model)
+    return sum(_node_macs(index, shapes, n) for n in index.nodes if n.op_type in ("Conv", "Gemm", "MatMul"))
+
+
+def _at_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
+    light = _without_weights(model)
+    for value in light.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+    for value in light.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return light
+
+
+def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:
+    weight, shape = index.constant_shape(_weight_source(index, node.input[1])), shapes.shape(node.output[0])
+    if weight is None or shape is None:
+        return 0
+    sizes = [d if isinstance(d, int) else 1 for d in shape]
+    if node.op_type == "Conv":
+        return int(np.prod(sizes)) * int(np.prod(weight[1:]))
+    inner = weight[0] if node.op_type == "MatMul" or not attributes(node).get("transB") else weight[1]
+    return int(np.prod(sizes)) * int(inner)
+
+
+def _weight_source(index: GraphIndex, name: str) -> str:
+    """Look through the DequantizeLinear of a quantized weight."""
+    node = index.producer.get(name)
+    return node.input[0] if node is not None and node.op_type == "DequantizeLinear" else name
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy for shape inference: large float initializers become inputs, so nothing heavy is serialised."""
+    import onnx
+
+    light = onnx.ModelProto()
+    light.ir_version = max(model.ir_version, 4)
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    graph = light.graph
+    graph.name = model.graph.name or "main"
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    known = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if int(np.prod(tensor.dims)) <= 1024:
+            graph.initializer.append(tensor)
+        elif tensor.name not in known:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return light
+
+
+def walk_back(index: GraphIndex, start: str) -> Iterator[onnx.NodeProto]:
+    """Nodes that feed a value, nearest first, each once."""
+    seen: set[str] = set()
+    queue = [start]
+    while queue:
+        node = index.producer.get(queue.pop(0))
+        if node is not None and node.output[0] not in seen:
+            seen.add(node.output[0])
+            yield node
+            queue.extend(node.input)
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape = tuple(d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in tensor.shape.dim)
+    return TensorSpec(value.name, _DTYPES.get(tensor.elem_type, f"type{tensor.elem_type}"), shape)
