@@ -1,0 +1,312 @@
+"""Recipes: the YAML files of ``export_configs/`` as frozen, checked values.
+
+A recipe is data. It is read with limits (size, depth, no aliases, no tags), by YAML 1.2's core types, and every
+complaint names ``file:line``, what was expected and what was found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from edgeattn import complaints, plainyaml, registry
+from edgeattn.errors import RecipeError, UnknownName, UsageError, did_you_mean, printable
+from edgeattn.files import read_regular
+from edgeattn.plainyaml import Places
+
+MAX_BYTES = 64 << 10
+FOLDER = Path("export_configs")
+
+
+def parse_shape(text: object) -> tuple[int, ...]:
+    """``"1x3x224x224"`` -> ``(1, 3, 224, 224)``.
+
+    Raises:
+        ValueError: not positive integers joined by ``x``.
+    """
+    parts = text if isinstance(text, list | tuple) else str(text).split("x")
+    if not parts or not all(re.fullmatch(r"[1-9][0-9]{0,11}", str(p)) for p in parts):
+        raise ValueError("expected positive integers joined by 'x', like 1x3x224x224")
+    return tuple(int(p) for p in parts)
+
+
+def parse_dynamic(text: object) -> tuple[str, int, str]:
+    """``"x:0=batch"`` -> ``("x", 0, "batch")``: axis 0 of input ``x`` is dynamic and named ``batch``.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    match = re.fullmatch(r"(.+):([0-9]{1,2})=([A-Za-z_][A-Za-z0-9_]*)", text) if isinstance(text, str) else None
+    if not match:
+        raise ValueError("expected INPUT:AXIS=NAME, like x:0=batch")
+    return match[1], int(match[2]), match[3]
+
+
+def _dynamic(text: object) -> object:
+    parse_dynamic(text)
+    return text
+
+
+Shape = Annotated[tuple[int, ...], BeforeValidator(parse_shape), Field(strict=False)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Dynamic = Annotated[tuple[Annotated[str, BeforeValidator(_dynamic)], ...], Field(strict=False)]
+Name = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Export(_Section):
+    """How a model becomes ONNX; ``shapes`` and ``dynamic`` are for users' own modules."""
+
+    opset: Annotated[int, Field(ge=11, le=23)] = 18
+    shapes: Mapping[str, Shape] = {}
+    dynamic: Dynamic = ()
+
+
+class Rewrite(_Section):
+    """Which rules run: all but ``skip``, or ``only`` those named."""
+
+    skip: Names = ()
+    only: Names = ()
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Rewrite:
+        if self.skip and self.only:
+            raise ValueError("'skip' and 'only' exclude each other; keep one")
+        return self
+
+
+class Quantize(_Section):
+    """How INT8 is reached; ``keep`` names node patterns that stay in float."""
+
+    scheme: Name = "int8-static"
+    gate: Literal["float", "int8"] = "float"
+    samples: Annotated[int, Field(ge=1, le=1_000_000)] = 300
+    keep: Names = ()
+
+
+class Latency(_Section):
+    """How long to measure; ``threads`` 0 means the physical cores this process may use."""
+
+    pairs: Annotated[int, Field(ge=1, le=1_000_000)] = 300
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+
+
+class Gates(_Section):
+    """What must hold for the verdict ``pass``; null switches a gate off.
+
+    Attributes:
+        parity: no parity verdict after the last stage is ``fail``.
+        task_drop: reference metric minus engine metric, absolute, is at most this.
+        task_min: the engine's metric is at least this.
+        agreement: share of test samples on which engine and PyTorch predict the same is at least this.
+        speedup: the lower 95 % bound of median(reference / engine) is at least this.
+        int8_share: share of the MAC-carrying operators that really run in INT8 is at least this.
+        size_ratio: engine bytes over reference bytes is at most this.
+    """
+
+    parity: bool = True
+    task_drop: Share | None = 0.005
+    task_min: Share | None = None
+    agreement: Share | None = None
+    speedup: Positive | None = None
+    int8_share: Share | None = None
+    size_ratio: Positive | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where each key was read, as ``file:line``; takes no part in comparing recipes."""
+
+    places: Places = field(default_factory=dict, compare=False)
+
+    def at(self, *loc: str) -> str:
+        """``file:line`` of a key, or of the nearest key around it."""
+        return next((self.places[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in self.places), "recipe")
+
+
+class Recipe(_Section):
+    """One complete run: which model, to which engine, in which precision, judged how."""
+
+    model: Name
+    weights: Name = "default"
+    task: Name | None = None
+    target: Name
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    export: Export = Export()
+    rewrite: Rewrite = Rewrite()
+    quantize: Quantize | None = None
+    latency: Latency = Latency()
+    gates: Gates = Gates()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    _source: _Source = PrivateAttr(default_factory=_Source)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            UsageError: the path is missing, unreadable or not a regular file.
+            RecipeError: the text is not a recipe; ``where`` is ``file:line``.
+        """
+        data = read_regular(Path(path), MAX_BYTES, UsageError)
+        return cls.parse(plainyaml.decode(data, str(path)), str(path))
+
+    @classmethod
+    def parse(cls, text: str, where: str = "recipe") -> Recipe:
+        """Build a recipe from YAML text; ``where`` names it in errors.
+
+        Raises:
+            RecipeError: with ``where:line`` and a suggestion.
+        """
+        values, places = plainyaml.read(text, where)
+        if not isinstance(values, dict):
+            raise RecipeError(
+                f"expected keys and values, got {complaints.got_text(values)}",
+                where=f"{where}:1",
+                hint="start with 'model: …' and 'target: …'",
+            )
+        return _validated(values, _Source(places))
+
+    def with_overrides(self, settings: Iterable[str]) -> Recipe:
+        """A new recipe with ``--set`` values applied, e.g. ``["latency.pairs=50", "quantize=null"]``.
+
+        Values are YAML. A section that is null is created by setting one of its keys.
+
+        Raises:
+            RecipeError: not ``key=value``, an unknown key (with the nearest ones), or a value of the wrong type.
+        """
+        values = self.model_dump(mode="json")
+        places = dict(self._source.places)
+        for setting in settings:
+            where = f"--set {printable(setting, 80)}"
+            key, equals, text = setting.partition("=")
+            if not equals or not key:
+                raise RecipeError("expected KEY=VALUE", where=where, hint="for example --set latency.pairs=50")
+            loc = tuple(key.split("."))
+            value, _ = plainyaml.read(text, where)
+            _put(values, loc, value, where)
+            places[loc] = where
+        return _validated(values, _Source(places))
+
+    def dump(self) -> str:
+        """The complete recipe as YAML, defaults included; ``parse`` reads it back to an equal recipe."""
+        values = self.model_dump(mode="json")
+        values["export"]["shapes"] = {k: "x".join(map(str, v)) for k, v in self.export.shapes.items()}
+        if values["quantize"] is None:
+            del values["quantize"]
+        return plainyaml.write(values)
+
+    def where(self, *loc: str) -> str:
+        """``file:line`` of a key, for later stages that find fault with its value."""
+        return self._source.at(*loc)
+
+    def check_names(self) -> None:
+        """Check the names that registries own: target, task, scheme and rules.
+
+        Raises:
+            UnknownName: with ``file:line`` and the nearest names.
+            RecipeError: the engine has no such device.
+        """
+        engine, _, device = self.target.partition(":")
+        self._known("target", "backends", engine, "target")
+        devices = registry.get("backends", engine.replace("-", "_")).devices
+        if device and device not in devices:
+            raise RecipeError(
+                f"'{engine}' has no device '{device}'", where=self.where("target"), hint=did_you_mean(device, devices)
+            )
+        if self.task is not None:
+            self._known("task", "tasks", self.task, "task")
+        if self.quantize is not None:
+            self._known("scheme", "quantize", self.quantize.scheme, "quantize", "scheme")
+        for key in ("skip", "only"):
+            for rule in getattr(self.rewrite, key):
+                self._known("rule", "rewrite", rule, "rewrite", key)
+
+    def _known(self, noun: str, kind: str, name: str, *loc: str) -> None:
+        known = registry.names(kind)
+        if name.replace("-", "_") not in known:
+            raise UnknownName(noun, name, _spelled(kind, known), where=self.where(*loc))
+
+
+def find(name_or_path: str) -> Path:
+    """The file of a recipe: a path, or a bare name looked up as ``./export_configs/NAME.yaml``.
+
+    Raises:
+        UnknownName: no such name, with the nearest ones.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) != 1 or path.exists():
+        return path
+    if (FOLDER / f"{name_or_path}.yaml").is_file():
+        return FOLDER / f"{name_or_path}.yaml"
+    raise UnknownName("recipe", name_or_path, [p.name.removesuffix(".yaml") for p in FOLDER.glob("*.yaml")])
+
+
+def _spelled(kind: str, names: list[str]) -> list[str]:
+    """Registry names as people write them: rules keep their underscore, the others take a hyphen."""
+    return names if kind in ("rewrite", "tasks") else [n.replace("_", "-") for n in names]
+
+
+def _put(values: dict[str, Any], path: tuple[str, ...], value: object, where: str) -> None:
+    for depth, key in enumerate(path):
+        known = _keys_at(path[:depth])
+        if known is not None and key not in known:
+            raise RecipeError(f"unknown key '{'.'.join(path)}'", where=where, hint=did_you_mean(key, known))
+    for key in path[:-1]:
+        if not isinstance(values.get(key), dict):
+            values[key] = {}
+        values = values[key]
+    values[path[-1]] = value
+
+
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "export": Export,
+    "rewrite": Rewrite,
+    "quantize": Quantize,
+    "latency": Latency,
+    "gates": Gates,
+}
+
+
+def _keys_at(loc: tuple[str, ...]) -> list[str] | None:
+    """Keys allowed inside ``loc``; None where any key is (``export.shapes``); empty inside a plain value."""
+    if not loc:
+        return list(Recipe.model_fields)
+    if loc == ("export", "shapes"):
+        return None
+    return list(_SECTIONS[loc[0]].model_fields) if len(loc) == 1 and loc[0] in _SECTIONS else []
+
+
+def _validated(values: Mapping[str, Any], source: _Source) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as e:
+        raise complaints.first(e.errors(include_url=False), source.at, _keys_at) from None
+    if (recipe.precision == "int8") != (recipe.quantize is not None):
+        raise _unmatched_precision(recipe, source)
+    recipe._source = source
+    return recipe
+
+
+def _unmatched_precision(recipe: Recipe, source: _Source) -> RecipeError:
+    if recipe.quantize is None:
+        return RecipeError(
+            "precision int8 needs a 'quantize' section that says how INT8 is reached",
+            where=source.at("precision"),
+            hint="add 'quantize: {scheme: int8-static, gate: float, samples: 300}'",
+        )
+    return RecipeError(
+        f"a 'quantize' section is for precision int8 only, and precision is {recipe.precision}",
+        where=source.at("quantize"),
+        hint="remove the section (--set quantize=null) or set precision: int8",
+    )
