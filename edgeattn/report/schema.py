@@ -1,7 +1,8 @@
 """The report: one value that says what was asked, what really ran, and how it was judged.
 
 Keys are a contract with users' scripts: they may be added, never renamed; ``schema_version`` counts breaking changes.
-The JSON holds no NaN or Infinity: a figure that is not finite is ``null``, and the verdict beside it says ``fail``.
+The JSON holds no NaN or Infinity: a figure that is undefined or not finite is ``null``, and the verdict and ``why``
+beside it say what that means.
 
 Verdicts: the overall one and each gate's are ``pass``, ``fail`` or ``inconclusive`` (the measurement cannot settle
 the question). Parity may also say ``warn`` (worth reading, blocks nothing) and sections nobody judged say ``n/a``.
@@ -95,8 +96,9 @@ class OutputParity(_Value):
         sqnr_db: 20·log10(‖x‖/‖x−y‖), capped at 200; None where the reference carries no signal.
         cosine: similarity of the flattened outputs; None where it means nothing (see harness/parity.py).
         nonfinite: elements whose NaN or ±Inf differ between the two.
-        limit: what was asked, in words. why: what broke it, or why a figure was not judged.
-        worst_case: the case behind ``max_abs``.
+        limit: what was asked, in words. observed: what was held against it, in words.
+        why: what broke it, or why a figure was not judged.
+        worst_case: the case furthest past its limit, or nearest to it.
     """
 
     max_abs: Figure
@@ -105,6 +107,7 @@ class OutputParity(_Value):
     cosine: Figure = None
     nonfinite: int = 0
     limit: str
+    observed: str = ""
     verdict: SectionVerdict
     why: str = ""
     worst_case: str = ""
