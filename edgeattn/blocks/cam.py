@@ -34,8 +34,8 @@ class Cam(nn.Module):
         b, c, _, _ = x.shape
         mean = self.mlp(self.avg_pool(x).view(b, c))
         peak = self.mlp(self.max_pool(x).view(b, c))
-        scale = self.gate(mean + peak).unsqueeze(2).unsqueeze(3).expand_as(x)
-        return x * scale
+        scale: torch.Tensor = self.gate(mean + peak).unsqueeze(2).unsqueeze(3)
+        return x * scale.expand_as(x)
 
 
 BLOCK = Block(

@@ -40,7 +40,8 @@ class Sam(nn.Module):
         peak = torch.max(x, 1)[0].unsqueeze(1)
         mean = torch.mean(x, 1).unsqueeze(1)
         pooled = torch.cat((peak, mean), dim=1)
-        return x * self.gate(self.norm(self.conv(pooled)))
+        mask: torch.Tensor = self.gate(self.norm(self.conv(pooled)))
+        return x * mask
 
 
 BLOCK = Block(

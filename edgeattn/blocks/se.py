@@ -31,7 +31,7 @@ class Se(nn.Module):
         """``(B, C, H, W)`` to the gated features, same shape."""
         b, c, _, _ = x.shape
         z = self.pool(x).view(b, c)
-        s = self.gate(self.mlp(z)).view(b, c, 1, 1)
+        s: torch.Tensor = self.gate(self.mlp(z)).view(b, c, 1, 1)
         return x * s.expand_as(x)
 
 

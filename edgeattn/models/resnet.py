@@ -1,0 +1,176 @@
+"""ResNet-18, 34, 50 and 101 with SE, CBAM or one of CBAM's halves, and a small one for 32×32 digits.
+
+Image (B, C, H, W) → stem → four stages of residual blocks → global mean (B, D) → logits (B, classes). A block is
+y = ReLU(x + A(F(x))), where A is the attention, after the last BatchNorm of the residual branch and before the sum.
+
+Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, table 1 (stride on the 1×1
+convolution of a bottleneck, as published); Hu et al. 2018, figure 3; Woo et al. 2018, figure 3.
+Deviations: the last BatchNorm of each branch starts at gain 1/√(number of blocks), so that an untrained network keeps
+its activations near unit size (these are used to measure latency); the digits variant has a 3×3 stem of stride 2, no
+pool, and one basic block a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from edgeattn import registry
+from edgeattn.models import Config, GraphSource, Model, Source
+from edgeattn.program import TensorSpec
+
+
+def attention_of(name: str, channels: int, reduction: int) -> nn.Module:
+    """The attention block ``name`` for ``channels``; ``none`` is the identity.
+
+    Raises:
+        UnknownName: no such block.
+    """
+    if name == "none":
+        return nn.Identity()
+    block = registry.get("blocks", name)
+    module: nn.Module = block.build(channels, reduction=reduction) if "channel" in block.kind else block.build(channels)
+    return module
+
+
+def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """A convolution without bias that keeps H and W up to its stride, and its BatchNorm."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+class Residual(nn.Module):
+    """``ReLU(shortcut(x) + attention(branch(x)))``; ``(B, C_in, H, W)`` to ``(B, C_out, H/stride, W/stride)``."""
+
+    def __init__(self, branch: Sequence[nn.Module], shortcut: Sequence[nn.Module], attention: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*branch)
+        self.attention = attention
+        self.shortcut = nn.Sequential(*shortcut)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the block."""
+        y: torch.Tensor = self.relu(self.attention(self.branch(x)) + self.shortcut(x))
+        return y
+
+
+def basic(inputs: int, width: int, stride: int) -> list[nn.Module]:
+    """Two 3×3 convolutions: the residual branch of ResNet-18 and 34."""
+    return [*conv_norm(inputs, width, 3, stride), nn.ReLU(), *conv_norm(width, width, 3)]
+
+
+def bottleneck(inputs: int, width: int, stride: int) -> list[nn.Module]:
+    """1×1, 3×3, 1×1 with four times the width at the end; the stride is on the first 1×1."""
+    head = [*conv_norm(inputs, width, 1, stride), nn.ReLU(), *conv_norm(width, width, 3), nn.ReLU()]
+    return [*head, *conv_norm(width, 4 * width, 1)]
+
+
+class ResNet(nn.Module):
+    """A residual network.
+
+    Args:
+        depths: residual blocks per stage. widths: their channels (a bottleneck puts out four times as many).
+        deep: bottleneck blocks instead of basic ones.
+        attention: ``none`` or the name of an attention block. reduction: R of its channel gate.
+        digits: the small stem for one-channel 32×32 images.
+        classes: number of logits. seed: of the initial weights.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int] = (3, 4, 6, 3),
+        widths: Sequence[int] = (64, 128, 256, 512),
+        deep: bool = True,
+        attention: str = "none",
+        reduction: int = 16,
+        digits: bool = False,
+        classes: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.digits = digits
+        stem = conv_norm(1, widths[0], 3, 2) if digits else conv_norm(3, widths[0], 7, 2)
+        self.stem = nn.Sequential(*stem, nn.ReLU(), *([] if digits else [nn.MaxPool2d(3, 2, 1)]))
+        blocks, channels = [], widths[0]
+        for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+            outputs = 4 * width if deep else width
+            for index in range(depth):
+                stride = 2 if stage and not index else 1
+                branch = (bottleneck if deep else basic)(channels, width, stride)
+                shortcut = [] if (channels, stride) == (outputs, 1) else conv_norm(channels, outputs, 1, stride)
+                blocks.append(Residual(branch, shortcut, attention_of(attention, outputs, reduction)))
+                channels = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(channels, classes)
+        initialise(self, seed)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Image ``(B, 3, H, W)`` (digits: ``(B, 1, 32, 32)``) to logits ``(B, classes)``."""
+        features = self.pool(self.blocks(self.stem(image)))
+        logits: torch.Tensor = self.head(torch.flatten(features, 1))
+        return logits
+
+
+def initialise(net: ResNet, seed: int) -> None:
+    """He initialisation, seeded; residual branches scaled down so that their sum stays near unit size."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0.0, module.in_features**-0.5, generator=generator)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, Residual):
+            last_norm = module.branch[-1]
+            assert isinstance(last_norm, nn.BatchNorm2d)
+            nn.init.constant_(last_norm.weight, len(net.blocks) ** -0.5)
+
+
+def source(module: ResNet) -> Source:
+    """One graph: ``image`` in, ``logits`` out; batch is dynamic, and so are H and W of the large networks."""
+    shape = ("batch", 1, 32, 32) if module.digits else ("batch", 3, "height", "width")
+    return Source({"main": GraphSource(module, (TensorSpec("image", "float32", shape),), ("logits",))})
+
+
+_DEPTHS: dict[str, dict[str, object]] = {
+    "resnet18": {"depths": (2, 2, 2, 2), "deep": False},
+    "resnet34": {"depths": (3, 4, 6, 3), "deep": False},
+    "resnet50": {"depths": (3, 4, 6, 3), "deep": True},
+    "resnet101": {"depths": (3, 4, 23, 3), "deep": True},
+}
+_DIGITS: dict[str, object] = {
+    "depths": (1, 1, 1),
+    "widths": (32, 64, 128),
+    "deep": False,
+    "digits": True,
+    "classes": 10,
+    "reduction": 8,
+}
+
+
+def _configs() -> dict[str, Config]:
+    configs = {}
+    for attention in ("none", "se", "cam", "sam", "cbam"):
+        prefix = "" if attention == "none" else f"{attention}_"
+        extra = "" if attention == "none" else f" with {attention.upper()}"
+        for name, options in _DEPTHS.items():
+            about = f"ResNet-{name[6:]}{extra}, untrained: for latency"
+            configs[prefix + name] = Config({**options, "attention": attention}, about=about)
+    for attention in ("none", "se", "cbam"):
+        name = f"{'resnet' if attention == 'none' else attention}_digits"
+        about = f"small ResNet{'' if attention == 'none' else ' with ' + attention.upper()} for handwritten digits"
+        configs[name] = Config({**_DIGITS, "attention": attention}, weights=name, task="digits", about=about)
+    return configs
+
+
+MODEL = Model(
+    name="resnet",
+    build=ResNet,
+    source=source,
+    configs=_configs(),
+    paper="He et al., Deep Residual Learning, CVPR 2016, table 1; Hu et al. 2018; Woo et al. 2018",
+)
