@@ -33,7 +33,10 @@ OPSETS = range(17, 21)
 
 
 class EagerSession:
-    """A PyTorch module behind the Session interface; remembers its last feeds, which the exporter needs."""
+    """A PyTorch module behind the Session interface.
+
+    It remembers its last feeds, which the exporter traces with, and every shape it saw, which say what is dynamic.
+    """
 
     def __init__(self, graph: GraphSource, dtype: torch.dtype | None = None) -> None:
         self._module = graph.module.eval() if dtype is None else copy.deepcopy(graph.module).eval().to(dtype)
@@ -42,6 +45,7 @@ class EagerSession:
         self.inputs = graph.inputs
         self.outputs: tuple[TensorSpec, ...] = tuple(TensorSpec(name, "float32", ()) for name in graph.outputs)
         self.last_feeds: dict[str, Array] = {}
+        self.seen: list[dict[str, tuple[int, ...]]] = []
 
     def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run the module eagerly; see :class:`edgeattn.program.Session`."""
@@ -50,7 +54,9 @@ class EagerSession:
         with torch.inference_mode():
             values = self._module(*tensors)
         values = (values,) if isinstance(values, torch.Tensor) else values
-        return {name: value.numpy() for name, value in zip(self._names, values, strict=True)}
+        results = {name: value.numpy() for name, value in zip(self._names, values, strict=True)}
+        self.seen.append({name: value.shape for name, value in (*feeds.items(), *results.items())})
+        return results
 
     def _tensor(self, value: Array) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(value))
@@ -85,7 +91,7 @@ def export(source: Source, *, opset: int = 18, seed: int = 0, real: Sequence[Cas
     started = time.perf_counter()
     reference = oracle(source, seed, real)
     sessions = eager_sessions(source)
-    _widest_run(source, sessions, reference)
+    _rerun(source, sessions, reference)
     graphs = {name: _to_onnx(name, graph, sessions[name], opset) for name, graph in source.graphs.items()}
     notes = {"opset": opset, "exporter": f"torch {torch.__version__} dynamo", "cases": len(reference.cases)}
     record = StageRecord("export", time.perf_counter() - started, notes)
@@ -118,14 +124,14 @@ def oracle(source: Source, seed: int, real: Sequence[Case] = ()) -> Reference:
     return replace(reference, cases=tuple(replace(c, golden=dict(run(double, c))) for c in reference.cases))
 
 
-def _widest_run(source: Source, sessions: Mapping[str, EagerSession], reference: Reference) -> None:
-    """Run the case with the largest batch once more, so each session remembers feeds fit for the exporter.
+def _rerun(source: Source, sessions: Mapping[str, EagerSession], reference: Reference) -> None:
+    """Run every case once more, the widest last, so each session has seen all shapes and holds feeds fit for tracing.
 
     The exporter treats sizes 0 and 1 as constants: only sizes above 1 stay dynamic.
     """
     fit = [c for c in reference.cases if c.tokens is None or c.tokens.size]
-    widest = max(fit, key=lambda c: min(min(v.shape, default=1) for v in c.feeds.values()))
-    decode.run(sessions, source.wiring, widest.feeds, widest.tokens)
+    for case in sorted(fit, key=lambda c: min(min(v.shape, default=1) for v in c.feeds.values())):
+        decode.run(sessions, source.wiring, case.feeds, case.tokens)
 
 
 def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -> onnx.ModelProto:
@@ -151,7 +157,34 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
     if exported is None:
         raise Unsupported(f"PyTorch exported nothing for graph '{name}'")
     model: onnx.ModelProto = exported.model_proto
+    del model.graph.value_info[:]  # the exporter's notes repeat the traced sizes; shape inference finds the true ones
+    for value in model.graph.output:
+        _declare(value, _true_shape(value.name, graph.inputs, session.seen))
     return model
+
+
+def _true_shape(name: str, inputs: Sequence[TensorSpec], seen: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Any]:
+    """Shape of an output over all eager runs: a size that changed carries the name of the input dimension it follows."""
+    shapes = [run[name] for run in seen]
+    named = {
+        d: [run[s.name][i] for run in seen]
+        for s in inputs
+        for i, d in enumerate(s.shape)
+        if isinstance(d, str) and all(s.name in run for run in seen)
+    }
+    dims: list[Any] = []
+    for axis, sizes in enumerate(zip(*shapes, strict=True)):
+        follows = [d for d, values in named.items() if values == list(sizes)]
+        varies = len(set(sizes)) > 1
+        dims.append((follows[0] if follows else f"{name}_{axis}") if varies else sizes[0])
+    return dims
+
+
+def _declare(value: onnx.ValueInfoProto, dims: Sequence[Any]) -> None:
+    shape = value.type.tensor_type.shape
+    del shape.dim[:]
+    for dim in dims:
+        shape.dim.add(**({"dim_value": dim} if isinstance(dim, int) else {"dim_param": dim}))
 
 
 @contextmanager

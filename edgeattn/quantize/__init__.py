@@ -1,1 +1,87 @@
-"""edgeattn."""
+"""Quantization schemes: one scheme, one file, one ``SCHEME``.
+
+A scheme takes a rewritten FP32 Program and gives one whose graphs say, in standard operators, which values are
+stored in fewer bits. Where attention lies comes from the recogniser; where the engine needs help comes from the
+engine's own ``requantize_conv_outputs``; nothing here knows an engine by name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgeattn import registry
+from edgeattn.errors import UnknownName, UsageError
+from edgeattn.program import Case, Program, Session, StageRecord
+from edgeattn.standard import assert_standard
+
+if TYPE_CHECKING:
+    Opener = Callable[[Program], Mapping[str, Session]]
+
+GATE_POLICIES = ("float",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a scheme is told.
+
+    Attributes:
+        gate: how attention gates are treated; ``float`` keeps pool, MLP and sigmoid in FP32.
+        keep: patterns (``*`` matches anything) of node or module names that stay in float.
+        requantize_conv_outputs: quantize what each convolution writes even where its reader computes in float;
+            engines that run a convolution in INT8 only between two quantized tensors need it.
+    """
+
+    gate: str = "float"
+    keep: tuple[str, ...] = ()
+    requantize_conv_outputs: bool = True
+
+
+class Scheme(Protocol):
+    """What a scheme file offers."""
+
+    name: str
+    precision: str
+
+    def quantize(
+        self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings
+    ) -> tuple[Program, Mapping[str, Any]]:
+        """The quantized graphs, and notes for the record."""
+        ...
+
+
+def names() -> list[str]:
+    """Scheme names as users type them."""
+    return [stem.replace("_", "-") for stem in registry.names("quantize")]
+
+
+def quantize(
+    program: Program, scheme: str, opener: Opener, data: Iterable[Case], settings: Settings | None = None
+) -> Program:
+    """Quantize a program.
+
+    Args:
+        program: rewritten, in float32; not edited.
+        scheme: ``int8-static``.
+        opener: opens a Program for calibration runs.
+        data: calibration samples, real ones: a Case's feeds (and forced tokens for wired programs).
+        settings: gate policy, patterns to keep, what the engine needs.
+
+    Raises:
+        UnknownName: no such scheme. UsageError: unknown gate policy, or a keep pattern that matches nothing.
+        BadInput: no calibration sample, or samples with NaN. Unsupported: a vendor operator in the result.
+    """
+    settings = settings or Settings()
+    if scheme not in names():
+        raise UnknownName("scheme", scheme, names())
+    if settings.gate not in GATE_POLICIES:
+        raise UsageError(f"unknown gate policy '{settings.gate}'", hint=f"known: {', '.join(GATE_POLICIES)}")
+    started = time.perf_counter()
+    chosen: Scheme = registry.get("quantize", scheme.replace("-", "_"))
+    quantized, notes = chosen.quantize(program, opener, data, settings)
+    record = StageRecord("quantize", time.perf_counter() - started, {"scheme": scheme, **asdict(settings), **notes})
+    result = program.after(record, graphs=quantized.graphs)
+    assert_standard(result, "quantize")
+    return result

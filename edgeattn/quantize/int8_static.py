@@ -1,0 +1,55 @@
+"""int8-static: symmetric INT8 activations and per-channel weights, as QDQ pairs with scales from calibration.
+
+What: every wide Conv, Gemm and MatMul reads and stores INT8; the sums and activations between them follow.
+Why: one file that TensorRT, OpenVINO and ONNX Runtime all run in INT8. Attention gates stay in float
+(policy ``gate=float``): a sigmoid gate that shares a scale with features keeps 7 of its levels.
+Scales: max |x| over real training samples / 127, zero point 0; weights max |w| per output channel / 127.
+Stays float: gates, layers narrower than 16 channels, Softmax, LayerNorm, biases, anything under ``--keep``.
+Source: ONNX QuantizeLinear-13; integer quantization after Jacob et al. 2018, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from edgeattn.errors import UsageError
+from edgeattn.program import Case, Program, Session
+from edgeattn.quantize import Settings
+from edgeattn.quantize._insert import insert
+from edgeattn.quantize._observe import observe
+from edgeattn.quantize._plan import plan, unmatched
+
+
+class Int8Static:
+    """The scheme; see the module docstring."""
+
+    name = "int8-static"
+    precision = "int8"
+
+    def quantize(
+        self,
+        program: Program,
+        opener: Callable[[Program], Mapping[str, Session]],
+        data: Iterable[Case],
+        settings: Settings,
+    ) -> tuple[Program, Mapping[str, Any]]:
+        """Plan every graph, calibrate once, insert the pairs; see :func:`edgeattn.quantize.quantize`."""
+        typos = unmatched(list(program.graphs.values()), settings.keep)
+        if typos:
+            raise UsageError(f"keep pattern '{typos[0]}' matches no node", hint="`edgeattn inspect` lists the names")
+        plans = {graph: plan(model, settings) for graph, model in program.graphs.items()}
+        peaks, samples = observe(program, {g: p.activations for g, p in plans.items()}, opener, data)
+        graphs = {graph: insert(model, plans[graph], peaks[graph]) for graph, model in program.graphs.items()}
+        notes = {
+            "samples": samples,
+            "activations": sum(len(p.activations) for p in plans.values()),
+            "weights": sum(len(p.weights) for p in plans.values()),
+            "kept_float": {name: why for p in plans.values() for name, why in p.kept.items()},
+            "attention": [f"{a.kind}: {a.describe()}" for p in plans.values() for a in p.attention],
+        }
+        return replace(program, graphs=graphs), notes
+
+
+SCHEME = Int8Static()
