@@ -1,10 +1,17 @@
-"""Reading files that other people made: only regular files, never more than asked for, never blocking."""
+"""What the file system offers, with the care it needs.
+
+Files that other people made are read only if they are regular, never more than asked for, never blocking; what we
+write is flushed; names are exchanged in one step where the kernel can.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgeattn.errors import BadInput, EdgeattnError
@@ -57,3 +64,66 @@ def read_regular(
     if len(data) > limit:  # the file grew, or lies about its size as /proc does
         raise error(f"has more than the limit of {limit} bytes", where=where)
     return data
+
+
+def sync_tree(root: Path) -> None:
+    """Flush every regular file and directory below ``root`` to disk, the deepest first."""
+    for folder, _, names in os.walk(root, topdown=False):
+        for name in names:
+            if stat.S_ISREG(Path(folder, name).lstat().st_mode):
+                sync(Path(folder, name))
+        sync(Path(folder))
+
+
+def sync(path: Path) -> None:
+    """Flush one file or directory to disk."""
+    with opened(path) as fd:
+        try:
+            os.fsync(fd)
+        except OSError as e:
+            if e.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without fsync on directories
+                raise
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """A descriptor for reading, closed afterwards."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def lstat_mode(path: Path) -> int | None:
+    """The mode of what stands at ``path`` itself, or None where nothing does."""
+    try:
+        return path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD = -100
+NOREPLACE, EXCHANGE = 1, 2  # linux/fs.h
+
+
+def rename(source: Path, target: Path, flag: int) -> bool:
+    """``renameat2``: True when done; False when the target exists (``NOREPLACE``) or the flag is not supported.
+
+    Without support for ``NOREPLACE`` the check and the rename are two steps.
+    """
+    renameat2 = getattr(_libc, "renameat2", None)
+    code = errno.ENOSYS
+    if renameat2 is not None:
+        if renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flag) == 0:
+            return True
+        code = ctypes.get_errno()
+    if code == errno.EEXIST:
+        return False
+    if code not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        raise OSError(code, os.strerror(code), str(target))
+    if flag == EXCHANGE or lstat_mode(target) is not None:
+        return False
+    os.rename(source, target)
+    return True
