@@ -164,7 +164,7 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
 
 
 def _true_shape(name: str, inputs: Sequence[TensorSpec], seen: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Any]:
-    """Shape of an output over all eager runs: a size that changed carries the name of the input dimension it follows."""
+    """Shape of an output over all eager runs: a size that varied carries the name of the input dimension it follows."""
     shapes = [run[name] for run in seen]
     named = {
         d: [run[s.name][i] for run in seen]
