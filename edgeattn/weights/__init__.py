@@ -1,1 +1,91 @@
-"""edgeattn."""
+"""Trained checkpoints, as safetensors only: tensors and a header, never code.
+
+``load`` fills a module from a shipped checkpoint or a file; ``read`` and ``write`` know the format. A pickle
+(``.pt``, ``.pth`` …) is an executable and is refused by its content, whatever its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeattn.errors import BadInput, UnknownName
+from edgeattn.weights._format import read, write
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["load", "locate", "names", "read", "write"]
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Names of the shipped checkpoints, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+
+
+def locate(name_or_path: str | Path) -> Path:
+    """The file of a shipped checkpoint's name, or the path itself.
+
+    Raises:
+        UnknownName: neither a shipped checkpoint nor anything that looks like a path.
+    """
+    path = Path(name_or_path)
+    if isinstance(name_or_path, str) and name_or_path in names():
+        return FOLDER / f"{name_or_path}.safetensors"
+    if path.suffix or len(path.parts) > 1 or path.exists():
+        return path
+    raise UnknownName("weights", str(name_or_path), names())
+
+
+def load(module: nn.Module, name_or_path: str | Path, strict: bool = True) -> Mapping[str, str]:
+    """Copy a checkpoint into ``module`` in place.
+
+    Args:
+        module: any module on a real device.
+        name_or_path: a name of ``names()``, or a ``.safetensors`` file with the module's state_dict.
+        strict: missing and extra keys are errors; otherwise they are left alone. Shapes and dtypes must always agree.
+
+    Returns:
+        The checkpoint's metadata: task, metric, score, seed, torch version, source digest for the shipped ones.
+
+    Raises:
+        UnknownName: no such shipped checkpoint. IntegrityError: the file is a pickle or another executable checkpoint.
+        BadInput: not a sound safetensors file, or keys, shapes or dtypes differ; up to five are listed.
+    """
+    path = locate(name_or_path)
+    tensors, metadata = read(path)
+    wanted = module.state_dict()
+    _check(path, wanted, tensors, strict)
+    module.load_state_dict(tensors, strict=False)
+    return metadata
+
+
+def _check(path: Path, wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], strict: bool) -> None:
+    """Raise BadInput that lists what differs, the worst kind first."""
+    complaints: list[str] = []
+    if strict:
+        complaints += [f"missing '{key}'" for key in wanted if key not in found]
+        complaints += [f"extra '{key}'" for key in found if key not in wanted]
+    for key in wanted.keys() & found.keys():
+        have, want = found[key], wanted[key]
+        if want.is_meta:
+            complaints.append(f"'{key}' lies on the meta device")
+        elif have.shape != want.shape:
+            complaints.append(f"'{key}' has shape {tuple(have.shape)}, expected {tuple(want.shape)}")
+        elif have.dtype != want.dtype:
+            complaints.append(f"'{key}' has dtype {have.dtype}, expected {want.dtype}".replace("torch.", ""))
+    if complaints:
+        raise BadInput(
+            f"the weights do not fit the model: {_first(complaints)}",
+            where=str(path),
+            hint="use the configuration these weights were trained with",
+        )
+
+
+def _first(items: Iterable[str], most: int = 5) -> str:
+    shown = list(items)
+    return ", ".join(shown[:most]) + (f", and {len(shown) - most} more" if len(shown) > most else "")
