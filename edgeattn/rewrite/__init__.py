@@ -1,1 +1,135 @@
-"""edgeattn."""
+"""Graph rewrites: one rule, one file, one ``RULE``; every result is judged before it stays.
+
+``rewrite`` walks through ``ORDER``. Each rule works on a copy until it finds nothing more; then the copy must pass
+the ONNX checker, keep the program's inputs and outputs, hold standard operators only, and give the source's numbers
+on the reference cases. A rule that fails is undone, named in the history with the reason, and the walk goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from edgeattn import registry
+from edgeattn.errors import BadInput, UnknownName, Unsupported
+from edgeattn.program import StageRecord
+from edgeattn.standard import assert_standard
+
+if TYPE_CHECKING:
+    from edgeattn.program import Program, Session
+    from edgeattn.rewrite._rule import Miss, Rule
+
+    Opener = Callable[[Program], Mapping[str, Session]]
+
+# Order is meaning.
+ORDER: tuple[str, ...] = (
+    "canonicalise_reduce",  # one spelling for what follows
+    "canonicalise_global_pool",
+    "remove_expand",
+)
+
+OPSETS = (11, 26)  # read by the rules' pattern helpers; older spellings of Squeeze and Clip would be misread
+
+
+def rewrite(
+    program: Program,
+    opener: Opener,
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    progress: Callable[[str], None] | None = None,
+) -> Program:
+    """Apply the rules of ``ORDER`` and judge each of them.
+
+    Args:
+        program: standard ONNX graphs with a reference (cases to judge by); it is not edited.
+        opener: opens every graph of a program in an engine with graph optimisation off.
+        only: names of the rules to apply; empty means all.
+        skip: names of the rules to leave out.
+        progress: called with one line per rule.
+
+    Returns:
+        A new program; the last history record is named ``rewrite`` and its notes hold ``rules`` (rule, count,
+        nodes_before, nodes_after, max_abs, exactness, and ``undone`` or ``note`` with a reason) and ``operators``.
+
+    Raises:
+        UnknownName: a name in ``only`` or ``skip`` that is no rule.
+        BadInput: the source fails the ONNX checker, or the program has no reference.
+        Unsupported: vendor operators, or an opset outside 11 to 26.
+    """
+    from edgeattn.rewrite import _check, _walk
+
+    started = time.perf_counter()
+    rules = [_named(name) for name in selected(only, skip)]
+    if program.reference is None:
+        raise BadInput(
+            "the program has no reference cases to judge rewrites by", hint="draw cases from its inputs first"
+        )
+    source = _prepared(program)
+    walk = _walk.Walk(source, opener, progress or (lambda line: None))
+    for rule in rules:
+        walk.step(rule)
+    assert_standard(walk.program, "rewrite")
+    notes: dict[str, Any] = {"rules": walk.records, "operators": _check.operators(walk.program)}
+    record = StageRecord("rewrite", time.perf_counter() - started, notes)
+    return program.after(record, graphs=walk.program.graphs, wiring=walk.program.wiring)
+
+
+def selected(only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
+    """Rule names in order, without those that ``only`` and ``skip`` rule out.
+
+    Raises:
+        UnknownName: with the nearest rule names.
+    """
+    for name in (*only, *skip):
+        if name not in ORDER:
+            raise UnknownName("rule", name, ORDER)
+    return [name for name in ORDER if (not only or name in only) and name not in skip]
+
+
+def why_not(rule_name: str, program: Program) -> list[Miss]:
+    """Where a rule did not fire and why, nearest miss first; empty when its first node occurs nowhere.
+
+    Raises:
+        UnknownName: no such rule.
+    """
+    from edgeattn.rewrite import _apply
+    from edgeattn.rewrite._rule import GraphRule
+
+    if rule_name not in ORDER:
+        raise UnknownName("rule", rule_name, ORDER)
+    rule = _named(rule_name)
+    prepared = _prepared(program)
+    misses = _apply.find_misses(rule, prepared) if isinstance(rule, GraphRule) else _apply.apply(rule, prepared).misses
+    return sorted(misses, key=lambda m: -m.near)
+
+
+def _named(name: str) -> Rule:
+    rule: Rule = registry.get("rewrite", name)
+    return rule
+
+
+def _prepared(program: Program) -> Program:
+    """The source with local functions inlined and shapes inferred, or the error that says what it lacks."""
+    from onnx.inliner import inline_local_functions
+
+    from edgeattn.rewrite import _apply, _check
+
+    graphs = {}
+    for name, model in program.graphs.items():
+        opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+        if model.graph.node and not OPSETS[0] <= opset <= OPSETS[1]:
+            raise Unsupported(
+                f"opset {opset}; rewrite reads {OPSETS[0]} to {OPSETS[1]}",
+                where=f"graph '{name}'",
+                hint="export it again with --opset 18",
+            )
+        graphs[name] = inline_local_functions(model) if model.functions else model
+    inlined = replace(program, graphs=graphs)
+    assert_standard(inlined, "rewrite")
+    reason = _check.broken(inlined)
+    if reason:
+        raise BadInput(reason, hint="check the file with onnx.checker.check_model, or export it again")
+    return replace(inlined, graphs={name: _apply.infer_shapes(model) for name, model in graphs.items()})

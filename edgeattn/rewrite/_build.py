@@ -1,0 +1,121 @@
+"""Building new nodes that remember where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeattn.rewrite import _view
+
+if TYPE_CHECKING:
+    from edgeattn.rewrite._rule import Match
+
+RULE_KEY = "edgeattn.rule"
+FROM_KEY = "edgeattn.from"
+# What the PyTorch exporter wrote about the module a node came from; reports speak in these names.
+SCOPE_KEYS = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.fx_node")
+
+
+class Build:
+    """Builds the replacement of one match, in front of its anchor."""
+
+    def __init__(self, rule: str, match: Match) -> None:
+        graph = match.anchor.graph
+        assert isinstance(graph, ir.Graph)
+        self._graph, self._rule, self._match = graph, rule, match
+        self._made: list[ir.Value] = []
+        self._stem = match.anchor.outputs[0].name or rule
+        self._taken: set[str] | None = None
+
+    def op(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        shape: Sequence[int | str | None] | None = None,
+        dtype: ir.DataType | None = None,
+        source: ir.Node | None = None,
+        **attributes: Any,
+    ) -> ir.Value:
+        """One standard node and its output.
+
+        Args:
+            op_type: operator. inputs: its inputs; None leaves an optional one out.
+            shape: the output's shape, where known.
+            dtype: the output's type; by default that of the first input.
+            source: the node whose module name and scope it inherits; by default the anchor.
+            attributes: operator attributes as plain values.
+        """
+        name = self._fresh(f"{self._stem}/{self._rule}/{op_type}")
+        known = dtype or next(v for v in inputs if v is not None).dtype
+        output = ir.Value(
+            name=f"{name}:0",
+            type=ir.TensorType(known) if known is not None else None,
+            shape=ir.Shape(shape) if shape is not None else None,
+        )
+        node = ir.node(
+            op_type, inputs, attributes, outputs=[output], name=name, metadata_props=self._provenance(source)
+        )
+        self._graph.insert_before(self._match.anchor, node)
+        self._made.append(output)
+        return output
+
+    def like(self, node: ir.Node, *inputs: ir.Value | None, shape: Sequence[int | str | None] | None) -> ir.Value:
+        """``node`` again, with its attributes, on other inputs."""
+        attributes = {name: a.value for name, a in node.attributes.items()}
+        return self.op(node.op_type, *inputs, shape=shape, dtype=node.outputs[0].dtype, source=node, **attributes)
+
+    def const(self, stem: str, array: np.ndarray[Any, Any]) -> ir.Value:
+        """An initializer that holds ``array``; an equal one made before under the same stem is shared."""
+        array = np.asarray(array, order="C")
+        name, number = stem, 0
+        while name in self._graph.initializers:
+            old = _view.const(self._graph.initializers[name])
+            if old is not None and old.dtype == array.dtype and np.array_equal(old, array):
+                return self._graph.initializers[name]
+            number += 1
+            name = f"{stem}_{number}"
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+        self._graph.register_initializer(value)
+        return value
+
+    def scalar(self, stem: str, number: float, like: ir.Value) -> ir.Value:
+        """A scalar initializer of the type of ``like``."""
+        assert like.dtype is not None
+        return self.const(stem, np.array(number, like.dtype.numpy()))
+
+    def replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Let ``new`` take the place, and where it was built here the name, of ``old``."""
+        if old.is_graph_output() and not any(new is made for made in self._made):
+            new = self.op("Identity", new, shape=_view.dims(new))
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        if any(new is made for made in self._made):
+            name = old.name
+            old.name = self._fresh(f"{name}/replaced")
+            new.name = name
+            new.type = old.type or new.type
+            new.shape = old.shape or new.shape
+
+    def _fresh(self, stem: str) -> str:
+        if self._taken is None:
+            self._taken = {n.name or "" for n in self._graph} | {o.name or "" for n in self._graph for o in n.outputs}
+        name, number = stem, 1
+        while name in self._taken:
+            number += 1
+            name = f"{stem}_{number}"
+        self._taken.add(name)
+        return name
+
+    def _provenance(self, source: ir.Node | None) -> dict[str, str]:
+        from_node = source or self._match.anchor
+        props = {k: v for k, v in from_node.metadata_props.items() if k in SCOPE_KEYS}
+        origins: dict[str, None] = {}
+        rules: dict[str, None] = {}
+        for node in self._match.nodes:
+            old = node.metadata_props
+            origins |= dict.fromkeys(old[FROM_KEY].split(", ") if FROM_KEY in old else [node.name or node.op_type])
+            rules |= dict.fromkeys(old[RULE_KEY].split(", ") if RULE_KEY in old else [])
+        return {**props, RULE_KEY: ", ".join([*rules, self._rule]), FROM_KEY: ", ".join(origins)}

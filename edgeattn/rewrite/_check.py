@@ -1,0 +1,141 @@
+"""What the result of every rule must pass: the checker, its interface, its domains, and its numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from edgeattn import decode
+from edgeattn.errors import BadInput, EngineFailed
+from edgeattn.rewrite._apply import skeleton
+from edgeattn.rewrite._rule import ALLCLOSE, Exactness
+from edgeattn.standard import all_nodes, foreign_nodes
+
+if TYPE_CHECKING:
+    from edgeattn.program import Array, Arrays, Program, Session
+
+    Opener = Callable[[Program], Mapping[str, Session]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a rule's result stands: ``reason`` is empty if so; ``max_abs`` is the largest difference seen."""
+
+    reason: str
+    max_abs: float
+
+
+def broken(program: Program) -> str:
+    """Why a graph is not valid ONNX, or an empty string; weights are left out of the check."""
+    for name, model in program.graphs.items():
+        try:
+            onnx.checker.check_model(skeleton(model), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            return f"graph '{name}' is not valid ONNX: {' '.join(lines[:2])}"
+    return ""
+
+
+def not_as_before(before: Program, after: Program) -> str:
+    """How the outside of a program changed, or an empty string: names, order, dtypes and shapes count."""
+    for side, old, new in zip(("inputs", "outputs"), _interface(before), _interface(after), strict=True):
+        if old != new:
+            return f"program {side} changed from {old} to {new}"
+    foreign = [op for model in after.graphs.values() for op in foreign_nodes(model)]
+    return f"node '{foreign[0][0]}' has the domain '{foreign[0][1]}'" if foreign else ""
+
+
+def outputs_of(program: Program, opener: Opener) -> list[dict[str, Array]]:
+    """Every reference case run through an engine, in order."""
+    assert program.reference is not None
+    sessions = opener(program)
+    results = []
+    for case in program.reference.cases:
+        try:
+            results.append(dict(decode.run(sessions, program.wiring, case.feeds, case.tokens)))
+        except (BadInput, EngineFailed) as error:
+            raise type(error)(f"case '{case.name}': {error.what}", where=error.where, hint=error.hint) from error
+    return results
+
+
+def judge(expected: list[Arrays], actual: list[dict[str, Array]], names: list[str], exactness: Exactness) -> Verdict:
+    """Compare case by case and output by output; the first failure is the reason."""
+    worst = 0.0
+    for name, want, have in zip(names, expected, actual, strict=True):
+        for output in want:
+            if output not in have:
+                return Verdict(f"case '{name}': output '{output}' is gone", worst)
+            reason, error = compare(np.asarray(want[output]), have[output], exactness)
+            worst = max(worst, error)
+            if reason:
+                return Verdict(f"case '{name}', output '{output}': {reason}", worst)
+    return Verdict("", worst)
+
+
+def compare(want: Array, have: Array, exactness: Exactness = ALLCLOSE) -> tuple[str, float]:
+    """Why ``have`` is not ``want``, or an empty string, and the largest absolute difference.
+
+    Floats may differ by ``atol * max(1, max|want|) + rtol * |want|``: additions are reordered inside sums whose
+    terms are as large as the largest output, so cancellation leaves an error of that size. Masks of NaN and of
+    ±Inf must be equal, unless the rule mends NaN. Integers, booleans and strings must be equal.
+    """
+    if want.shape != have.shape or want.dtype != have.dtype:
+        return f"expected {want.dtype}{list(want.shape)}, got {have.dtype}{list(have.shape)}", 0.0
+    if want.dtype.kind not in "fc":
+        wrong = int((want != have).sum())
+        return (f"{wrong} of {want.size} values differ, none may" if wrong else ""), float(wrong > 0)
+    ours, theirs = have.astype(np.float64), want.astype(np.float64)
+    judged = ~np.isnan(theirs) if exactness.mends_nan else np.ones(theirs.shape, bool)
+    ours, theirs = ours[judged], theirs[judged]
+    finite = np.isfinite(theirs)
+    nonfinite_agree = np.array_equal(ours[~finite], theirs[~finite], equal_nan=True)
+    if not (nonfinite_agree and np.isfinite(ours[finite]).all()):
+        return "NaN or Inf at other places than expected", 0.0
+    if not np.isfinite(have[~judged]).all():
+        return "NaN that the rule claims to mend is still there", 0.0
+    error = np.abs(ours[finite] - theirs[finite])
+    magnitude = np.abs(theirs[finite])
+    limit = exactness.atol * max(1.0, magnitude.max(initial=0.0)) + exactness.rtol * magnitude
+    worst = float(error.max(initial=0.0))
+    if (error > limit).any():
+        return f"differs by {worst:.2e}, allowed {float(limit[np.argmax(error - limit)]):.2e}", worst
+    return "", worst
+
+
+def operators(program: Program) -> dict[str, Any]:
+    """Domains in use, and how often each operator occurs."""
+    nodes = [node for model in program.graphs.values() for node in all_nodes(model.graph)]
+    return {
+        "domains": sorted({node.domain or "ai.onnx" for node in nodes}),
+        "histogram": dict(sorted(Counter(node.op_type for node in nodes).items())),
+    }
+
+
+def node_count(program: Program) -> int:
+    """Nodes in all graphs and their subgraphs."""
+    return sum(1 for model in program.graphs.values() for _ in all_nodes(model.graph))
+
+
+def _interface(program: Program) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Inputs that no edge feeds and outputs that leave the program, as text, by graph."""
+    fed = set() if program.wiring is None else {*program.wiring.feeds, *program.wiring.state}
+    inputs = {
+        graph: [_typed(v) for v in model.graph.input if f"{graph}.{v.name}" not in fed]
+        for graph, model in program.graphs.items()
+    }
+    leaving = program.graphs if program.wiring is None else [program.wiring.loop]
+    outputs = {graph: [_typed(v) for v in program.graphs[graph].graph.output] for graph in leaving}
+    return inputs, outputs
+
+
+def _typed(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return f"{value.name}: {tensor.elem_type}"
+    shape = [d.dim_param or (d.dim_value if d.HasField("dim_value") else "?") for d in tensor.shape.dim]
+    return f"{value.name}: {tensor.elem_type}{shape}"

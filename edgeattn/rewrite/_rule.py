@@ -1,0 +1,146 @@
+"""What a rewrite rule is: a name, a declared exactness, a match that can say why not, and a rewrite."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+    from edgeattn.program import Program
+    from edgeattn.rewrite._build import Build
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """How far a rule may move numbers, declared beside the rule.
+
+    Attributes:
+        kind: ``bit-exact``, ``allclose`` (float addition is reordered) or ``conditional`` (equal where ``condition``
+            holds; the numbers check on the reference cases decides).
+        atol: absolute limit, times max(1, largest magnitude of the expected output).
+        rtol: relative limit.
+        condition: what must hold, in words.
+        mends_nan: expected NaN may become finite (the rule defines what was undefined).
+    """
+
+    kind: str
+    atol: float = 0.0
+    rtol: float = 0.0
+    condition: str = ""
+    mends_nan: bool = False
+
+
+BIT_EXACT = Exactness("bit-exact")
+ALLCLOSE = Exactness("allclose", atol=1e-5, rtol=1e-4)
+
+
+@dataclass(frozen=True)
+class View:
+    """The surroundings of a node: its graph's name, the opset it is written in, and who exported it."""
+
+    graph: str
+    opset: int
+    producer: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """A place where a rule applies.
+
+    Attributes:
+        anchor: the last node of the pattern; new nodes go in front of it.
+        nodes: every node that the new ones stand for.
+        parts: what ``rewrite`` needs: values, arrays, attributes.
+    """
+
+    anchor: ir.Node
+    nodes: tuple[ir.Node, ...]
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why a rule did not fire although its first node was there.
+
+    Attributes:
+        reason: one clause, with what was found.
+        culprit: the node that broke the pattern.
+        near: how many pattern nodes were recognised before; larger is nearer.
+        anchor: the node where the search began, and ``graph`` the graph it lies in; filled in by the frame.
+    """
+
+    reason: str
+    culprit: str
+    near: int
+    anchor: str = ""
+    graph: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.culprit}: {self.reason}"
+
+
+def miss(reason: str, culprit: ir.Node | None, near: int) -> Miss:
+    """A Miss that names its culprit by node name, or by its first output where the node has no name."""
+    if culprit is None:
+        return Miss(reason, "(graph input)", near)
+    return Miss(reason, culprit.name or culprit.outputs[0].name or culprit.op_type, near)
+
+
+class Rule(ABC):
+    """What every rule declares; ``name`` is the file stem."""
+
+    name: ClassVar[str]
+    exactness: ClassVar[Exactness]
+    opsets: ClassVar[tuple[int, int]] = (11, 26)
+    restores: ClassVar[bool] = False  # judged by PyTorch's outputs, because the source graph is what is wrong
+
+    @abstractmethod
+    def examples(self) -> list[Program]:
+        """The smallest programs on which the rule fires."""
+
+    @abstractmethod
+    def near_misses(self) -> list[Program]:
+        """Programs that look alike and on which it must not fire."""
+
+
+class GraphRule(Rule):
+    """A rule that looks at one node and its neighbours."""
+
+    anchors: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def match(self, node: ir.Node, view: View) -> Match | Miss | None:
+        """A Match, a Miss that explains itself, or None where ``node`` has nothing to do with the pattern."""
+
+    @abstractmethod
+    def rewrite(self, match: Match, build: Build) -> None:
+        """Build the new nodes and put them in the old ones' place."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a program rule did: the new graphs and wiring, how often it fired, and where it nearly did."""
+
+    program: Program
+    count: int
+    misses: tuple[Miss, ...] = ()
+
+
+class ProgramRule(Rule):
+    """A rule that needs a whole program: several graphs, or a tool that takes a file."""
+
+    @abstractmethod
+    def apply(self, program: Program) -> Outcome:
+        """Return the changed program; ``program`` itself is not edited."""
+
+
+def as_programs(*models: onnx.ModelProto) -> list[Program]:
+    """Single-graph programs, for the examples of graph rules."""
+    from edgeattn.program import Program
+
+    return [Program({"main": model}) for model in models]

@@ -1,0 +1,107 @@
+"""One walk over the rules: apply, judge, keep or undo, and write down which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeattn.errors import EdgeattnError
+from edgeattn.rewrite import _apply, _check
+from edgeattn.rewrite._rule import Exactness, Outcome, ProgramRule, Rule
+
+if TYPE_CHECKING:
+    from edgeattn.program import Arrays, Program
+
+
+class Walk:
+    """The program so far and what became of every rule.
+
+    The source is run once and only when a rule has fired. After a rule that restores what the exporter lost, the
+    restored program takes the source's place: its numbers were judged by PyTorch's own.
+    """
+
+    def __init__(self, source: Program, opener: _check.Opener, progress: Callable[[str], None]) -> None:
+        self.program = source
+        self.records: list[dict[str, Any]] = []
+        self._source, self._opener, self._progress = source, opener, progress
+        self._expected: list[Arrays] | None = None
+
+    def step(self, rule: Rule) -> None:
+        """Apply one rule; its result becomes the program, or a reason in the records."""
+        before = _check.node_count(self.program)
+        try:
+            outcome = _apply.apply(rule, self.program)
+        except Exception as error:  # a rule must not take the run down: the graph without it is still right
+            self._record(rule, 0, before, before, 0.0, undone=f"raised {type(error).__name__}: {error}")
+            return
+        if outcome.count == 0:
+            self._record(rule, 0, before, before, 0.0)
+        elif rule.restores and not self._has_oracle():
+            note = "found, but left alone: there are no PyTorch outputs to judge a restored graph by"
+            self._record(rule, 0, before, before, 0.0, note=note)
+        else:
+            self._keep_or_undo(rule, outcome, before)
+
+    def _keep_or_undo(self, rule: Rule, outcome: Outcome, before: int) -> None:
+        verdict = self._judge(rule, outcome.program)
+        if verdict.reason:
+            self._record(rule, outcome.count, before, before, verdict.max_abs, undone=verdict.reason)
+            return
+        self.program = outcome.program
+        self._record(rule, outcome.count, before, _check.node_count(self.program), verdict.max_abs)
+
+    def _judge(self, rule: Rule, candidate: Program) -> _check.Verdict:
+        reason = _check.broken(candidate) or _check.not_as_before(self.program, candidate)
+        if not reason and not isinstance(rule, ProgramRule) and candidate.wiring != self.program.wiring:
+            reason = "a graph rule changed the wiring"
+        if reason:
+            return _check.Verdict(reason, 0.0)
+        assert candidate.reference is not None
+        cases = candidate.reference.cases
+        expected = [c.outputs for c in cases] if rule.restores else self._source_outputs()
+        try:
+            actual = _check.outputs_of(candidate, self._opener)
+        except EdgeattnError as error:
+            return _check.Verdict(str(error), 0.0)
+        # Every rule is held to the stage's limits; a rule may only say that it mends NaN.
+        limits = Exactness("allclose", 1e-5, 1e-4, mends_nan=rule.exactness.mends_nan)
+        verdict = _check.judge(expected, actual, [c.name for c in cases], limits)
+        if not verdict.reason and rule.restores:
+            self._expected = list(actual)
+        elif not verdict.reason and rule.exactness.mends_nan:
+            self._expected = [_mended(e, a) for e, a in zip(expected, actual, strict=True)]
+        return verdict
+
+    def _source_outputs(self) -> list[Arrays]:
+        if self._expected is None:
+            self._expected = list(_check.outputs_of(self._source, self._opener))
+        return self._expected
+
+    def _has_oracle(self) -> bool:
+        reference = self.program.reference
+        return reference is not None and reference.origin == "pytorch eager" and all(c.outputs for c in reference.cases)
+
+    def _record(self, rule: Rule, count: int, before: int, after: int, max_abs: float, **why: str) -> None:
+        self.records.append(
+            {
+                "rule": rule.name,
+                "count": count,
+                "nodes_before": before,
+                "nodes_after": after,
+                "max_abs": max_abs,
+                "exactness": rule.exactness.kind,
+                **why,
+            }
+        )
+        told = f"; undone: {why['undone']}" if "undone" in why else f"; {why['note']}" if "note" in why else ""
+        self._progress(f"{rule.name}: {count} rewritten, {before} -> {after} nodes{told}")
+
+
+def _mended(expected: Arrays, actual: Arrays) -> Arrays:
+    """``expected`` with its NaN replaced by what the accepted rule defines there."""
+    return {
+        name: np.where(np.isnan(array), actual[name], array) if array.dtype.kind == "f" else array
+        for name, array in expected.items()
+    }

@@ -1,0 +1,134 @@
+"""remove_expand: broadcasting does the work of Expand.
+
+What: an Expand or Tile that only feeds elementwise operators, whose other operands already have the full shape,
+is dropped, and with it the Shape → Gather → Concat chain that computed its target.
+
+Why: ``x * gate.expand_as(x)`` writes an N·C·H·W tensor that a broadcasting Mul never needs.
+
+Before: Mul(x, Expand(gate, Shape(x)))        After: Mul(x, gate)
+
+Safe when: for every reader, the other operands and the small value together broadcast to the shape it had
+(dimension by dimension, by number or by the same symbol). Bit-exact.
+Source: ONNX broadcasting rules (multidirectional).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeattn.rewrite._rule import BIT_EXACT, GraphRule, Match, Miss, View, as_programs, miss
+from edgeattn.rewrite._sample import f32, graph, i64
+from edgeattn.rewrite._view import BROADCASTING, Dim, attr, broadcast, const, covers, dims, made_by
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgeattn.program import Program
+    from edgeattn.rewrite._build import Build
+
+
+class RemoveExpand(GraphRule):
+    """Expand before broadcasting operators, dropped."""
+
+    name = "remove_expand"
+    exactness = BIT_EXACT
+    anchors = ("Expand", "Tile")
+
+    def match(self, node: ir.Node, view: View) -> Match | Miss | None:
+        """Anchored at the Expand; every reader must be able to do without."""
+        small, big = node.inputs[0], node.outputs[0]
+        if big.is_graph_output():
+            return miss("its result leaves the graph", node, 0)
+        wide = expanded(node)
+        if wide is None:
+            return miss(f"it does more than repeat dimensions of size 1 of {dims(small)}", node, 0)
+        for reader in big.consumers():
+            if reader.domain != "" or reader.op_type not in BROADCASTING:
+                return miss(f"{reader.op_type} does not broadcast", reader, 1)
+            others = [dims(v) for v in reader.inputs if v is not None and v is not big]
+            target = broadcast([*others, wide])
+            if not others or not covers([*others, dims(small)], target):
+                return miss(f"{others} and {dims(small)} are not proven to broadcast to {target}", reader, 2)
+        return Match(node, (node,), {})
+
+    def rewrite(self, match: Match, build: Build) -> None:
+        """Readers take the small value."""
+        small = match.anchor.inputs[0]
+        assert small is not None
+        build.replace(match.anchor.outputs[0], small)
+
+    def examples(self) -> list[Program]:
+        """expand_as by Shape, by a computed target, by Tile, and the zeros of a masked softmax."""
+        return as_programs(
+            graph(
+                """(float[batch,4,h,w] x, float[batch,4,1,1] gate) => (float[batch,4,h,w] y) {
+                    size = Shape(x)
+                    wide = Expand(gate, size)
+                    y = Mul(x, wide) }"""
+            ),
+            graph(
+                """(float[batch,4,6,6] x, float[batch,4,1,1] gate) => (float[batch,4,6,6] y) {
+                    n = Shape <start = 0, end = 1> (x)
+                    size = Concat <axis = 0> (n, rest)
+                    wide = Expand(gate, size)
+                    y = Mul(wide, x) }""",
+                rest=i64(4, 6, 6),
+            ),
+            graph(
+                """(float[batch,4,6,6] x, float[batch,4,1,1] gate) => (float[batch,4,6,6] y) {
+                    wide = Tile(gate, times)
+                    y = Add(x, wide) }""",
+                times=i64(1, 1, 6, 6),
+            ),
+            graph(
+                """(bool[batch,s] mask, float[batch,s] a) => (float[batch,s] y) {
+                    size = Shape(a)
+                    zeros = Expand(zero, size)
+                    y = Where(mask, a, zeros) }""",
+                zero=f32(0.0),
+            ),
+        )
+
+    def near_misses(self) -> list[Program]:
+        """The expanded tensor is the result, is concatenated, is larger than the other operand, or truly repeats."""
+        return as_programs(
+            graph("(float[batch,1] x) => (float[batch,5] y) { y = Expand(x, size) }", size=i64(1, 5)),
+            graph(
+                """(float[batch,s,4] x, float[batch,1,4] q) => (float[batch,s,8] y) {
+                    size = Shape(x)
+                    wide = Expand(q, size)
+                    y = Concat <axis = 2> (wide, x) }"""
+            ),
+            graph(
+                """(float[batch,1] x, float[batch,1] z) => (float[batch,5] y) {
+                    wide = Expand(x, size)
+                    y = Mul(wide, z) }""",
+                size=i64(1, 5),
+            ),
+            graph(
+                """(float[batch,6] x, float[batch,3] z) => (float[batch,6] y) {
+                    wide = Tile(z, times)
+                    y = Mul(wide, x) }""",
+                times=i64(1, 2),
+            ),
+        )
+
+
+def expanded(node: ir.Node) -> tuple[Dim, ...] | None:
+    """The shape after an Expand or Tile, told from its operands where inference alone cannot."""
+    small, wanted = dims(node.inputs[0]), const(node.inputs[1])
+    shape_of = made_by(node.inputs[1], "Shape")
+    if small is None:
+        return dims(node.outputs[0])
+    if node.op_type == "Tile":
+        if wanted is None or any(r != 1 and d != 1 for r, d in zip(wanted, small, strict=True)):
+            return None
+        return tuple(int(r) if d == 1 else d for r, d in zip(wanted, small, strict=True))
+    if wanted is not None:
+        return broadcast([small, tuple(int(d) for d in wanted)])
+    if shape_of is not None and not attr(shape_of, "start", 0) and attr(shape_of, "end") is None:
+        return broadcast([small, dims(shape_of.inputs[0])])
+    return dims(node.outputs[0])
+
+
+RULE = RemoveExpand()
