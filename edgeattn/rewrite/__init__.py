@@ -28,6 +28,9 @@ ORDER: tuple[str, ...] = (
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",
     "remove_expand",
+    "lower_fc_to_conv",  # after the pools are 4-D
+    "merge_shared_mlp",  # after the MLP is convolutions
+    "fuse_batchnorm",
 )
 
 OPSETS = (11, 26)  # read by the rules' pattern helpers; older spellings of Squeeze and Clip would be misread
