@@ -124,6 +124,35 @@ def oracle(source: Source, seed: int, real: Sequence[Case] = ()) -> Reference:
     return replace(reference, cases=tuple(replace(c, golden=dict(run(double, c))) for c in reference.cases))
 
 
+def spatial_masks(source: Source, feeds: Arrays) -> list[tuple[str, Array]]:
+    """What PyTorch's spatial gates give for one input: ``(module path, mask (B, 1, h, w))`` in the order they run.
+
+    A spatial gate is an ``nn.Sigmoid`` with one output channel over a feature map.
+    """
+    found: list[tuple[str, Array]] = []
+
+    def hook(path: str) -> Any:
+        def keep(_module: torch.nn.Module, _args: Any, mask: torch.Tensor) -> None:
+            if mask.ndim == 4 and mask.shape[1] == 1 and mask.shape[2:].numel() > 1:
+                found.append((path, mask.numpy()))
+
+        return keep
+
+    modules = [(p, m) for g in source.graphs.values() for p, m in g.module.named_modules()]
+    handles = [m.register_forward_hook(hook(p)) for p, m in modules if isinstance(m, torch.nn.Sigmoid)]
+    try:
+        decode.run(eager_sessions(source), source.wiring, feeds)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def use_threads(count: int) -> None:
+    """Let eager PyTorch compute with ``count`` threads, so that it is timed with what the engine gets."""
+    torch.set_num_threads(count)
+
+
 def _rerun(source: Source, sessions: Mapping[str, EagerSession], reference: Reference) -> None:
     """Run every case once more, the widest last, so each session has seen all shapes and holds feeds fit for tracing.
 

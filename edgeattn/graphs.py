@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,19 @@ class GraphIndex:
         graph = inferred.graph
         values = [*graph.input, *graph.value_info, *graph.output]
         return {v.name: _spec(v).shape for v in values if v.type.tensor_type.HasField("shape")}
+
+
+def with_outputs(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelProto:
+    """A copy of a graph that also gives these float values."""
+    import onnx
+
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    present = {v.name for v in (*tapped.graph.output, *tapped.graph.input)}
+    for name in values:
+        if name not in present:
+            tapped.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return tapped
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

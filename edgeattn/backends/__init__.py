@@ -74,11 +74,17 @@ class Engine:
 
 
 class Backend(Protocol):
-    """What an engine file offers."""
+    """What an engine file offers.
+
+    Attributes:
+        name: the file stem. extra: the pip extra that brings the engine. devices: the first is the default.
+        requantize_conv_outputs: this engine runs a convolution in INT8 only between two quantized tensors.
+    """
 
     name: str
     extra: str
     devices: tuple[str, ...]
+    requantize_conv_outputs: bool
 
     def probe(self) -> Availability:
         """Whether the engine is here. Never raises."""

@@ -60,6 +60,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     extra = "onnxruntime"
     devices = ("cpu",)
+    requantize_conv_outputs = True
 
     def probe(self) -> Availability:
         """Whether ``onnxruntime`` imports, and its version."""

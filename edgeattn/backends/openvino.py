@@ -57,6 +57,7 @@ class OpenVinoBackend:
     name = "openvino"
     extra = "openvino"
     devices = ("cpu",)
+    requantize_conv_outputs = False
 
     def probe(self) -> Availability:
         """Whether ``openvino`` imports, and its version."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgeattn import decode
 from edgeattn.errors import BadInput
+from edgeattn.graphs import with_outputs
 from edgeattn.program import Case, Program, Session, TensorSpec
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def observe(
         BadInput: no sample, or a non-finite activation.
     """
     wanted = {graph: set(names) for graph, names in values.items()}
-    tapped = program.after(program.history[-1], graphs={g: _tap(m, wanted[g]) for g, m in program.graphs.items()})
+    tapped = program.after(
+        program.history[-1], graphs={g: with_outputs(m, sorted(wanted[g])) for g, m in program.graphs.items()}
+    )
     peaks: dict[str, dict[str, float]] = {graph: {} for graph in program.graphs}
     sessions = {graph: _Observer(session, wanted[graph], peaks[graph]) for graph, session in opener(tapped).items()}
     samples = 0
@@ -64,15 +67,3 @@ def observe(
     if not samples:
         raise BadInput("no calibration sample", hint="give real data: a task, or --calib with at least one sample")
     return peaks, samples
-
-
-def _tap(model: object, names: set[str]) -> object:
-    """A copy of the graph with ``names`` as extra float outputs."""
-    import onnx
-
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
-    present = {v.name for v in tapped.graph.output} | {v.name for v in tapped.graph.input}
-    for name in sorted(names - present):
-        tapped.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return tapped

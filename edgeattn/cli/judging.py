@@ -1,0 +1,133 @@
+"""``parity`` and ``bench``: two things that should be equal, and how fast they are beside each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeattn.cli.app import Debug, Json, Quiet, Target, Threads, app
+from edgeattn.cli.ui import Ui
+from edgeattn.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from edgeattn.program import Case
+    from edgeattn.runnable import Runnable
+
+_WHAT = "An .onnx, a program directory, a bundle, or pytorch:MODEL."
+Inputs = Annotated[Path | None, typer.Option(help="Inputs from an .npz, samples on axis 0; else seeded ones.")]
+Tolerance = Annotated[
+    list[str] | None, typer.Option(metavar="[OUTPUT:]VALUE", help="For all outputs or one (repeatable).")
+]
+
+
+@app.command()
+def parity(
+    reference: Annotated[str, typer.Argument(help=_WHAT)],
+    candidate: Annotated[str, typer.Argument(help=_WHAT)],
+    inputs: Inputs = None,
+    precision: Annotated[str, typer.Option(help="Limits of this precision: rewrite, fp32, fp16, bf16, int8.")] = "fp32",
+    atol: Tolerance = None,
+    rtol: Tolerance = None,
+    sqnr: Tolerance = None,
+    target: Target = "onnxruntime",
+    seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Is CANDIDATE the same function as REFERENCE? Exit 1 if any output is past its limit."""
+    from edgeattn.cases import answered
+    from edgeattn.harness.parity import Limits, judge
+    from edgeattn.runnable import open_any
+
+    with Ui(as_json, quiet) as ui:
+        limits = Limits.of(precision).override(atol=atol or (), rtol=rtol or (), sqnr=sqnr or ())
+        first, second = open_any(reference, target), open_any(candidate, target)
+        cases = _cases(first, inputs, seed)
+        oracle = answered(cases, reference, lambda c: first.run(c.feeds, c.tokens))
+        result = judge("parity", lambda c: second.run(c.feeds, c.tokens), oracle.cases, limits)
+        ui.emit({"reference": reference, "candidate": candidate, **result.model_dump(mode="json")})
+        rows = [
+            (name, o.limit, o.observed, f"{o.max_abs or 0:.2e}", o.worst_case, o.verdict, o.why)
+            for name, o in result.outputs.items()
+        ]
+        ui.table(("output", "limit", "observed", "max error", "worst case", "verdict", "why"), rows)
+    raise typer.Exit(EXIT_GATE_FAILED if result.verdict == "fail" else EXIT_OK)
+
+
+@app.command()
+def bench(
+    models: Annotated[list[str], typer.Argument(metavar="A [B ...]", help=f"{_WHAT} The first is the baseline.")],
+    pairs: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 300,
+    inputs: Inputs = None,
+    target: Target = "onnxruntime",
+    threads: Threads = 0,
+    seed: Annotated[int, typer.Option(help="Seed of order and inputs.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Time models side by side in one process, interleaved, with an A/A control; exit 75 if it does not settle."""
+    from edgeattn.backends._common import usable_cores
+    from edgeattn.harness import latency
+    from edgeattn.runnable import open_any
+
+    with Ui(as_json, quiet) as ui:
+        opened = [open_any(name, target, threads) for name in models]
+        case = _cases(opened[0], inputs, seed)[0]
+        for other in opened[1:]:
+            if {s.name for s in other.inputs} != {s.name for s in opened[0].inputs}:
+                raise UsageError(
+                    f"takes {', '.join(s.name for s in other.inputs)}",
+                    where=other.name,
+                    hint=f"{opened[0].name} takes {', '.join(s.name for s in opened[0].inputs)}",
+                )
+        result = latency.compare_many(
+            {r.name: _call(r, case) for r in opened},
+            pairs=pairs,
+            seed=seed,
+            threads=threads or usable_cores(),
+            progress=lambda done, total: ui.listen("rounds", done, total),
+        )
+        ui.emit(result.model_dump(mode="json"))
+        rows = [
+            (
+                entry.name,
+                next(r.engine for r in opened if r.name == entry.name),
+                f"{entry.latency.p50_ms:.3f}",
+                "n/a" if entry.latency.p90_ms is None else f"{entry.latency.p90_ms:.3f}",
+                "" if entry.speedup is None else f"{entry.speedup.median:.3f}x",
+                "" if entry.speedup is None else f"{entry.speedup.ci95[0]:.3f} to {entry.speedup.ci95[1]:.3f}",
+            )
+            for entry in result.entries
+        ]
+        ui.table(("model", "engine", "p50 ms", "p90 ms", "speed vs first", "95 %"), rows)
+        low, high = result.aa_control.ci95
+        ui.emit(None, f"A/A control {low:.4f} to {high:.4f}: {result.verdict} {result.why}") if not as_json else None
+    raise typer.Exit(EXIT_INCONCLUSIVE if result.verdict == "inconclusive" else EXIT_OK)
+
+
+def _call(runnable: Runnable, case: Case) -> object:
+    return lambda: runnable.run(case.feeds, case.tokens)
+
+
+def _cases(runnable: Runnable, inputs: Path | None, seed: int) -> list[Case]:
+    """Cases from an .npz (all samples together), else drawn from the inputs; wired programs get forced tokens."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from edgeattn.arrays import read_npz
+    from edgeattn.cases import draw
+    from edgeattn.program import Case
+
+    if inputs is not None:
+        drawn = [Case(f"real-{inputs.name}", read_npz(inputs, runnable.inputs))]
+    else:
+        drawn = draw(runnable.inputs, seed)
+    if runnable.wiring is None:
+        return drawn
+    tokens = np.random.default_rng(seed)
+    return [replace(c, tokens=tokens.integers(0, 2, (len(next(iter(c.feeds.values()))), 4))) for c in drawn]

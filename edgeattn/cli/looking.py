@@ -1,0 +1,178 @@
+"""``list``, ``explain``, ``inspect``: what there is, what it does, and what is in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgeattn.cli.app import Debug, Json, Quiet, app
+from edgeattn.cli.ui import Ui
+from edgeattn.errors import UnknownName
+
+if TYPE_CHECKING:
+    from edgeattn.program import Program
+
+_KINDS = ("models", "blocks", "rules", "schemes", "targets", "recipes", "tasks")
+_FOLDERS = {"blocks": "blocks", "rules": "rewrite", "schemes": "quantize", "targets": "backends", "tasks": "tasks"}
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(_KINDS)}.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """List what edgeattn knows of a kind."""
+    with Ui(as_json, quiet) as ui:
+        if kind not in _KINDS:
+            raise UnknownName("kind", kind, _KINDS)
+        rows = {"models": _models, "recipes": _recipes, "targets": _targets}.get(kind, lambda: _folder(kind))()
+        ui.emit([dict(row) for row in rows])
+        if rows:
+            ui.table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="A block, rule, scheme, target, task or model.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Print the card of a block, rule, scheme, target, task or model family: what, why, when safe, source."""
+    from edgeattn import registry
+
+    with Ui(as_json, quiet) as ui:
+        stem = name.replace("-", "_")
+        for folder in registry.KINDS:
+            if stem in registry.names(folder):
+                card = registry.card(folder, stem)
+                ui.emit({"name": name, "kind": folder, "card": card}, card)
+                return
+        known = [n for folder in registry.KINDS for n in registry.names(folder)]
+        raise UnknownName("name", name, known)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="An .onnx, a program directory or a bundle.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """What a file is: inputs, operators, parameters, MACs, attention found, precision."""
+    from edgeattn import bundle, storage
+
+    with Ui(as_json, quiet) as ui:
+        portable = file / "portable" if (file / "manifest.json").exists() else file
+        facts: dict[str, Any] = {}
+        if portable is not file:
+            manifest = bundle.verify(file)
+            facts["bundle"] = {
+                "model": manifest.model,
+                "target": manifest.target,
+                "precision": f"asked {manifest.precision.requested}, runs in {manifest.precision.effective}",
+            }
+            graphs = {g: portable / f"{g}.onnx" for g in manifest.graphs}
+            facts["graphs"] = {g: _facts(storage.load(path)) for g, path in graphs.items()}
+        else:
+            program = storage.load(file)
+            facts["graphs"] = {g: _facts_of(model) for g, model in program.graphs.items()}
+        ui.emit(facts)
+        for key, value in facts.get("bundle", {}).items():
+            ui.table((key,), [(value,)])
+        for graph, known in facts["graphs"].items():
+            _show(ui, graph, known)
+
+
+def _facts(program: Program) -> dict[str, Any]:
+    (model,) = program.graphs.values()
+    return _facts_of(model)
+
+
+def _facts_of(model: Any) -> dict[str, Any]:
+    from collections import Counter
+
+    from edgeattn import graphs
+    from edgeattn.recognise import recognise
+
+    counts = Counter(node.op_type for node in model.graph.node)
+    quantized = counts["QuantizeLinear"] + counts["DequantizeLinear"] > 0
+    return {
+        "inputs": [str(s) for s in graphs.input_specs(model)],
+        "outputs": [str(s) for s in graphs.output_specs(model)],
+        "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
+        "domains": sorted({n.domain or "ai.onnx" for n in model.graph.node}),
+        "parameters": graphs.parameters(model),
+        "macs": graphs.multiply_accumulates(model),
+        "bytes": model.ByteSize(),
+        "precision": "int8 (QDQ)" if quantized else "float",
+        "nodes": sum(counts.values()),
+        "operators": dict(counts.most_common()),
+        "attention": [{"kind": a.kind, "what": a.describe(), "gate": a.gate} for a in recognise(model)],
+    }
+
+
+def _show(ui: Ui, graph: str, known: dict[str, Any]) -> None:
+    operators = ", ".join(f"{op} {n}" for op, n in known["operators"].items())
+    rows = [
+        *(("input", i) for i in known["inputs"]),
+        *(("output", o) for o in known["outputs"]),
+        ("opset", ", ".join(f"{d} {v}" for d, v in known["opset"].items())),
+        ("parameters", f"{known['parameters']:,}"),
+        ("MACs at batch 1", f"{known['macs']:,}"),
+        ("precision", known["precision"]),
+        (f"{known['nodes']} nodes", operators),
+        *(("attention", f"{a['kind']}: {a['what']} (gate {a['gate']})") for a in known["attention"]),
+    ]
+    ui.table((graph, ""), rows)
+
+
+def _models() -> list[dict[str, str]]:
+    from edgeattn import models
+
+    heads = ("model", "family", "weights", "task", "about")
+    return [
+        dict(zip(heads, (name, family.name, config.weights or "", config.task or "", config.about), strict=True))
+        for name, (family, config) in models.configurations().items()
+    ]
+
+
+def _recipes() -> list[dict[str, str]]:
+    from edgeattn.recipe import FOLDER, Recipe
+
+    rows = []
+    for path in sorted(FOLDER.glob("*.yaml")):
+        recipe = Recipe.load(path)
+        name = path.name.removesuffix(".yaml")
+        rows.append({"recipe": name, "model": recipe.model, "target": recipe.target, "precision": recipe.precision})
+    return rows
+
+
+def _targets() -> list[dict[str, str]]:
+    from edgeattn import registry
+
+    rows = []
+    for name in registry.names("backends"):
+        backend = registry.get("backends", name)
+        here = backend.probe()
+        state = here.version if here.available else f"{here.why}; {here.hint}"
+        rows.append({"target": name.replace("_", "-"), "devices": ", ".join(backend.devices), "here": state})
+    return rows
+
+
+def _folder(kind: str) -> list[dict[str, str]]:
+    from edgeattn import registry
+
+    folder = _FOLDERS[kind]
+    names = registry.names(folder)
+    if kind == "rules":
+        from edgeattn.rewrite import ORDER
+
+        names = list(ORDER)
+    shown = [n if kind in ("rules", "blocks", "tasks") else n.replace("_", "-") for n in names]
+    heads = [registry.card(folder, n).splitlines()[0] for n in names]
+    return [{kind.removesuffix("s"): name, "about": head} for name, head in zip(shown, heads, strict=True)]

@@ -1,0 +1,177 @@
+"""``run``, ``check``, ``report``: the main job, its gate in CI, and its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeattn.cli.app import Debug, Force, Json, OptionalOut, Quiet, app
+from edgeattn.cli.ui import Ui
+from edgeattn.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, BadInput
+
+if TYPE_CHECKING:
+    from edgeattn.report.schema import Report
+
+_CODES = {"pass": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, e.g. latency.pairs=50.")
+]
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or its name in ./export_configs.")],
+    out: OptionalOut = None,
+    settings: Settings = None,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Recipe -> engine bundle and report; exit 1 if a gate fails, 75 if one cannot be settled."""
+    from edgeattn.recipe import Recipe, find
+
+    with Ui(as_json, quiet) as ui:
+        path = find(recipe)
+        wanted = Recipe.load(path).with_overrides(settings or [])
+        name = path.name.removesuffix(".yaml").removesuffix(".yml")
+        directory = out or Path("runs") / name
+        if out is None:
+            directory.parent.mkdir(exist_ok=True)
+        from edgeattn import pipeline
+
+        result = pipeline.run(wanted, directory, name=name, force=force, listen=ui.listen)
+        ui.emit(result.model_dump(mode="json"))
+        show(ui, result)
+        ui.log(f"written: {directory}/report.html, report.json, report.md, bundle/")
+    raise typer.Exit(_CODES[result.verdict])
+
+
+@app.command()
+def check(
+    directory: Annotated[Path, typer.Argument(help="A run directory, or a bundle.")],
+    baseline: Annotated[Path | None, typer.Option(help="An earlier report.json (or run) to compare with.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="Write a Markdown summary here.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The gate for CI: judge a run again by its recipe; exit 0, 1 or 75."""
+    from edgeattn import bundle, report
+    from edgeattn.publish import new_file
+    from edgeattn.recipe import Recipe
+
+    with Ui(as_json, quiet) as ui:
+        if (directory / "manifest.json").exists() and not (directory / "report.json").exists():
+            result_ok = _selftest(ui, directory)
+            raise typer.Exit(EXIT_OK if result_ok else EXIT_GATE_FAILED)
+        found = report.Report.read(directory / "report.json")
+        bundle.verify(directory / "bundle")
+        gates = Recipe.load(directory / "recipe.yaml").gates.model_dump()
+        earlier = report.Report.read(baseline / "report.json" if baseline.is_dir() else baseline) if baseline else None
+        judged, verdict = report.evaluate(found, gates, earlier)
+        found = found.model_copy(update={"gates": tuple(judged), "verdict": verdict})
+        for path, text in ((junit, report.junit(found)), (summary, report.markdown(found))):
+            if path is not None:
+                with new_file(path, force) as file:
+                    file.write_text(text, encoding="utf-8")
+        ui.emit({"verdict": verdict, "gates": [g.model_dump(mode="json") for g in judged]})
+        show_gates(ui, found)
+    raise typer.Exit(_CODES[verdict])
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="A run directory.")],
+    out: OptionalOut = None,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Build the HTML page of a run again, one self-contained file."""
+    from edgeattn import report as reports
+    from edgeattn.publish import new_file
+
+    with Ui(as_json, quiet) as ui:
+        found, raw, attention = reports.load(directory)
+        target = out or directory / "report.html"
+        page = reports.html(found, raw, attention)
+        # The page inside a run is ours to renew; a file elsewhere needs --force.
+        with new_file(target, force or out is None) as file:
+            file.write_text(page, encoding="utf-8")
+        ui.emit({"report": str(target), "bytes": len(page.encode())}, str(target))
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Check every hash of a bundle, then run the self-test inside; no PyTorch needed."""
+    with Ui(as_json, quiet) as ui:
+        good = _selftest(ui, directory)
+    raise typer.Exit(EXIT_OK if good else EXIT_GATE_FAILED)
+
+
+def _selftest(ui: Ui, directory: Path) -> bool:
+    from edgeattn import runtime
+
+    if not directory.is_dir():
+        raise BadInput("is not a bundle directory", where=str(directory), hint="give the bundle/ of a run")
+    with runtime.load(directory) as model:
+        result = model.selftest()
+        ui.emit(
+            {"bundle": str(directory), "model": model.manifest.model, "target": model.manifest.target, **vars(result)},
+            f"{directory}: every file as signed off; self-test {'passed' if result.passed else 'FAILED'}",
+        )
+    return bool(result.passed)
+
+
+def show(ui: Ui, result: Report) -> None:
+    """The table a person reads after a run."""
+    precision, target, size = result.precision, result.target, result.size
+    rows: list[tuple[object, ...]] = [
+        ("target", target.requested, target.effective, ""),
+        ("precision", precision.requested, precision.effective, ""),
+    ]
+    for name, out in result.parity.outputs.items():
+        rows.append((f"parity of {name}", out.limit, out.observed, out.verdict))
+    if (task := result.task) is not None:
+        engine, reference = task.engine or 0.0, task.reference or 0.0
+        shown = f"{engine:.4f} (PyTorch {reference:.4f}, {task.samples} samples)"
+        limit = "" if task.limit is None else f"drop <= {task.limit:g}"
+        rows.append((f"{task.metric} on {task.name}", limit, shown, task.verdict))
+    if (timed := result.latency) is not None:
+        low, high = timed.speedup.ci95
+        shown = f"{timed.engine.p50_ms:.3f} ms (PyTorch {timed.reference.p50_ms:.3f} ms), {timed.threads} threads"
+        rows.append((f"latency per {timed.unit}", "", shown, ""))
+        rows.append(("speedup", "", f"{timed.speedup.median:.2f}x (95 % {low:.2f} to {high:.2f})", timed.verdict))
+    if size is not None:
+        rows.append(("size", "", f"{size.engine_bytes / 1e6:.2f} MB (FP32 {size.reference_bytes / 1e6:.2f} MB)", ""))
+    ui.table(
+        ("", "asked", "seen", "verdict"), rows, title=f"{result.model} -> {target.requested} {precision.requested}"
+    )
+    show_gates(ui, result)
+    for note in result.notes:
+        ui.warn(note)
+
+
+def show_gates(ui: Ui, result: Report) -> None:
+    """The gates, what was asked and what was seen, and the verdict over all."""
+    rows = [(g.name, _shown(g.limit), _shown(g.observed), g.verdict, g.why) for g in result.gates]
+    ui.table(("gate", "limit", "observed", "verdict", "why"), rows)
+    if not ui.as_json:
+        ui.emit(None, f"verdict: {result.verdict}")
+
+
+def _shown(value: float | bool | str | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,283 @@
+"""``export``, ``rewrite``, ``quantize``, ``compile``: the stages one by one, on files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgeattn.cli.app import Debug, Force, Json, Out, Precision, Quiet, Target, Threads, app
+from edgeattn.cli.ui import Ui
+from edgeattn.errors import Unsupported, UsageError
+
+if TYPE_CHECKING:
+    from edgeattn.program import Case, Program
+
+In = Annotated[Path, typer.Argument(metavar="IN", help="An .onnx file, or a program directory written by export.")]
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A model name, package.module:factory or path/to/file.py:factory.")],
+    out: Out,
+    weights: Annotated[str, typer.Option(help="default, none, or a .safetensors file.")] = "default",
+    opset: Annotated[int, typer.Option(help="ONNX opset, 17 to 20.")] = 18,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Shape of your module's input: x=1x3x224x224.", metavar="NAME=DIMS")
+    ] = None,
+    dynamic: Annotated[
+        list[str] | None, typer.Option(help="A dynamic dimension: x:0=batch.", metavar="NAME:AXIS=DIM")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the inputs it is checked on.")] = 0,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """PyTorch model -> ONNX, checked against eager PyTorch at two shapes or lengths."""
+    from edgeattn import backends, decode, graphs, source
+    from edgeattn import export as exporter
+    from edgeattn.harness.parity import Limits, judge
+
+    with Ui(as_json, quiet) as ui:
+        ui.listen("export to ONNX", 0, None)
+        found = source.resolve(model, weights, _shapes(shape or []), _dynamics(dynamic or []))
+        program = exporter.export(found.source, opset=opset, seed=seed)
+        ui.listen("parity with eager PyTorch", 0, None)
+        assert program.reference is not None
+        sessions = backends.oracle(program)
+        parity = judge(
+            "export",
+            lambda case: decode.run(sessions, program.wiring, case.feeds, case.tokens),
+            program.reference.cases,
+            Limits.of("fp32"),
+        )
+        for name, output in parity.outputs.items():
+            if output.verdict == "fail":
+                raise Unsupported(
+                    f"the exported graph differs from PyTorch: {output.observed} in case '{output.worst_case}'",
+                    where=f"output '{name}'",
+                    hint="a size frozen by the exporter is the usual cause; nothing was written",
+                )
+        _save(program, out, force)
+        worst = max((o.max_abs or 0.0) for o in parity.outputs.values())
+        ui.emit(
+            {
+                "out": str(out),
+                "graphs": {g: [str(s) for s in graphs.input_specs(m)] for g, m in program.graphs.items()},
+                "parity": parity.model_dump(mode="json"),
+            },
+            f"{out}: {', '.join(program.graphs)}; within {worst:.1e} of PyTorch on {parity.case_count} cases",
+        )
+
+
+@app.command()
+def rewrite(
+    source: In,
+    out: Out,
+    only: Annotated[list[str] | None, typer.Option(help="Apply this rule only (repeatable).")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave this rule out (repeatable).")] = None,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Rewrite attention into standard operators that every engine runs fast; each rule is checked."""
+    from edgeattn import backends, storage
+    from edgeattn.publish import guard
+    from edgeattn.rewrite import rewrite as rewriter
+
+    with Ui(as_json, quiet) as ui:
+        guard(out, [source])
+        program = storage.with_reference(storage.load(source), backends.oracle)
+        result = rewriter(
+            program, backends.oracle, only=only or (), skip=skip or (), progress=lambda line: ui.listen(line, 0, None)
+        )
+        _save(result, out, force)
+        rules = result.history[-1].notes["rules"]
+        ui.emit({"out": str(out), "rules": rules})
+        fired = [r for r in rules if r["count"] or r.get("undone")]
+        rows = [
+            (
+                r["rule"],
+                r["count"],
+                r["nodes_before"],
+                r["nodes_after"],
+                _error(r),
+                r.get("undone") or r.get("note", ""),
+            )
+            for r in fired
+        ]
+        ui.table(("rule", "fired", "nodes before", "after", "max error", "note"), rows)
+        if not fired:
+            ui.emit(None, f"{out}: no rule found anything to do")
+
+
+@app.command()
+def quantize(
+    source: In,
+    out: Out,
+    scheme: Annotated[str, typer.Option(help="int8-static.")] = "int8-static",
+    calib: Annotated[
+        str | None, typer.Option(help="Calibration data: an .npz with one array per input, or a task name.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration samples taken from a task.")] = 300,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Keep nodes or modules matching this pattern in float (repeatable).")
+    ] = None,
+    gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
+    target: Target = "onnxruntime",
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """FP32 ONNX -> INT8 ONNX in standard QDQ form, attention gates kept in float."""
+    from edgeattn import backends, registry, storage
+    from edgeattn.publish import guard
+    from edgeattn.quantize import Settings
+    from edgeattn.quantize import quantize as quantizer
+
+    with Ui(as_json, quiet) as ui:
+        guard(out, [source])
+        program = storage.load(source)
+        if calib is None:
+            raise UsageError(
+                "INT8 needs real data to calibrate on",
+                where="--calib",
+                hint="give data.npz with one array per input, samples on axis 0, or a task name",
+            )
+        engine = registry.get("backends", backends.parse_target(target)[0])
+        settings = Settings(gate, tuple(keep or ()), engine.requantize_conv_outputs)
+        ui.listen("calibrate", 0, None)
+        result = quantizer(program, scheme, backends.oracle, _calibration(calib, program, samples), settings)
+        _save(result, out, force)
+        notes = result.history[-1].notes
+        ui.emit({"out": str(out), **notes})
+        rows = [
+            ("samples", notes["samples"]),
+            ("activations in INT8", notes["activations"]),
+            ("weights in INT8", notes["weights"]),
+            ("attention found", len(notes["attention"])),
+            *((f"float: {name}", why) for name, why in notes["kept_float"].items()),
+        ]
+        ui.table(("", ""), rows, title=str(out))
+
+
+@app.command(name="compile")
+def compile_(
+    source: In,
+    out: Out,
+    target: Target,
+    precision: Precision = "fp32",
+    threads: Threads = 0,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """ONNX -> engine bundle for a target, with the precision that really runs read back."""
+    from edgeattn import backends, bundle, decode, registry, storage
+    from edgeattn.errors import MissingPackage
+    from edgeattn.harness.precision import audit
+    from edgeattn.publish import guard, new_directory
+
+    with Ui(as_json, quiet) as ui:
+        name, device = backends.parse_target(target)
+        if precision not in ("fp32", "fp16", "bf16", "int8"):
+            raise UsageError(f"unknown precision '{precision}'", where="--precision", hint="fp32, fp16, bf16 or int8")
+        backend = registry.get("backends", name)
+        if not backend.probe().available:
+            raise MissingPackage(name, backend.extra, why=backend.probe().why)
+        guard(out, [source])
+        program = storage.with_reference(storage.load(source), backends.oracle)
+        options = backends.Options(device, precision, threads)
+        for refusal in backend.unsupported(program, options):
+            raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
+        ui.listen(f"compile for {target}", 0, None)
+        with new_directory(out, force) as work:
+            (work / "engine").mkdir()
+            engine = backend.compile(program, options, work / "engine")
+            sessions = {g: backend.open(engine.directory / f, options) for g, f in engine.files.items()}
+            assert program.reference is not None
+            case = program.reference.cases[0]
+            answer = decode.run(sessions, program.wiring, case.feeds)
+            ran = audit(precision, engine.effective)
+            bundle.pack(
+                work,
+                program=program,
+                engine=engine,
+                model=source.stem,
+                target=target,
+                precision=ran,
+                task="",
+                assets={},
+                selftest=(case.feeds, answer),
+            )
+        if precision == "int8" and not ran.int8_share:
+            ui.warn(f"asked for int8, but nothing runs in INT8 ({ran.effective}); quantize the graph first")
+        ui.emit(
+            {"out": str(out), "target": target, "seconds": engine.seconds, "precision": ran.model_dump(mode="json")},
+            f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s",
+        )
+
+
+def _shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    from edgeattn.recipe import parse_shape
+
+    found = {}
+    for text in texts:
+        name, equals, dims = text.partition("=")
+        try:
+            if not equals:
+                raise ValueError("expected NAME=DIMS, like x=1x3x224x224")
+            found[name] = parse_shape(dims)
+        except ValueError as error:
+            raise UsageError(str(error), where=f"--shape {text}") from None
+    return found
+
+
+def _dynamics(texts: list[str]) -> list[tuple[str, int, str]]:
+    from edgeattn.recipe import parse_dynamic
+
+    try:
+        return [parse_dynamic(text) for text in texts]
+    except ValueError as error:
+        raise UsageError(str(error), where="--dynamic") from None
+
+
+def _save(program: Program, out: Path, force: bool) -> None:
+    """Publish a program: a file for one graph, a directory for several."""
+    from edgeattn import storage
+    from edgeattn.publish import new_directory, new_file
+
+    if program.wiring is None:
+        with new_file(out, force) as file:
+            storage.save(program, file)
+        return
+    with new_directory(out, force, mark=True) as work:
+        storage.save(program, work)
+
+
+def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:
+    """Calibration cases from an .npz or a task's training split."""
+    from edgeattn import registry
+    from edgeattn.arrays import read_npz
+    from edgeattn.graphs import program_inputs
+    from edgeattn.program import Case
+
+    if not calib.endswith(".npz"):
+        for batch in registry.get("tasks", calib).train(samples, 4):
+            yield Case("calibration", batch.feeds)
+        return
+    specs = program_inputs(program)
+    data = read_npz(Path(calib), specs)
+    for start in range(len(next(iter(data.values()), []))):
+        yield Case("calibration", {name: value[start : start + 1] for name, value in data.items()})
+
+
+def _error(rule: dict[str, object]) -> str:
+    value = rule.get("max_abs")
+    return "" if value is None else f"{value:.1e}"

@@ -1,0 +1,119 @@
+"""How the command line speaks: data on stdout, everything else on stderr, one line per error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+
+class Ui:
+    """One command's voice.
+
+    While it is open, file descriptor 1 points to stderr, so that nothing a native library prints can land in the
+    data; ``data`` and ``table`` write to the real stdout.
+
+    Args:
+        as_json: stdout gets one JSON object instead of tables.
+        quiet: no progress.
+    """
+
+    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json, self._quiet = as_json, quiet
+        self._progress: Any = None
+        self._task: Any = None
+        self._label = ""
+
+    def __enter__(self) -> Ui:
+        sys.stdout.flush()
+        self._real = os.dup(1)
+        os.dup2(2, 1)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop_progress()
+        sys.stdout.flush()
+        os.dup2(self._real, 1)
+        os.close(self._real)
+
+    def listen(self, what: str, done: int, total: int | None) -> None:
+        """Progress: a bar on a terminal, one plain line per step elsewhere."""
+        if self._quiet:
+            return
+        if not sys.stderr.isatty():
+            if what != self._label:
+                self._label = what
+                self.log(what)
+            return
+        self._bar(what, done, total)
+
+    def log(self, line: str) -> None:
+        """One line on stderr."""
+        if not self._quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def warn(self, line: str) -> None:
+        """One warning on stderr, even when quiet."""
+        self._stop_progress()
+        print(f"edgeattn: warning: {line}", file=sys.stderr, flush=True)
+
+    def emit(self, value: Any, text: str = "") -> None:
+        """The command's result: ``value`` as JSON, or ``text`` for a person."""
+        self._stop_progress()
+        out = json.dumps(value, indent=2, ensure_ascii=False, default=str) if self.as_json else text
+        if out:
+            self._write(out + "\n")
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+        """A table on stdout; silent with ``--json``, whose data ``emit`` writes."""
+        if self.as_json:
+            return
+        from io import StringIO
+
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        self._stop_progress()
+        table = Table(*columns, title=title or None, title_justify="left", header_style="bold")
+        for row in rows:
+            table.add_row(*(_styled(str(cell), Text) for cell in row))
+        terminal = os.isatty(self._real)
+        # Piped output keeps whole lines: a name cut off by a narrow default width cannot be searched for.
+        console = Console(file=StringIO(), force_terminal=terminal, width=None if terminal else 140)
+        console.print(table)
+        self._write(console.file.getvalue())  # type: ignore[attr-defined]
+
+    def _write(self, text: str) -> None:
+        data = text.encode(errors="replace")
+        while data:
+            data = data[os.write(self._real, data) :]
+
+    def _bar(self, what: str, done: int, total: int | None) -> None:
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.start()
+        if what != self._label:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._label, self._task = what, self._progress.add_task(what, total=total)
+        self._progress.update(self._task, completed=done, total=total)
+
+    def _stop_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress, self._task, self._label = None, None, ""
+
+
+_STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "warn": "yellow"}
+
+
+def _styled(cell: str, text: Any) -> Any:
+    return text(cell, style=_STYLES.get(cell, ""))

@@ -1,0 +1,83 @@
+"""Anything a user can name, open and ready to run: an ONNX file, a program directory, a bundle, or a PyTorch model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeattn import backends, decode, graphs, registry
+from edgeattn.errors import UsageError
+from edgeattn.program import Program, Session, TensorSpec, Wiring
+
+if TYPE_CHECKING:
+    from edgeattn.program import Array, Arrays
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """A program open in some engine.
+
+    Attributes:
+        name: what the user typed. engine: where it runs, in words.
+        inputs: the inputs a user gives.
+        program: the ONNX graphs, None for a bundle or PyTorch.
+    """
+
+    name: str
+    engine: str
+    inputs: tuple[TensorSpec, ...]
+    sessions: Mapping[str, Session]
+    wiring: Wiring | None
+    program: Program | None = None
+
+    def run(self, feeds: Arrays, tokens: Array | None = None) -> dict[str, Array]:
+        """Run once; see :func:`edgeattn.decode.run`."""
+        return decode.run(self.sessions, self.wiring, feeds, tokens)
+
+
+def open_any(name: str, target: str = "onnxruntime", threads: int = 0) -> Runnable:
+    """Open what ``name`` stands for.
+
+    Args:
+        name: a path to an .onnx, a program directory or a bundle; or ``pytorch:MODEL`` for eager PyTorch, where
+            MODEL is anything :func:`edgeattn.source.resolve` takes.
+        target: engine for ONNX files.
+        threads: for every engine; 0 takes all usable cores.
+
+    Raises:
+        UsageError: neither a path that exists nor ``pytorch:…``.
+    """
+    if name.startswith("pytorch:"):
+        return _eager(name, threads)
+    path = Path(name)
+    if (path / "manifest.json").exists():
+        return _bundle(path)
+    if not path.exists():
+        raise UsageError("no such file", where=name, hint="give an .onnx, a bundle, or pytorch:MODEL")
+    from edgeattn import storage
+
+    program = storage.load(path)
+    engine, device = backends.parse_target(target)
+    backend: backends.Backend = registry.get("backends", engine)
+    options = backends.Options(device, threads=threads)
+    sessions = {graph: backend.load(model, options) for graph, model in program.graphs.items()}
+    return Runnable(name, target, tuple(graphs.program_inputs(program)), sessions, program.wiring, program)
+
+
+def _bundle(path: Path) -> Runnable:
+    from edgeattn import runtime
+
+    model = runtime.load(path)
+    return Runnable(str(path), model.manifest.target, model.inputs, model.sessions, model.manifest.wiring)
+
+
+def _eager(name: str, threads: int) -> Runnable:
+    from edgeattn import export, source
+    from edgeattn.backends._common import usable_cores
+
+    found = source.resolve(name.removeprefix("pytorch:"))
+    export.use_threads(threads or usable_cores())
+    inputs = tuple(export.program_inputs(found.source))
+    return Runnable(name, "PyTorch eager", inputs, export.eager_sessions(found.source), found.source.wiring)

@@ -1,0 +1,81 @@
+"""Programs on disk: one ``.onnx`` file, or a directory with one file a graph and ``wiring.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeattn import cases, decode, graphs
+from edgeattn.errors import BadInput
+from edgeattn.files import read_regular
+from edgeattn.preflight import read_model
+from edgeattn.program import Case, Program, Session, Stop, Wiring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgeattn.program import Arrays
+
+WIRING = "wiring.json"
+_STEPS = 4  # forced steps of a case drawn for a wired program
+
+
+def load(path: Path) -> Program:
+    """Read a Program; every file is looked at in pure Python before any native code sees it.
+
+    Raises:
+        BadInput, Unsupported, IntegrityError: see :func:`edgeattn.preflight.read_model`.
+    """
+    if not path.is_dir():
+        return Program({"main": read_model(path)})
+    wiring = _read_wiring(path / WIRING)
+    order = json.loads((path / WIRING).read_bytes())["graphs"]
+    return Program({name: read_model(path / f"{name}.onnx") for name in order}, wiring)
+
+
+def save(program: Program, path: Path) -> None:
+    """Write a Program to ``path``: a file for one graph, a directory (which must exist) for several."""
+    import onnx
+
+    if program.wiring is None:
+        (model,) = program.graphs.values()
+        onnx.save(model, path)
+        return
+    for name, model in program.graphs.items():
+        onnx.save(model, path / f"{name}.onnx")
+    value = {"graphs": list(program.graphs), **asdict(program.wiring)}
+    (path / WIRING).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def with_reference(program: Program, opener: Callable[[Program], Mapping[str, Session]], seed: int = 0) -> Program:
+    """The program with itself as oracle: cases drawn from its inputs, answered by the graphs as they are."""
+    rng = np.random.default_rng(seed)
+    drawn = cases.draw(graphs.program_inputs(program), seed)
+    if program.wiring is not None:
+        drawn = [replace(c, tokens=rng.integers(0, 2, (_batch(c), _STEPS))) for c in drawn]
+    sessions = opener(program)
+
+    def run(case: Case) -> Arrays:
+        return decode.run(sessions, program.wiring, case.feeds, case.tokens)
+
+    return replace(program, reference=cases.answered(drawn, "source graph", run))
+
+
+def _batch(case: Case) -> int:
+    return len(next(iter(case.feeds.values())))
+
+
+def _read_wiring(path: Path) -> Wiring:
+    hint = "a program directory holds wiring.json and one .onnx a graph, as `edgeattn export` writes it"
+    try:
+        value: dict[str, Any] = json.loads(read_regular(path, 1 << 20))
+        if not all(isinstance(name, str) and name.isidentifier() for name in value["graphs"]):
+            raise ValueError("graph names must be plain words")
+        return Wiring(dict(value["feeds"]), dict(value["state"]), Stop(**value["stop"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"is not a wiring: {error}", where=str(path), hint=hint) from error
