@@ -12,7 +12,7 @@ import numpy as np
 from edgeattn import decode, export, graphs, registry, report, source
 from edgeattn.backends import Backend, Engine, Options, oracle, parse_target
 from edgeattn.backends._common import file_size, usable_cores
-from edgeattn.bundle import pack
+from edgeattn.bundle.pack import answered_sample, pack
 from edgeattn.errors import MissingPackage, Unsupported, UsageError
 from edgeattn.harness import attention, environment, latency, parity, task
 from edgeattn.harness.parity import Limits
@@ -325,8 +325,7 @@ def _bundle(job: Job, program: Program, engine: Engine, sessions: Mapping[str, S
         engine=engine,
         model=job.recipe.model,
         target=job.recipe.target,
-        precision=audit(job.recipe.precision, engine.effective),
-        task=job.task.name if job.task else "",
-        assets=dict(job.task.assets()) if job.task else {},
-        selftest=(case.feeds, answer),
+        task=job.task.name if job.task else None,
+        assets=job.task.assets() if job.task else {},
+        sample=answered_sample(case.feeds, answer, job.recipe.precision),
     )

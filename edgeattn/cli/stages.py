@@ -179,7 +179,8 @@ def compile_(
     debug: Debug = False,
 ) -> None:
     """ONNX -> engine bundle for a target, with the precision that really runs read back."""
-    from edgeattn import backends, bundle, decode, registry, storage
+    from edgeattn import backends, decode, registry, storage
+    from edgeattn.bundle.pack import answered_sample, pack
     from edgeattn.errors import MissingPackage
     from edgeattn.harness.precision import audit
     from edgeattn.publish import guard, new_directory
@@ -205,17 +206,8 @@ def compile_(
             case = program.reference.cases[0]
             answer = decode.run(sessions, program.wiring, case.feeds)
             ran = audit(precision, engine.effective)
-            bundle.pack(
-                work,
-                program=program,
-                engine=engine,
-                model=source.stem,
-                target=target,
-                precision=ran,
-                task="",
-                assets={},
-                selftest=(case.feeds, answer),
-            )
+            sample = answered_sample(case.feeds, answer, precision)
+            pack(work, program=program, engine=engine, model=source.stem, target=target, sample=sample)
         if precision == "int8" and not ran.int8_share:
             ui.warn(f"asked for int8, but nothing runs in INT8 ({ran.effective}); quantize the graph first")
         ui.emit(

@@ -1,0 +1,49 @@
+# Every target does its own set-up: a virtual environment in .venv with the versions of constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# PyTorch without CUDA (200 MB instead of several GB); where this index cannot be reached, pip's own is used.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint type bench weights clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.ready ## From PyTorch to verified engines: CBAM in INT8 and a Luong translator, with HTML reports
+	$(BIN)/edgeattn run export_configs/cbam_digits.openvino.int8.yaml --force
+	$(BIN)/edgeattn run export_configs/luong_dates.onnxruntime.fp32.yaml --force
+	$(BIN)/python examples/use_bundles.py runs/cbam_digits.openvino.int8/bundle runs/luong_dates.onnxruntime.fp32/bundle
+	@echo
+	@echo "Open the reports:  runs/cbam_digits.openvino.int8/report.html"
+	@echo "                   runs/luong_dates.onnxruntime.fp32/report.html"
+
+test: $(VENV)/.ready ## Run every test
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.ready ## Run the tests that take seconds
+	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready ## Style: ruff check and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(VENV)/.ready ## Types: mypy --strict
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready ## Time our engines beside what you would use instead, interleaved in one process
+	$(BIN)/python -m tests.benchmarks.bench
+
+weights: $(VENV)/.ready ## Train the shipped weights again
+	$(BIN)/python -m edgeattn.weights.train
+
+clean: ## Remove runs, caches and the environment
+	rm -rf runs build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --retries 1 --timeout 30 --extra-index-url $(TORCH_INDEX) -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[all-cpu,dev]"
+	@touch $@
