@@ -184,6 +184,7 @@ class Attempt(_Value):
     """One attempt to settle a measurement; all are kept, also those that did not."""
 
     rounds: int
+    speedup: Ratio
     aa_control: Ratio
     settled: bool
 

@@ -1,0 +1,297 @@
+"""Latency: is the engine faster, by how much, and could this machine tell just now?
+
+One process, rounds in random order. A round times the reference, the engine, and the engine again; every second round
+mirrors the order of the one before, so each pair is met as often AB as BA. What counts is the ratio within a round,
+where both sides meet the same machine; the figure is the median of those ratios with a 95 % block-bootstrap interval.
+
+The engine's second turn is the A/A control: its true ratio is 1.00. If its interval excludes 1.00, or is wider than
+±1 %, this machine could not tell two runs of one engine apart, and no speedup measured beside it means much. Then the
+rounds are dropped and taken afresh, twice as many, twice at most: a disturbance would taint whatever is pooled with it.
+The choice looks at the control only, never at the speedup, and every attempt is in the report with both. If none
+settles, the verdict is ``inconclusive``. (A 95 % interval misses 1.00 once in 20 attempts on a quiet machine too.)
+
+Details that decide whether a control settles:
+
+* Each turn starts with one untimed call. It hands the cores over (thread pools spin for a while after their last
+  task) and refills the caches, so the timed calls show the steady state an application sees.
+* Calls shorter than 1 ms are repeated within the turn to about 2 ms, and the turn counts with their median: one
+  interrupt does not become a ratio. Two clock reads (about 0.1 µs) are part of every timed call.
+* Garbage collection is off during rounds.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeattn.errors import UsageError
+from edgeattn.harness.resample import ratio
+from edgeattn.report.evidence import RawSamples
+from edgeattn.report.schema import Attempt, Latencies, LatencyReport, Ratio, SectionVerdict
+
+if TYPE_CHECKING:
+    from edgeattn.program import Array
+
+Call = Callable[[], object]
+Clock = Callable[[], int]
+Progress = Callable[[int, int], None]
+
+CONTROL_HALF_WIDTH = 0.01
+ATTEMPTS = (1, 2, 2)
+"""Rounds of each attempt, as multiples of ``pairs``."""
+MIN_ROUNDS = 20
+SHORT_CALL_NS, TURN_NS, MAX_INNER = 1_000_000, 2_000_000, 200
+PERCENTILE_ROUNDS = {90: 64, 95: 130, 99: 662}
+"""Rounds that state a percentile at 99 % confidence."""
+
+
+def measure(
+    reference: Call,
+    engine: Call,
+    *,
+    pairs: int = 300,
+    seed: int = 0,
+    unit: str = "inference",
+    threads: int = 0,
+    progress: Progress | None = None,
+    max_seconds: float = 240.0,
+    clock: Clock = time.perf_counter_ns,
+) -> tuple[LatencyReport, RawSamples]:
+    """Time an engine against its reference.
+
+    Args:
+        reference, engine: one unit of work each.
+        pairs: rounds of the first attempt; a second and third take twice as many.
+        seed: of the order within rounds and of the bootstrap.
+        unit: what one call is, for the report. threads: threads given to both, for the report.
+        progress: called with (rounds done, rounds planned).
+        max_seconds: no round starts later than this after the first, and no attempt that would not fit is started.
+        clock: nanoseconds, monotonic.
+    """
+    calls = {"reference": reference, "engine": engine}
+    options = {"pairs": pairs, "seed": seed, "unit": unit, "threads": threads, "max_seconds": max_seconds}
+    return compare_many(calls, **options, progress=progress, clock=clock)["engine"]  # type: ignore[arg-type]
+
+
+def compare_many(
+    calls: Mapping[str, Call],
+    *,
+    pairs: int = 300,
+    seed: int = 0,
+    unit: str = "inference",
+    threads: int = 0,
+    progress: Progress | None = None,
+    max_seconds: float = 240.0,
+    clock: Clock = time.perf_counter_ns,
+) -> dict[str, tuple[LatencyReport, RawSamples]]:
+    """Time several calls in the same rounds; the first is the baseline, each other has its own A/A control.
+
+    A single call is compared with itself: its figures, and what this machine can resolve.
+
+    Returns:
+        name -> (report, raw samples), without the baseline unless it is alone.
+    """
+    if pairs < MIN_ROUNDS:
+        raise UsageError(f"{pairs} pairs are too few for an interval", hint=f"give at least {MIN_ROUNDS}")
+    baseline, *others = calls
+    candidates = others or [baseline]
+    turns = [calls[baseline], *(calls[name] for name in candidates for _ in range(2))]
+    bench = _Bench(turns, [_warm_up(call, clock) for call in turns], np.random.default_rng(seed), clock, max_seconds)
+    attempts: dict[str, list[Attempt]] = {name: [] for name in candidates}
+    planned = pairs
+    with _no_gc():
+        for multiple in ATTEMPTS:
+            if bench.rounds and not bench.fits(pairs * multiple):
+                break
+            planned = pairs * multiple
+            bench.collect(planned, progress)
+            for i, name in enumerate(candidates):
+                attempts[name].append(_attempt(bench, 1 + 2 * i, seed))
+            if all(tried[-1].settled for tried in attempts.values()) or bench.out_of_time:
+                break
+    return {
+        name: _report(bench, 1 + 2 * i, tuple(attempts[name]), planned, seed=seed, unit=unit, threads=threads)
+        for i, name in enumerate(candidates)
+    }
+
+
+@dataclass(frozen=True)
+class _Warm:
+    """A call after its warm-up: nanoseconds per call, calls it took, and whether it became steady."""
+
+    call_ns: float
+    calls: int
+    steady: bool
+
+    @property
+    def inner(self) -> int:
+        """Timed calls per turn."""
+        if self.call_ns >= SHORT_CALL_NS:
+            return 1
+        return min(MAX_INNER, math.ceil(TURN_NS / max(self.call_ns, 1.0)))
+
+
+class _Bench:
+    """The table of timed calls of one attempt: one row per round, one column per turn."""
+
+    def __init__(
+        self, turns: Sequence[Call], warm: Sequence[_Warm], rng: np.random.Generator, clock: Clock, max_seconds: float
+    ) -> None:
+        self.turns, self.warm, self.rng, self.clock = turns, warm, rng, clock
+        self.deadline = clock() + round(max_seconds * 1e9)
+        self.calls_ns: list[list[Array]] = [[] for _ in turns]
+        self.order: list[int] = []
+        self.pace_ns = 0.0
+        self.out_of_time = False
+
+    @property
+    def rounds(self) -> int:
+        return len(self.calls_ns[0])
+
+    def fits(self, rounds: int) -> bool:
+        """Whether that many more rounds end before the deadline, at the pace of the last ones."""
+        return self.clock() + self.pace_ns * rounds <= self.deadline
+
+    def collect(self, rounds: int, progress: Progress | None) -> None:
+        """Take that many rounds afresh, fewer if the time is up."""
+        self.calls_ns = [[] for _ in self.turns]
+        began = self.clock()
+        while self.rounds < rounds:
+            if self.clock() >= self.deadline:
+                self.out_of_time = True
+                return
+            mirror = self.rounds % 2 == 1
+            self.order = self.order[::-1] if mirror else self.rng.permutation(len(self.turns)).tolist()
+            for turn in self.order:
+                self.calls_ns[turn].append(_turn(self.turns[turn], self.warm[turn].inner, self.clock))
+            self.pace_ns = (self.clock() - began) / self.rounds
+            if progress is not None:
+                progress(self.rounds, rounds)
+
+    def turn(self, index: int) -> Array:
+        """``(rounds,)`` milliseconds: the median call of every turn."""
+        return np.array([np.median(calls) for calls in self.calls_ns[index]]) / 1e6
+
+    def latencies(self, index: int) -> Latencies:
+        """Percentiles over single calls; a percentile needs enough rounds, calls of one turn are not independent."""
+        ms = np.concatenate(self.calls_ns[index]) / 1e6 if self.rounds else np.empty(0)
+        wanted = {q: float(np.percentile(ms, q)) for q, n in PERCENTILE_ROUNDS.items() if self.rounds >= n}
+        return Latencies(
+            p50_ms=float(np.median(ms)) if ms.size else None,
+            p90_ms=wanted.get(90),
+            p95_ms=wanted.get(95),
+            p99_ms=wanted.get(99),
+            min_ms=float(ms.min()) if ms.size else None,
+            n=self.rounds,
+            inner=self.warm[index].inner,
+        )
+
+
+def _turn(call: Call, inner: int, clock: Clock) -> Array:
+    call()
+    taken = np.empty(inner)
+    for i in range(inner):
+        start = clock()
+        call()
+        taken[i] = clock() - start
+    return np.maximum(taken, 1.0)  # a clock that did not tick: at least its resolution, never zero
+
+
+def _warm_up(call: Call, clock: Clock, window_ns: float = 3e7, windows: int = 30, limit_ns: float = 5e9) -> _Warm:
+    """Call until three windows in a row agree within 2 %, or the limit is reached."""
+    medians: list[float] = []
+    count, began = 0, clock()
+    while len(medians) < windows:
+        opened = clock()
+        taken: list[int] = []
+        while len(taken) < 3 or (clock() - opened < window_ns and len(taken) < 1000):
+            start = clock()
+            call()
+            taken.append(clock() - start)
+        count += len(taken)
+        medians.append(float(np.median(taken)))
+        last = medians[-3:]
+        if len(last) == 3 and max(last) <= 1.02 * min(last):
+            return _Warm(medians[-1], count, steady=True)
+        if clock() - began > limit_ns:
+            break
+    return _Warm(medians[-1], count, steady=False)
+
+
+def _attempt(bench: _Bench, column: int, seed: int) -> Attempt:
+    if bench.rounds < MIN_ROUNDS:
+        unknown = Ratio(median=None, ci95=(None, None))
+        return Attempt(rounds=bench.rounds, speedup=unknown, aa_control=unknown, settled=False)
+    control = ratio(bench.turn(column), bench.turn(column + 1), seed)
+    low, high = _bounds(control)
+    return Attempt(
+        rounds=bench.rounds,
+        speedup=ratio(bench.turn(0), bench.turn(column), seed),
+        aa_control=control,
+        settled=low <= 1.0 <= high and (high - low) / 2 <= CONTROL_HALF_WIDTH,
+    )
+
+
+def _bounds(measured: Ratio) -> tuple[float, float]:
+    low, high = measured.ci95
+    assert low is not None
+    assert high is not None
+    return low, high
+
+
+def _report(
+    bench: _Bench, column: int, attempts: tuple[Attempt, ...], planned: int, *, seed: int, unit: str, threads: int
+) -> tuple[LatencyReport, RawSamples]:
+    raw = RawSamples(bench.turn(0), bench.turn(column), bench.turn(column + 1))
+    verdict, why = _judge(bench, attempts, planned)
+    report = LatencyReport(
+        reference=bench.latencies(0),
+        engine=bench.latencies(column),
+        speedup=attempts[-1].speedup,
+        aa_control=attempts[-1].aa_control,
+        rounds=bench.rounds,
+        threads=threads,
+        unit=unit,
+        warmup_rounds=max(w.calls for w in bench.warm),
+        seed=seed,
+        attempts=attempts,
+        verdict=verdict,
+        why=why,
+    )
+    return report, raw
+
+
+def _judge(bench: _Bench, attempts: tuple[Attempt, ...], planned: int) -> tuple[SectionVerdict, str]:
+    last = attempts[-1]
+    stopped = f"stopped by the time limit after {bench.rounds} of {planned} rounds" if bench.out_of_time else ""
+    if bench.rounds < MIN_ROUNDS:
+        return "inconclusive", f"{stopped}; it takes {MIN_ROUNDS} for an interval"
+    if last.settled:
+        restless = "" if all(w.steady for w in bench.warm) else "the warm-up did not become steady within 2 %"
+        return "pass", "; ".join(filter(None, [stopped, restless]))
+    low, high = _bounds(last.aa_control)
+    seen = f"the engine against itself measured [{low:.4f}, {high:.4f}]"
+    fault = "which excludes 1.00" if not low <= 1.0 <= high else f"wider than ±{CONTROL_HALF_WIDTH:.0%}"
+    if not stopped and len(attempts) < len(ATTEMPTS):
+        stopped = "no time was left for another attempt"
+    tries = f"in the last of {len(attempts)} attempts ({bench.rounds} rounds): this machine is too busy to tell"
+    return "inconclusive", "; ".join(filter(None, [f"{seen}, {fault}, {tries}", stopped]))
+
+
+@contextmanager
+def _no_gc() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
