@@ -12,7 +12,7 @@ pool, and one basic block a stage.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -68,6 +68,20 @@ def bottleneck(inputs: int, width: int, stride: int) -> list[nn.Module]:
     return [*head, *conv_norm(width, 4 * width, 1)]
 
 
+def residual_blocks(
+    stages: Sequence[tuple[int, int]], channels: int, deep: bool, attention: Callable[[int], nn.Module]
+) -> Iterator[Residual]:
+    """The blocks of all stages, each ``(depth, width)``; every stage but the first halves H and W."""
+    for stage, (depth, width) in enumerate(stages):
+        outputs = 4 * width if deep else width
+        for index in range(depth):
+            stride = 2 if stage and not index else 1
+            branch = (bottleneck if deep else basic)(channels, width, stride)
+            shortcut = [] if (channels, stride) == (outputs, 1) else conv_norm(channels, outputs, 1, stride)
+            yield Residual(branch, shortcut, attention(outputs))
+            channels = outputs
+
+
 class ResNet(nn.Module):
     """A residual network.
 
@@ -92,20 +106,14 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.digits = digits
-        stem = conv_norm(1, widths[0], 3, 2) if digits else conv_norm(3, widths[0], 7, 2)
-        self.stem = nn.Sequential(*stem, nn.ReLU(), *([] if digits else [nn.MaxPool2d(3, 2, 1)]))
-        blocks, channels = [], widths[0]
-        for stage, (depth, width) in enumerate(zip(depths, widths, strict=True)):
-            outputs = 4 * width if deep else width
-            for index in range(depth):
-                stride = 2 if stage and not index else 1
-                branch = (bottleneck if deep else basic)(channels, width, stride)
-                shortcut = [] if (channels, stride) == (outputs, 1) else conv_norm(channels, outputs, 1, stride)
-                blocks.append(Residual(branch, shortcut, attention_of(attention, outputs, reduction)))
-                channels = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(channels, classes)
+        with torch.random.fork_rng(devices=[]):  # layers draw from the global stream before they are initialised here
+            stem = conv_norm(1, widths[0], 3, 2) if digits else conv_norm(3, widths[0], 7, 2)
+            self.stem = nn.Sequential(*stem, nn.ReLU(), *([] if digits else [nn.MaxPool2d(3, 2, 1)]))
+            stages = zip(depths, widths, strict=True)
+            blocks = residual_blocks(list(stages), widths[0], deep, lambda c: attention_of(attention, c, reduction))
+            self.blocks = nn.Sequential(*blocks)
+            self.pool = nn.AdaptiveAvgPool2d(1)
+            self.head = nn.Linear(4 * widths[-1] if deep else widths[-1], classes)
         initialise(self, seed)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
