@@ -25,12 +25,17 @@ if TYPE_CHECKING:
 
 # Order is meaning.
 ORDER: tuple[str, ...] = (
+    "fold_constants",  # every later rule asks what is constant
+    "restore_linear_before_reset",  # before others are judged by numbers that are wrong
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",
     "remove_expand",
     "lower_fc_to_conv",  # after the pools are 4-D
     "merge_shared_mlp",  # after the MLP is convolutions
     "fuse_batchnorm",
+    "clamp_mask",
+    "split_concat_score",
+    "hoist_keys",  # after the score is split into a query side and a memory side
 )
 
 OPSETS = (11, 26)  # read by the rules' pattern helpers; older spellings of Squeeze and Clip would be misread

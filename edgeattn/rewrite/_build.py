@@ -99,6 +99,22 @@ class Build:
             new.type = old.type or new.type
             new.shape = old.shape or new.shape
 
+    def replace_node(self, old: ir.Node, **attributes: Any) -> None:
+        """The same operator on the same inputs with other attributes, all outputs kept by name."""
+        outputs = [ir.Value(name=self._fresh(f"{o.name}/new"), type=o.type, shape=o.shape) for o in old.outputs]
+        node = ir.node(
+            old.op_type,
+            old.inputs,
+            attributes,
+            outputs=outputs,
+            name=self._fresh(f"{self._stem}/{self._rule}/{old.op_type}"),
+            metadata_props=self._provenance(old),
+        )
+        self._graph.insert_before(self._match.anchor, node)
+        self._made += outputs
+        for was, now in zip(old.outputs, outputs, strict=True):
+            self.replace(was, now)
+
     def _fresh(self, stem: str) -> str:
         if self._taken is None:
             self._taken = {n.name or "" for n in self._graph} | {o.name or "" for n in self._graph for o in n.outputs}
@@ -110,12 +126,16 @@ class Build:
         return name
 
     def _provenance(self, source: ir.Node | None) -> dict[str, str]:
-        from_node = source or self._match.anchor
-        props = {k: v for k, v in from_node.metadata_props.items() if k in SCOPE_KEYS}
-        origins: dict[str, None] = {}
-        rules: dict[str, None] = {}
-        for node in self._match.nodes:
-            old = node.metadata_props
-            origins |= dict.fromkeys(old[FROM_KEY].split(", ") if FROM_KEY in old else [node.name or node.op_type])
-            rules |= dict.fromkeys(old[RULE_KEY].split(", ") if RULE_KEY in old else [])
-        return {**props, RULE_KEY: ", ".join([*rules, self._rule]), FROM_KEY: ", ".join(origins)}
+        return carried(self._rule, source or self._match.anchor, self._match.nodes)
+
+
+def carried(rule: str, source: ir.Node, nodes: Sequence[ir.Node]) -> dict[str, str]:
+    """Metadata of a new node: the scope of ``source``, the rules it went through, and the original nodes' names."""
+    origins: dict[str, None] = {}
+    rules: dict[str, None] = {}
+    for node in nodes:
+        old = node.metadata_props
+        origins |= dict.fromkeys(old[FROM_KEY].split(", ") if FROM_KEY in old else [node.name or node.op_type])
+        rules |= dict.fromkeys(old[RULE_KEY].split(", ") if RULE_KEY in old else [])
+    scope = {k: v for k, v in source.metadata_props.items() if k in SCOPE_KEYS}
+    return {**scope, RULE_KEY: ", ".join([*rules, rule]), FROM_KEY: ", ".join(origins)}

@@ -23,8 +23,21 @@ def const(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
     """
     if value is None or value.is_graph_input():
         return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None or tensor.dtype == ir.DataType.STRING else tensor.numpy()
+    tensor = value.const_value
+    if tensor is not None:
+        return None if tensor.dtype == ir.DataType.STRING else tensor.numpy()
+    node = made_by(value, "Constant")
+    return None if node is None else _constant(node)
+
+
+def _constant(node: ir.Node) -> np.ndarray[Any, Any] | None:
+    """A Constant node's array, read without naming its tensor: that would edit the model it was read from."""
+    ((kind, found),) = node.attributes.items()
+    if kind == "value":
+        array: np.ndarray[Any, Any] = found.value.numpy()
+        return array
+    dtype = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    return np.array(found.value, dtype[kind]) if kind in dtype else None
 
 
 def scalar(value: ir.Value | None) -> float | None:
@@ -112,6 +125,23 @@ def broadcast(shapes: Sequence[tuple[Dim, ...] | None]) -> tuple[Dim, ...] | Non
     known = [shape for shape in shapes if shape is not None]
     size = max((len(shape) for shape in known), default=0)
     return tuple(_merged({shape[-back] for shape in known if len(shape) >= back}) for back in range(size, 0, -1))
+
+
+def expanded(node: ir.Node) -> tuple[Dim, ...] | None:
+    """The shape after an Expand or Tile, told from its operands where inference alone cannot."""
+    small, wanted = dims(node.inputs[0]), const(node.inputs[1])
+    shape_of = made_by(node.inputs[1], "Shape")
+    if small is None:
+        return dims(node.outputs[0])
+    if node.op_type == "Tile":
+        if wanted is None or any(r != 1 and d != 1 for r, d in zip(wanted, small, strict=True)):
+            return None
+        return tuple(int(r) if d == 1 else d for r, d in zip(wanted, small, strict=True))
+    if wanted is not None:
+        return broadcast([small, tuple(int(d) for d in wanted)])
+    if shape_of is not None and not attr(shape_of, "start", 0) and attr(shape_of, "end") is None:
+        return broadcast([small, dims(shape_of.inputs[0])])
+    return dims(node.outputs[0])
 
 
 def _merged(found: set[Dim]) -> Dim:

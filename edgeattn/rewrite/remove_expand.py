@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn.rewrite._rule import BIT_EXACT, GraphRule, Match, Miss, View, as_programs, miss
 from edgeattn.rewrite._sample import f32, graph, i64
-from edgeattn.rewrite._view import BROADCASTING, Dim, attr, broadcast, const, covers, dims, made_by
+from edgeattn.rewrite._view import BROADCASTING, broadcast, covers, dims, expanded
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -112,23 +112,6 @@ class RemoveExpand(GraphRule):
                 times=i64(1, 2),
             ),
         )
-
-
-def expanded(node: ir.Node) -> tuple[Dim, ...] | None:
-    """The shape after an Expand or Tile, told from its operands where inference alone cannot."""
-    small, wanted = dims(node.inputs[0]), const(node.inputs[1])
-    shape_of = made_by(node.inputs[1], "Shape")
-    if small is None:
-        return dims(node.outputs[0])
-    if node.op_type == "Tile":
-        if wanted is None or any(r != 1 and d != 1 for r, d in zip(wanted, small, strict=True)):
-            return None
-        return tuple(int(r) if d == 1 else d for r, d in zip(wanted, small, strict=True))
-    if wanted is not None:
-        return broadcast([small, tuple(int(d) for d in wanted)])
-    if shape_of is not None and not attr(shape_of, "start", 0) and attr(shape_of, "end") is None:
-        return broadcast([small, dims(shape_of.inputs[0])])
-    return dims(node.outputs[0])
 
 
 RULE = RemoveExpand()

@@ -1,0 +1,219 @@
+"""clamp_mask: masked scores become a finite -10⁴, by replacing them instead of adding.
+
+What: before a Softmax, masked_fill(-inf), Where with a huge negative number, and Add of one (``finfo.min``, -1e9)
+become ``Where(mask, -1e4, score)``. Where -inf was used without a second fill, the weights of masked positions are
+set to zero, so that a row without any valid position gives zeros and no NaN.
+
+Why: -inf and -1e9 do not exist in FP16; ``finfo.min + score`` overflows; a fully masked row divides zero by zero, and
+engines disagree about what that is. exp(-1e4) is exactly zero in FP32 and FP16.
+
+Before: Softmax(Where(pad, -inf, score))
+After: Where(pad, 0, Softmax(Where(pad, -1e4, score)))
+
+Safe when: |score| < 9·10³, and additive masks hold only 0 and the huge number. Rows with a valid position are then
+bit-identical. Rows without one: zeros instead of NaN; the uniform weights of a finite mask stay uniform.
+Source: ONNX Attention operator (fully masked rows are zeros); transformers issue 17306.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeattn.rewrite._rule import Exactness, GraphRule, Match, Miss, View, as_programs, miss
+from edgeattn.rewrite._sample import f32, graph
+from edgeattn.rewrite._view import const, dims, made_by, scalar, used_once
+
+if TYPE_CHECKING:
+    from edgeattn.program import Program
+    from edgeattn.rewrite._build import Build
+
+FINITE = -1e4
+HUGE = -6.5e4  # beyond FP16's range; anything above is left alone
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A masked score: where ``condition`` equals ``hides``, ``score`` is replaced by ``low``.
+
+    ``condition`` is a bool value, a 0/1 float value or a constant array of the additive mask.
+    """
+
+    score: ir.Value
+    condition: ir.Value
+    hides: bool
+    low: float
+    nodes: tuple[ir.Node, ...]
+
+
+class ClampMask(GraphRule):
+    """Finite masks before Softmax."""
+
+    name = "clamp_mask"
+    exactness = Exactness(
+        "conditional",
+        condition="|score| < 9e3; rows without a valid position give zeros where they gave NaN",
+        mends_nan=True,
+    )
+    anchors = ("Softmax",)
+
+    def match(self, node: ir.Node, view: View) -> Match | Miss | None:
+        """Anchored at the Softmax."""
+        masked = node.inputs[0]
+        maker = made_by(masked, "Where", "Add")
+        if maker is None or masked is None:
+            return None
+        found = _where(maker) if maker.op_type == "Where" else _added(maker)
+        if isinstance(found, Miss):
+            return found
+        if found.low >= HUGE:
+            return miss(f"the mask is finite already ({found.low:g})", maker, 2)
+        if not used_once(masked):
+            return miss("the masked score is read elsewhere too", maker, 3)
+        guarded = _is_guarded(node.outputs[0], found)
+        return Match(node, (*found.nodes, node), {"mask": found, "guard": found.low == -np.inf and not guarded})
+
+    def rewrite(self, match: Match, build: Build) -> None:
+        """Where with a finite value, the Softmax again, and a second Where if rows could be empty."""
+        softmax, mask = match.anchor, match.parts["mask"]
+        old = softmax.outputs[0]
+        condition = _as_bool(mask, build)
+        low = build.scalar("mask_low", FINITE, mask.score)
+        masked = _select(build, condition, mask.hides, low, mask.score, dims(softmax.inputs[0]), mask.nodes[0])
+        weights = build.like(softmax, masked, shape=dims(old))
+        if match.parts["guard"]:
+            zero = build.scalar("mask_zero", 0.0, mask.score)
+            weights = _select(build, condition, mask.hides, zero, weights, dims(old), mask.nodes[0])
+        build.replace(old, weights)
+
+    def examples(self) -> list[Program]:
+        """-inf without and with a second fill, finfo.min either way round, and additive masks in three spellings."""
+        low = f32(-3.4028234663852886e38)  # finfo(float32).min
+        tail = "y = Softmax <axis = 1> (m) }"
+        head = "(float[batch,s] q, bool[batch,s] keep) => (float[batch,s] y)"
+        floats = "(float[batch,s] q, float[batch,s] keep) => (float[batch,s] y)"
+        return as_programs(
+            graph(f"{head} {{ pad = Not(keep)  m = Where(pad, low, q)  {tail}", low=f32(-np.inf)),
+            graph(
+                f"""{head} {{ pad = Not(keep)  m = Where(pad, low, q)
+                    a = Softmax(m)  y = Where(keep, a, zero) }}""",
+                low=f32(-np.inf),
+                zero=f32(0.0),
+            ),
+            graph(f"{head} {{ m = Where(keep, q, low)  {tail}", low=low),
+            graph(f"{floats} {{ i = Sub(one, keep)  a = Mul(i, low)  m = Add(q, a)  {tail}", one=f32(1.0), low=low),
+            graph(f"{head} {{ a = Where(keep, zero, low)  m = Add(a, q)  {tail}", zero=f32(0.0), low=f32(-1e9)),
+            graph(
+                "(float[batch,3] q) => (float[batch,3] y) { m = Add(q, causal) y = Softmax <axis = 1> (m) }",
+                causal=f32(0.0, 0.0, -1e9),
+            ),
+        )
+
+    def near_misses(self) -> list[Program]:
+        """Finite already; a bias; a mask that is fed as numbers; a masked score that is read elsewhere."""
+        head = "(float[batch,s] q, bool[batch,s] keep) => (float[batch,s] y"
+        return as_programs(
+            graph(f"{head}) {{ m = Where(keep, q, low)  y = Softmax(m) }}", low=f32(-1e4)),
+            graph("(float[batch,3] q) => (float[batch,3] y) { m = Add(q, b)  y = Softmax(m) }", b=(3,)),
+            graph("(float[batch,s] q, float[batch,s] a) => (float[batch,s] y) { m = Add(q, a)  y = Softmax(m) }"),
+            graph(f"{head}, float[batch,s] m) {{ m = Where(keep, q, low)  y = Softmax(m) }}", low=f32(-np.inf)),
+        )
+
+
+def _where(node: ir.Node) -> Mask | Miss:
+    condition, yes, no = node.inputs
+    assert condition is not None
+    for low, score, hides in ((scalar(yes), no, True), (scalar(no), yes, False)):
+        if low is not None and score is not None:
+            return Mask(score, condition, hides, low, (node,))
+    return miss("neither branch is one constant number", node, 1)
+
+
+def _added(node: ir.Node) -> Mask | Miss:
+    """Add(score, additive mask), either way round."""
+    answers = [_additive(node, score, mask) for score, mask in (node.inputs, node.inputs[::-1])]
+    return next((a for a in answers if isinstance(a, Mask)), answers[0])
+
+
+def _additive(node: ir.Node, score: ir.Value | None, mask: ir.Value | None) -> Mask | Miss:
+    assert score is not None and mask is not None  # noqa: PT018 (Add has two operands)
+    array = const(mask)
+    if array is not None:
+        hidden = array < HUGE
+        if not hidden.any() or (array[~hidden] != 0).any():
+            return miss("the constant it adds is no mask of 0 and a huge negative number", node, 1)
+        return Mask(score, mask, True, float(array.min()), (node,))
+    where, mul = made_by(mask, "Where"), made_by(mask, "Mul")
+    if where is not None:
+        found = _where(where)
+        if isinstance(found, Mask) and scalar(found.score) == 0.0:
+            return Mask(score, found.condition, found.hides, found.low, (node, where))
+        if isinstance(found, Mask) and found.low == 0.0 and scalar(found.score) is not None:
+            low = scalar(found.score)
+            return Mask(score, found.condition, not found.hides, 0.0 if low is None else low, (node, where))
+    for flag, constant in (mul.inputs, mul.inputs[::-1]) if mul is not None else ():
+        number = scalar(constant)
+        if mul is not None and flag is not None and number is not None and _is_flag(flag):
+            return Mask(score, flag, True, number, (node, mul))
+    return miss("what is added is not built from a 0/1 mask and one huge negative number", node, 1)
+
+
+def _is_flag(value: ir.Value) -> bool:
+    """1 - mask, or a cast of a bool: something that holds 0 and 1."""
+    sub, cast = made_by(value, "Sub"), made_by(value, "Cast")
+    if sub is not None:
+        return scalar(sub.inputs[0]) == 1.0
+    return cast is not None and cast.inputs[0] is not None and cast.inputs[0].dtype == ir.DataType.BOOL
+
+
+def _as_bool(mask: Mask, build: Build) -> ir.Value:
+    array = const(mask.condition)
+    if array is not None and array.dtype != np.bool_:
+        return build.const(f"{mask.condition.name}_hides", array < HUGE)
+    if mask.condition.dtype == ir.DataType.BOOL:
+        return mask.condition
+    half = build.scalar("mask_half", 0.5, mask.condition)
+    shape = dims(mask.condition)
+    return build.op("Greater", mask.condition, half, shape=shape, dtype=ir.DataType.BOOL, source=mask.nodes[0])
+
+
+def _select(
+    build: Build,
+    condition: ir.Value,
+    hides: bool,
+    low: ir.Value,
+    value: ir.Value,
+    shape: tuple[int | str | None, ...] | None,
+    source: ir.Node,
+) -> ir.Value:
+    """``low`` where ``condition`` equals ``hides``, else ``value``."""
+    arms = (low, value) if hides else (value, low)
+    return build.op("Where", condition, *arms, shape=shape, dtype=value.dtype, source=source)
+
+
+def _is_guarded(weights: ir.Value, mask: Mask) -> bool:
+    """Whether the Softmax's only reader already writes zeros under the same mask."""
+    if not used_once(weights):
+        return False
+    reader = weights.consumers()[0]
+    if reader.op_type != "Where":
+        return False
+    zeroes_true = scalar(reader.inputs[1]) == 0.0
+    zeroes_false = scalar(reader.inputs[2]) == 0.0
+    condition = reader.inputs[0]
+    if condition is mask.condition:
+        return zeroes_true if mask.hides else zeroes_false
+    if _negates(condition, mask.condition) or _negates(mask.condition, condition):
+        return zeroes_false if mask.hides else zeroes_true
+    return False
+
+
+def _negates(a: ir.Value | None, b: ir.Value | None) -> bool:
+    node = made_by(a, "Not")
+    return node is not None and node.inputs[0] is b
+
+
+RULE = ClampMask()

@@ -1,0 +1,152 @@
+"""fold_constants: what does not depend on the input is computed once, now.
+
+What: nodes that read constants only become initializers, Constant nodes too; Identity nodes, nodes that lead nowhere
+and initializers that nobody reads go away. Runs onnxsim without its fusions; where onnxsim is absent or fails,
+onnxscript's folder does the same work.
+
+Why: every later rule asks "is this a constant?"; shape chains and Constant nodes hide the answer.
+
+Before: Add(x, Sqrt(Constant)) → Identity
+After: Add(x, initializer)
+
+Safe when: always; nothing that an input can change is touched. Names, order and dynamic dimensions of inputs and
+outputs are put back as they were, and so are the module names onnxsim drops. Folded values may round differently
+than the engine would, hence allclose.
+Source: onnxsim's and onnxscript's documentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from edgeattn.program import Program
+from edgeattn.rewrite._apply import finish
+from edgeattn.rewrite._rule import ALLCLOSE, Miss, Outcome, ProgramRule, as_programs
+from edgeattn.rewrite._sample import f32, graph
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Operators whose result is constant for shapes that are known, whatever the data.
+SHAPE_READERS = frozenset({"Shape", "Size"})
+
+
+class FoldConstants(ProgramRule):
+    """Constant subgraphs, Identity and dead parts, folded away."""
+
+    name = "fold_constants"
+    exactness = ALLCLOSE
+
+    def apply(self, program: Program) -> Outcome:
+        """Fold each graph that has something to fold; the count is the number of nodes that went."""
+        graphs, misses, count = dict(program.graphs), [], 0
+        for name, model in program.graphs.items():
+            if not any(_foldable(model)):
+                misses.append(Miss("every node depends on an input and is read", name, 0, graph=name))
+                continue
+            folded = _restored(_tidied(_fold(model)), model)
+            gone = len(model.graph.node) - len(folded.graph.node)
+            gone = gone or int(len(model.graph.initializer) > len(folded.graph.initializer))
+            if gone > 0:
+                graphs[name], count = folded, count + gone
+            else:
+                misses.append(Miss("shapes are read, but they follow the input", name, 1, graph=name))
+        return Outcome(replace(program, graphs=graphs) if count else program, count, tuple(misses))
+
+    def examples(self) -> list[Program]:
+        """A constant expression, a shape of known size, an Identity, a dead node and an unread initializer."""
+        return as_programs(
+            graph(
+                """(float[batch,4] x) => (float[batch,4] y) {
+                    c = Constant <value_float = 2.0> ()
+                    r = Sqrt(c)
+                    z = Add(x, r)
+                    dead = Relu(z)
+                    y = Identity(z) }"""
+            ),
+            graph(
+                """(float[batch,4,6] x) => (float[batch,24] y) {
+                    s = Shape <start = 1, end = 3> (x)
+                    p = ReduceProd(s)
+                    n = Concat <axis = 0> (minus, p)
+                    y = Reshape(x, n) }""",
+                minus=[-1],
+            ),
+            graph("(float[batch,4] x) => (float[batch,4] y) { y = Relu(x) }", unread=f32(1, 2)),
+        )
+
+    def near_misses(self) -> list[Program]:
+        """Nothing constant; and a shape that follows the batch."""
+        return as_programs(
+            graph("(float[batch,4] x) => (float[batch,4] y) { y = Add(x, w) }", w=(4,)),
+            graph(
+                """(float[batch,4] x, float z) => (float[batch,4] y) {
+                    s = Shape(x)
+                    y = Expand(z, s) }"""
+            ),
+        )
+
+
+def _foldable(model: onnx.ModelProto) -> Iterator[bool]:
+    """Signs of something to fold, cheap to look for; folding itself copies every weight."""
+    fixed = {t.name for t in model.graph.initializer} - {v.name for v in model.graph.input}
+    read = {name for node in model.graph.node for name in node.input} | {v.name for v in model.graph.output}
+    subgraphs = any(a.HasField("g") for node in model.graph.node for a in node.attribute)
+    yield not subgraphs and not fixed <= read
+    for node in model.graph.node:
+        yield node.op_type in SHAPE_READERS or node.op_type in ("Identity", "Constant")
+        yield bool(node.input) and all(name in fixed or not name for name in node.input)
+        yield not subgraphs and not any(name in read for name in node.output)
+
+
+def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
+    """By onnxsim; by onnxscript where that fails."""
+    try:
+        import onnxsim
+
+        # check_n=0, certify=False: the stage compares numbers itself. No fusions: each has a rule of its own here.
+        folded, _ = onnxsim.simplify(model, check_n=0, perform_optimization=False, certify=False)
+    except Exception:  # native code with its own view of ONNX: whatever it raises, the fallback takes over
+        from onnxscript.optimizer import optimize_ir
+
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)  # the folder names tensors in place
+        fallback = ir.serde.deserialize_model(copy)
+        optimize_ir(fallback, num_iterations=1, onnx_shape_inference=False)
+        return ir.serde.serialize_model(fallback)
+    assert isinstance(folded, onnx.ModelProto)
+    return folded
+
+
+def _tidied(folded: onnx.ModelProto) -> onnx.ModelProto:
+    """Constant nodes as initializers; no Identity, dead node or unread initializer."""
+    model = ir.serde.deserialize_model(folded)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.IdentityEliminationPass()(model)
+    return finish(model)
+
+
+def _restored(folded: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+    """The folded graph with the source's interface, producer and node metadata."""
+    origin = {output: node for node in source.graph.node for output in node.output if output}
+    for node in folded.graph.node:
+        old = next((origin[o] for o in node.output if o in origin), None)
+        if old is not None and old.op_type == node.op_type and not node.metadata_props:
+            node.metadata_props.extend(old.metadata_props)
+            node.name = node.name or old.name
+    for ours, theirs in ((folded.graph.input, source.graph.input), (folded.graph.output, source.graph.output)):
+        del ours[:]
+        ours.extend(theirs)
+    folded.producer_name, folded.producer_version = source.producer_name, source.producer_version
+    folded.graph.name = source.graph.name
+    del folded.metadata_props[:]
+    folded.metadata_props.extend(source.metadata_props)
+    return folded
+
+
+RULE = FoldConstants()
