@@ -73,7 +73,7 @@ def _bytes(path: Path) -> bytes:
 
 def _is_executable(data: bytes) -> bool:
     """A zip archive (torch.save, TorchScript, .pt2) or a pickle, which may run code when it is loaded."""
-    pickle = data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05" and data[8:9] != b"{"
+    pickle = data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and data[8:9] != b"{"
     return data[:4] == b"PK\x03\x04" or pickle
 
 
