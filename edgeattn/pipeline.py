@@ -144,7 +144,7 @@ def quantize_stage(job: Job, program: Program) -> Program:
     wanted = job.recipe.quantize
     if wanted is None:
         return program
-    settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.requantize_conv_outputs)
+    settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq)
     result = quantize(program, wanted.scheme, oracle, _calibration(job, wanted.samples), settings)
     judge(job, "quantize", result)
     return result

@@ -20,7 +20,7 @@ SHADES = " .:-=+*#%@"
 def read_digit(bundle: str) -> None:
     """Classify the scanned digit that is packed in the bundle for its self-test."""
     with edgeattn.runtime.load(bundle) as model:
-        labels = json.loads(model.asset("labels.json"))["labels"]
+        labels = json.loads(model.asset("labels.json"))
         feeds = model.sample()
         logits = model.run(feeds)["logits"][0]
         draw(feeds["image"][0, 0])

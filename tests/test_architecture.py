@@ -111,7 +111,7 @@ def test_engines_and_torch_stay_in_their_rooms(path: Path) -> None:
         if top == "torch":
             assert room(path) in TORCH_ROOMS, f"{path}:{line}: torch does not belong here"
         if top in ENGINES:
-            assert path.parent.name == "backends" and path.stem == top, f"{path}:{line}: {top} has its own backend file"
+            assert path == PACKAGE / "backends" / f"{top}.py", f"{path}:{line}: {top} has its own backend file"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

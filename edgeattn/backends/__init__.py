@@ -13,7 +13,7 @@ from edgeattn.errors import MissingPackage, UnknownName, UsageError
 if TYPE_CHECKING:
     import onnx
 
-    from edgeattn.program import Program, Session
+    from edgeattn.program import Program, QdqDialect, Session
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ class Backend(Protocol):
 
     Attributes:
         name: the file stem. extra: the pip extra that brings the engine. devices: the first is the default.
-        requantize_conv_outputs: this engine runs a convolution in INT8 only between two quantized tensors.
+        qdq: what it needs of a quantized graph.
     """
 
     name: str
     extra: str
     devices: tuple[str, ...]
-    requantize_conv_outputs: bool
+    qdq: QdqDialect
 
     def probe(self) -> Availability:
         """Whether the engine is here. Never raises."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgeattn.backends import Availability, Engine, Options, Refusal
 from edgeattn.backends._common import explain_failure, first_line, precision_summary, usable_cores
 from edgeattn.errors import EngineFailed, MissingPackage
-from edgeattn.program import Program, TensorSpec
+from edgeattn.program import Program, QdqDialect, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -60,7 +60,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     extra = "onnxruntime"
     devices = ("cpu",)
-    requantize_conv_outputs = True
+    qdq = QdqDialect(unsigned_after_relu=True, requantize_conv_outputs=True)
 
     def probe(self) -> Availability:
         """Whether ``onnxruntime`` imports, and its version."""

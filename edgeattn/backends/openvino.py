@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgeattn.backends import Availability, Engine, Options, Refusal
 from edgeattn.backends._common import explain_failure, first_line, precision_summary, usable_cores
 from edgeattn.errors import EngineFailed, MissingPackage
-from edgeattn.program import Program, TensorSpec
+from edgeattn.program import Program, QdqDialect, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -39,13 +41,15 @@ class OpenVinoSession:
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         self._names = [spec.name for spec in self.outputs]
+        self._dtypes = [(spec.name, np.dtype(spec.dtype)) for spec in self.inputs]
 
     def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run once; see :class:`edgeattn.program.Session`. Outputs are copies, safe to keep."""
         try:
-            results = self._request.infer(
-                {spec.name: feeds[spec.name] for spec in self.inputs}, share_inputs=True, share_outputs=True
-            )
+            given = {spec.name: feeds[spec.name] for spec in self.inputs}
+            if any(given[name].dtype != kind for name, kind in self._dtypes):
+                raise TypeError("OpenVINO would convert the input silently")
+            results = self._request.infer(given, share_inputs=True, share_outputs=True)
             return {name: results[i].copy() for i, name in enumerate(self._names)}
         except Exception as error:
             raise explain_failure("openvino", error, self.inputs, feeds) from error
@@ -57,7 +61,7 @@ class OpenVinoBackend:
     name = "openvino"
     extra = "openvino"
     devices = ("cpu",)
-    requantize_conv_outputs = False
+    qdq = QdqDialect(unsigned_after_relu=True)
 
     def probe(self) -> Availability:
         """Whether ``openvino`` imports, and its version."""

@@ -150,7 +150,7 @@ def quantize(
                 hint="give data.npz with one array per input, samples on axis 0, or a task name",
             )
         engine = registry.get("backends", backends.parse_target(target)[0])
-        settings = Settings(gate, tuple(keep or ()), engine.requantize_conv_outputs)
+        settings = Settings(gate, tuple(keep or ()), engine.qdq)
         ui.listen("calibrate", 0, None)
         result = quantizer(program, scheme, backends.oracle, _calibration(calib, program, samples), settings)
         _save(result, out, force)

@@ -2,7 +2,7 @@
 
 A scheme takes a rewritten FP32 Program and gives one whose graphs say, in standard operators, which values are
 stored in fewer bits. Where attention lies comes from the recogniser; where the engine needs help comes from the
-engine's own ``requantize_conv_outputs``; nothing here knows an engine by name.
+engine's own ``QdqDialect``; nothing here knows an engine by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn import registry
 from edgeattn.errors import UnknownName, UsageError
-from edgeattn.program import Case, Program, Session, StageRecord
+from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
 from edgeattn.standard import assert_standard
 
 if TYPE_CHECKING:
@@ -30,13 +30,12 @@ class Settings:
     Attributes:
         gate: how attention gates are treated; ``float`` keeps pool, MLP and sigmoid in FP32.
         keep: patterns (``*`` matches anything) of node or module names that stay in float.
-        requantize_conv_outputs: quantize what each convolution writes even where its reader computes in float;
-            engines that run a convolution in INT8 only between two quantized tensors need it.
+        qdq: what the engine needs; the default suits all.
     """
 
     gate: str = "float"
     keep: tuple[str, ...] = ()
-    requantize_conv_outputs: bool = True
+    qdq: QdqDialect = QdqDialect()
 
 
 class Scheme(Protocol):

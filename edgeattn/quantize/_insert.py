@@ -1,6 +1,6 @@
 """Writes a Plan into a graph as QuantizeLinear/DequantizeLinear pairs, in the dialect every engine accepts.
 
-Activations: symmetric INT8, one scale a tensor, zero point 0. Weights: stored as INT8 with one scale an output
+Activations: symmetric INT8, one scale a tensor, zero point 0 (UINT8 where the plan says a value is never negative). Weights: stored as INT8 with one scale an output
 channel behind a DequantizeLinear. Biases stay float. (ONNX QuantizeLinear-13; TensorRT refuses INT32 biases and
 non-zero zero points, ONNX Runtime and OpenVINO fuse this form into INT8 kernels.)
 """
@@ -33,8 +33,8 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
     renamed: dict[str, str] = {}
     after: dict[str, list[onnx.NodeProto]] = {}
     for value, root in plan.activations.items():
-        scale = _scale(max(peaks[v] for v, r in plan.activations.items() if r == root and v in peaks))
-        after[value] = _pair(value, scale, constants)
+        peak = max(peaks[v] for v, r in plan.activations.items() if r == root and v in peaks)
+        after[value] = _pair(value, peak, value in plan.unsigned, constants)
         renamed[value] = after[value][-1].output[0]
     before = [_weight(name, axis, graph, constants, renamed) for name, axis in plan.weights.items()]
     produced = {output for node in nodes for output in node.output}
@@ -64,16 +64,13 @@ def quantize_weight(weight: Array, axis: int) -> tuple[Array, Array]:
     return levels.astype(np.int8), scale
 
 
-def _scale(peak: float) -> float:
-    return (peak or 1.0) / LEVELS
-
-
-def _pair(value: str, scale: float, constants: list[onnx.TensorProto]) -> list[onnx.NodeProto]:
+def _pair(value: str, peak: float, unsigned: bool, constants: list[onnx.TensorProto]) -> list[onnx.NodeProto]:
     from onnx import helper, numpy_helper
 
+    scale = (peak or 1.0) / (2 * LEVELS + 1 if unsigned else LEVELS)
     names = [f"{value}_scale", f"{value}_zero_point"]
     constants.append(numpy_helper.from_array(np.array(scale, np.float32), names[0]))
-    constants.append(numpy_helper.from_array(np.array(0, np.int8), names[1]))
+    constants.append(numpy_helper.from_array(np.array(0, np.uint8 if unsigned else np.int8), names[1]))
     return [
         helper.make_node("QuantizeLinear", [value, *names], [f"{value}_q"], name=f"{value}_quantize"),
         helper.make_node("DequantizeLinear", [f"{value}_q", *names], [f"{value}_dq"], name=f"{value}_dequantize"),

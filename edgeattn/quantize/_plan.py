@@ -26,12 +26,14 @@ class Plan:
 
     Attributes:
         activations: value -> the value whose scale it shares (itself, unless a pooling or Concat links them).
+        unsigned: values stored as UINT8: they and all that share their scale cannot be negative.
         weights: constant value -> the axis of its output channels.
         kept: node name -> why it stays in float, for nodes that could have been quantized.
         attention: what the recogniser found.
     """
 
     activations: dict[str, str] = field(default_factory=dict)
+    unsigned: set[str] = field(default_factory=set)
     weights: dict[str, int] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     attention: tuple[Attention, ...] = ()
@@ -61,6 +63,9 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
             _take_residual(index, add, chosen, result, settings)
     for value in list(result.activations):
         _link_scales(index, value, result)
+    if settings.qdq.unsigned_after_relu:
+        roots = {root for value, root in result.activations.items() if not _never_negative(index, value)}
+        result.unsigned.update(value for value, root in result.activations.items() if root not in roots)
     return result
 
 
@@ -107,7 +112,7 @@ def _take(index: GraphIndex, node: onnx.NodeProto, result: Plan, settings: Setti
     rank = len(index.constant_shape(node.input[1]) or ())
     result.weights[node.input[1]] = 0 if transposed else rank - 1
     result.activations.setdefault(node.input[0], node.input[0])
-    if node.op_type == "Conv" and settings.requantize_conv_outputs:
+    if node.op_type == "Conv" and settings.qdq.requantize_conv_outputs:
         written = _written(index, node)
         if written not in index.outputs:
             result.activations.setdefault(written, written)
@@ -129,7 +134,9 @@ def _take_residual(
     if not any(_comes_from(index, name, chosen) for name, _ in sides):
         return
     for name, fuses in sides:
-        if _comes_from(index, name, chosen) and (not fuses or settings.requantize_conv_outputs or _both(sides, name)):
+        if _comes_from(index, name, chosen) and (
+            not fuses or settings.qdq.requantize_conv_outputs or _both(sides, name)
+        ):
             result.activations.setdefault(name, name)
 
 
@@ -168,6 +175,19 @@ def _link_scales(index: GraphIndex, value: str, result: Plan) -> None:
         if not index.is_constant(name):
             result.activations[name] = root
             _link_scales(index, name, result)
+
+
+def _never_negative(index: GraphIndex, value: str) -> bool:
+    """Whether a value is at least 0 by construction, seen through poolings and Concats."""
+    producer = index.producer.get(value)
+    if producer is None:
+        return False
+    if producer.op_type == "Clip":
+        low = index.constant(producer.input[1]) if len(producer.input) > 1 and producer.input[1] else None
+        return low is not None and float(low) >= 0
+    if producer.op_type in (*_SAME_SCALE, "AveragePool", "GlobalAveragePool", "GlobalMaxPool"):
+        return all(_never_negative(index, name) for name in producer.input)
+    return producer.op_type in ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
 
 
 def _same_scale_inputs(index: GraphIndex, value: str) -> Iterator[str]:

@@ -1,0 +1,121 @@
+"""What every engine must do, run over the folder of backends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeattn import decode, registry
+from edgeattn.backends import Backend, Options
+from edgeattn.errors import BadInput, EngineFailed
+from edgeattn.program import Program, Session, Stop, Wiring
+from tests.graphs import conv_net, counter
+
+NAMES = registry.names("backends")
+IMAGE = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture(params=NAMES)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    found: Backend = registry.get("backends", request.param)
+    here = found.probe()
+    if not here.available:
+        pytest.skip(f"{request.param}: {here.why}; {here.hint}")
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_itself_as_its_file_and_probes_without_raising(name: str) -> None:
+    backend: Backend = registry.get("backends", name)
+    here = backend.probe()
+    assert backend.name == name
+    assert backend.devices
+    assert here.version if here.available else here.why and here.hint
+
+
+def test_refuses_nothing_in_a_plain_network(backend: Backend) -> None:
+    assert backend.unsupported(Program({"main": conv_net()}), Options()) == []
+
+
+def test_refuses_an_opset_from_the_future_before_building(backend: Backend) -> None:
+    model = conv_net()
+    model.opset_import[0].version = 99
+    refusals = backend.unsupported(Program({"main": model}), Options())
+    assert [r for r in refusals if "opset 99" in r.reason and r.hint]
+
+
+def test_compiles_opens_and_agrees_with_the_graph_in_memory(backend: Backend, tmp_path: Path) -> None:
+    program = Program({"main": conv_net()})
+    engine = backend.compile(program, Options(), tmp_path)
+    assert all((tmp_path / file).is_file() for file in engine.files.values())
+    opened = backend.open(tmp_path / engine.files["main"], engine.options)
+    loaded = backend.load(program.graphs["main"], Options())
+    assert isinstance(opened, Session)
+    feeds = {"image": IMAGE}
+    # The same engine with the same settings: the file must not change a bit.
+    np.testing.assert_array_equal(opened.run(feeds)["features"], loaded.run(feeds)["features"])
+
+
+def test_agrees_with_numpy(backend: Backend) -> None:
+    session = backend.load(conv_net(), Options())
+    expected = _numpy_conv_net(IMAGE)
+    # FP32 sums of 144 products of unit size: 144 · 6e-8 · a few.
+    np.testing.assert_allclose(session.run({"image": IMAGE})["features"], expected, atol=2e-5, rtol=0)
+
+
+def test_says_what_really_runs(backend: Backend, tmp_path: Path) -> None:
+    engine = backend.compile(Program({"main": conv_net()}), Options(threads=1), tmp_path)
+    effective = engine.effective["main"]
+    assert effective["device"].startswith("cpu")
+    assert effective["precision"]["label"] == "fp32"
+    assert sum(effective["precision"]["counts"].values()) == 2
+    assert effective["settings"]["threads"] == 1
+
+
+def test_outputs_are_the_callers_to_keep(backend: Backend) -> None:
+    session = backend.load(conv_net(), Options())
+    first = session.run({"image": IMAGE})["features"]
+    kept = first.copy()
+    session.run({"image": IMAGE * 2})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_names_the_input_that_does_not_fit(backend: Backend) -> None:
+    session = backend.load(conv_net(), Options())
+    with pytest.raises(BadInput, match=r"input 'image' has shape \[2, 2, 8, 8\]; expected image: float32"):
+        session.run({"image": IMAGE[:, :2]})
+    with pytest.raises(BadInput, match="input 'image' is float64"):
+        session.run({"image": IMAGE.astype(np.float64)})
+    with pytest.raises(BadInput, match="missing input 'image'"):
+        session.run({})
+
+
+def test_runs_a_program_of_two_graphs_by_its_wiring(backend: Backend, tmp_path: Path) -> None:
+    graphs, wiring = counter()
+    program = Program(graphs, Wiring(wiring["feeds"], wiring["state"], Stop(**wiring["stop"])))
+    engine = backend.compile(program, Options(), tmp_path)
+    sessions = {graph: backend.open(tmp_path / file, engine.options) for graph, file in engine.files.items()}
+    outputs = decode.run(sessions, program.wiring, {"begin": np.array([[2.0]], np.float32)})
+    assert outputs["tokens"].tolist() == [[3, 4, 5]]
+
+
+def test_a_graph_it_cannot_read_is_an_engine_failure(backend: Backend) -> None:
+    model = conv_net()
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(EngineFailed, match=backend.name):
+        backend.load(model, Options())
+
+
+def _numpy_conv_net(image: np.ndarray) -> np.ndarray:
+    from onnx import numpy_helper
+
+    weights = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in conv_net().graph.initializer}
+    x = image.astype(np.float64)
+    for layer in "12":
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+        x = np.einsum("bchwij,ocij->bohw", windows, weights[f"w{layer}"]) + weights[f"b{layer}"][:, None, None]
+        x = np.maximum(x, 0)
+    return x.mean(axis=(2, 3))

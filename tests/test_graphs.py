@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from edgeattn import graphs
+from edgeattn.program import Program, Stop, Wiring
+from tests.graphs import conv_net, counter
+
+
+def test_reads_inputs_and_outputs_with_their_dynamic_dimensions() -> None:
+    assert [str(s) for s in graphs.input_specs(conv_net())] == ["image: float32[batch, 3, 8, 8]"]
+    assert [str(s) for s in graphs.output_specs(conv_net())] == ["features: float32[batch, 16]"]
+
+
+def test_counts_parameters_and_multiply_accumulates() -> None:
+    assert graphs.parameters(conv_net()) == 16 * 27 + 16 + 16 * 144 + 16
+    assert graphs.multiply_accumulates(conv_net()) == 64 * (16 * 27 + 16 * 144)
+
+
+def test_a_program_asks_only_for_what_no_wire_feeds() -> None:
+    models, wiring = counter()
+    program = Program(models, Wiring(wiring["feeds"], wiring["state"], Stop(**wiring["stop"])))
+    assert [s.name for s in graphs.program_inputs(program)] == ["begin"]
+
+
+def test_tapping_adds_outputs_and_leaves_the_original_alone() -> None:
+    model = conv_net()
+    before = model.SerializeToString()
+    tapped = graphs.with_outputs(model, ["r1", "features"])
+    assert [v.name for v in tapped.graph.output] == ["features", "r1"]
+    assert model.SerializeToString() == before
