@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import logging
 import sys
 import time
@@ -46,7 +47,6 @@ def train(name: str) -> tuple[nn.Module, dict[str, str]]:
     family, config = trained[name]
     assert config.task is not None
     torch.set_num_threads(1)
-    torch.manual_seed(SEED)
     started = time.perf_counter()
     module = family.build(**config.options, seed=SEED)
     _TRAINERS[config.task](module)
@@ -60,7 +60,7 @@ def train(name: str) -> tuple[nn.Module, dict[str, str]]:
         "score": f"{score:.4f}",
         "seed": str(SEED),
         "torch": torch.__version__,
-        "source_sha256": source_digest(family.name, task.name),
+        "source_sha256": source_digest(module, task.name),
     }
 
 
@@ -146,12 +146,13 @@ def _optimise(net: nn.Module, losses: Iterator[Loss], steps: int, peak_rate: flo
             log.info("step %d of %d, loss %.4f", step, steps, loss.item())
 
 
-def source_digest(family: str, task: str) -> str:
-    """sha256 of the sources that decide the weights: the family, the blocks, the task and this file."""
+def source_digest(net: nn.Module, task: str) -> str:
+    """sha256 of the sources that decide the weights: those of the net's classes, the task, and this file."""
     package = Path(__file__).parent.parent
-    files = [package / "models" / f"{family}.py", package / "tasks" / f"{task}.py", Path(__file__)]
+    classes = {Path(inspect.getfile(type(module))) for module in net.modules()}
+    ours = {file for file in classes if file.is_relative_to(package)}
     sha = hashlib.sha256()
-    for file in (*files, *sorted((package / "blocks").glob("*.py"))):
+    for file in (*sorted(ours), package / "tasks" / f"{task}.py", Path(__file__)):
         sha.update(file.read_bytes())
     return sha.hexdigest()
 
