@@ -62,9 +62,9 @@ def test_specs_describe_what_the_module_takes_and_gives(name):
             assert all(output.shape[0] == sizes["batch"] for output in outputs)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_wires_lead_from_real_outputs_to_real_inputs(name):
-    _, source = sourced(name)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_wires_lead_from_real_outputs_to_real_inputs(family):
+    _, source = sourced(next(iter(registry.get("models", family).configs)))
     if source.wiring is None:
         return
     inputs = {f"{g}.{spec.name}" for g, graph in source.graphs.items() for spec in graph.inputs}

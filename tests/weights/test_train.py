@@ -13,14 +13,21 @@ def built(name):
     return family.build(**config.options)
 
 
-def test_a_short_training_on_digits_learns_and_repeats_exactly():
-    nets = [built("resnet_digits") for _ in range(2)]
+def test_two_epochs_on_digits_beat_chance_by_far():
+    net = built("resnet_digits")
+    train.train_digits(net, epochs=2)
+    assert train.evaluate(net.eval(), digits.TASK) > 0.3  # chance is 0.1
+
+
+def test_training_on_digits_repeats_exactly(monkeypatch):
+    images, labels = digits.load("train")
+    monkeypatch.setitem(digits._cache, "train", (images[:64], labels[:64]))
+    nets = [built("cbam_digits") for _ in range(2)]
     for net in nets:
-        train.train_digits(net, epochs=2)
+        train.train_digits(net, epochs=2, batch=32)
     first, second = (net.state_dict() for net in nets)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    task = digits.TASK
-    assert train.evaluate(nets[0].eval(), task) > 3 * train.evaluate(built("resnet_digits").eval(), task)
+    assert not torch.equal(first["head.weight"], built("cbam_digits").head.weight)
 
 
 def test_a_short_training_on_dates_lowers_the_loss_and_repeats_exactly(caplog):
