@@ -29,9 +29,9 @@ ORDER: tuple[str, ...] = (
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",
-    "remove_expand",
     "lower_fc_to_conv",  # after the pools are 4-D
     "merge_shared_mlp",  # after the MLP is convolutions
+    "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
     "clamp_mask",
     "split_concat_score",

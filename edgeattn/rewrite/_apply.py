@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgeattn.rewrite import _sizes
 from edgeattn.rewrite._build import Build
 from edgeattn.rewrite._rule import GraphRule, Match, Miss, Outcome, ProgramRule, Rule, View
 
@@ -64,7 +66,12 @@ def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _reinfer(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Replace ``value_info`` in place; the weights' bytes are not touched."""
-    inferred = onnx.shape_inference.infer_shapes(skeleton(proto), strict_mode=True, data_prop=True)
+    bare = skeleton(proto)
+    for value in bare.graph.value_info:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param.startswith("unk__"):  # a guess of an earlier inference; the graph may tell more now
+                dim.ClearField("dim_param")
+    inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
     known = {v.name for v in (*proto.graph.input, *proto.graph.output)} | {t.name for t in proto.graph.initializer}
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(v for v in inferred.graph.value_info if v.name not in known)
@@ -98,7 +105,7 @@ def _exhaust(rule: GraphRule, model: ir.Model, name: str) -> tuple[int, list[Mis
     if not rule.opsets[0] <= view.opset <= rule.opsets[1]:
         return 0, [Miss(f"opset {view.opset} is outside {rule.opsets[0]} to {rule.opsets[1]}", name, 0, graph=name)]
     while True:
-        before, misses = fired, []
+        before, misses, view = fired, [], _view_of(model, name)
         for node in list(_anchors(rule, model)):
             if node.graph is None or not _alive(node):
                 continue
@@ -134,7 +141,9 @@ def _may_match(rule: GraphRule, proto: onnx.ModelProto) -> bool:
 
 
 def _view_of(model: ir.Model, name: str) -> View:
-    return View(name, model.opset_imports.get("", 0), model.producer_name or "")
+    opset = model.opset_imports.get("", 0)
+    samples = functools.cache(lambda: _sizes.sampled(model.graph, opset))
+    return View(name, opset, model.producer_name or "", samples)
 
 
 def _located(answer: Miss, node: ir.Node, graph: str) -> Miss:

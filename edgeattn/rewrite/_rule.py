@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from edgeattn.program import Program
     from edgeattn.rewrite._build import Build
+    from edgeattn.rewrite._sizes import Shapes
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,17 @@ ALLCLOSE = Exactness("allclose", atol=1e-5, rtol=1e-4)
 
 @dataclass(frozen=True)
 class View:
-    """The surroundings of a node: its graph's name, the opset it is written in, and who exported it."""
+    """The surroundings of a node.
+
+    Attributes:
+        graph: the graph's name. opset: the opset it is written in. producer: who exported it.
+        samples: every value's shape at several concrete input sizes; computed when first asked for.
+    """
 
     graph: str
     opset: int
     producer: str
+    samples: Callable[[], list[Shapes]] = list
 
 
 @dataclass(frozen=True)

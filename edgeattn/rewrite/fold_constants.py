@@ -18,7 +18,7 @@ Source: onnxsim's and onnxscript's documentation.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
@@ -30,10 +30,7 @@ from edgeattn.rewrite._rule import ALLCLOSE, Miss, Outcome, ProgramRule, as_prog
 from edgeattn.rewrite._sample import f32, graph
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-# Operators whose result is constant for shapes that are known, whatever the data.
-SHAPE_READERS = frozenset({"Shape", "Size"})
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 class FoldConstants(ProgramRule):
@@ -98,10 +95,19 @@ def _foldable(model: onnx.ModelProto) -> Iterator[bool]:
     read = {name for node in model.graph.node for name in node.input} | {v.name for v in model.graph.output}
     subgraphs = any(a.HasField("g") for node in model.graph.node for a in node.attribute)
     yield not subgraphs and not fixed <= read
+    shapes = {v.name: v.type.tensor_type.shape.dim for v in (*model.graph.input, *model.graph.value_info)}
     for node in model.graph.node:
-        yield node.op_type in SHAPE_READERS or node.op_type in ("Identity", "Constant")
+        yield node.op_type in ("Identity", "Constant")
+        yield node.op_type in ("Shape", "Size") and _reads_known_size(node, shapes)
         yield bool(node.input) and all(name in fixed or not name for name in node.input)
         yield not subgraphs and not any(name in read for name in node.output)
+
+
+def _reads_known_size(node: onnx.NodeProto, shapes: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether a dimension that a Shape node reads is a number, which a Gather behind it may pick."""
+    bounds = {a.name: a.i for a in node.attribute}
+    read = list(shapes.get(node.input[0], ()))[bounds.get("start", 0) : bounds.get("end")]
+    return any(d.HasField("dim_value") for d in read)
 
 
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:

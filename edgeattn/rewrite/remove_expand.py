@@ -7,14 +7,17 @@ Why: ``x * gate.expand_as(x)`` writes an N·C·H·W tensor that a broadcasting M
 
 Before: Mul(x, Expand(gate, Shape(x)))        After: Mul(x, gate)
 
-Safe when: for every reader, the other operands and the small value together broadcast to the shape it had
-(dimension by dimension, by number or by the same symbol). Bit-exact.
+Safe when: for every reader, the other operands and the small value together broadcast to the shape it had: proven
+dimension by dimension, by number or by the same symbol; or, where an exporter computes the target by arithmetic on
+the input's size, at a series of concrete sizes. Bit-exact.
 Source: ONNX broadcasting rules (multidirectional).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgeattn.rewrite._rule import BIT_EXACT, GraphRule, Match, Miss, View, as_programs, miss
 from edgeattn.rewrite._sample import f32, graph, i64
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 
     from edgeattn.program import Program
     from edgeattn.rewrite._build import Build
+    from edgeattn.rewrite._sizes import Shapes
+
+
+ENOUGH = 8  # sampled sizes; fewer say too little about remainders
 
 
 class RemoveExpand(GraphRule):
@@ -47,7 +54,8 @@ class RemoveExpand(GraphRule):
                 return miss(f"{reader.op_type} does not broadcast", reader, 1)
             others = [dims(v) for v in reader.inputs if v is not None and v is not big]
             target = broadcast([*others, wide])
-            if not others or not covers([*others, dims(small)], target):
+            proven = bool(others) and covers([*others, dims(small)], target)
+            if not proven and not _agrees(reader, big, small, view.samples()):
                 return miss(f"{others} and {dims(small)} are not proven to broadcast to {target}", reader, 2)
         return Match(node, (node,), {})
 
@@ -58,7 +66,7 @@ class RemoveExpand(GraphRule):
         build.replace(match.anchor.outputs[0], small)
 
     def examples(self) -> list[Program]:
-        """expand_as by Shape, by a computed target, by Tile, and the zeros of a masked softmax."""
+        """expand_as by Shape, by a target computed in two ways, by Tile, and the zeros of a masked softmax."""
         return as_programs(
             graph(
                 """(float[batch,4,h,w] x, float[batch,4,1,1] gate) => (float[batch,4,h,w] y) {
@@ -73,6 +81,21 @@ class RemoveExpand(GraphRule):
                     wide = Expand(gate, size)
                     y = Mul(wide, x) }""",
                 rest=i64(4, 6, 6),
+            ),
+            graph(
+                """(float[batch,4,h,w] x) => (float[batch,4,p,q] y) {
+                    z = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (x)
+                    gate = GlobalMaxPool(z)
+                    n = Shape <start = 0, end = 2> (x)
+                    hw = Shape <start = 2> (x)
+                    less = Sub(hw, one)
+                    half = Div(less, two)
+                    more = Add(half, one)
+                    size = Concat <axis = 0> (n, more)
+                    wide = Expand(gate, size)
+                    y = Mul(z, wide) }""",
+                one=i64(1),
+                two=i64(2),
             ),
             graph(
                 """(float[batch,4,6,6] x, float[batch,4,1,1] gate) => (float[batch,4,6,6] y) {
@@ -90,7 +113,7 @@ class RemoveExpand(GraphRule):
         )
 
     def near_misses(self) -> list[Program]:
-        """The expanded tensor is the result, is concatenated, is larger than the other operand, or truly repeats."""
+        """The result itself, a concatenation, something larger than the other operand, true repetition, one row off."""
         return as_programs(
             graph("(float[batch,1] x) => (float[batch,5] y) { y = Expand(x, size) }", size=i64(1, 5)),
             graph(
@@ -111,7 +134,34 @@ class RemoveExpand(GraphRule):
                     y = Mul(wide, x) }""",
                 times=i64(1, 2),
             ),
+            graph(
+                """(float[batch,4,h,w] x) => (float[batch,4,p,q] y) {
+                    z = MaxPool <kernel_shape = [1, 1], strides = [2, 2]> (x)
+                    gate = GlobalMaxPool(z)
+                    n = Shape <start = 0, end = 2> (x)
+                    hw = Shape <start = 2> (x)
+                    half = Div(hw, two)
+                    size = Concat <axis = 0> (n, half)
+                    wide = Expand(gate, size)
+                    y = Mul(z, wide) }""",
+                two=i64(2),
+            ),
         )
+
+
+def _agrees(reader: ir.Node, big: ir.Value, small: ir.Value | None, samples: list[Shapes]) -> bool:
+    """Whether the reader's shape is the same without the expand at every sampled size, and many could be sampled."""
+    if small is None or len(samples) < ENOUGH:
+        return False
+    for shapes in samples:
+        others = [shapes.get(v.name or "") for v in reader.inputs if v is not None and v is not big]
+        ours, wide = shapes.get(small.name or ""), shapes.get(big.name or "")
+        known = [shape for shape in others if shape is not None]
+        if ours is None or wide is None or not known or len(known) < len(others):
+            return False
+        if np.broadcast_shapes(*known, ours) != np.broadcast_shapes(*known, wide):
+            return False
+    return True
 
 
 RULE = RemoveExpand()
