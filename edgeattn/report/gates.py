@@ -1,0 +1,148 @@
+"""Gates: what was asked of a run, held against what was seen.
+
+    parity       no output after the last stage fails
+    task_drop    reference − engine metric, absolute, at most the limit; the verdict of the task section, which says
+                 "inconclusive" where the sample cannot tell
+    task_min     the engine's metric is at least the limit
+    agreement    share of test samples on which the engine predicts what PyTorch predicts, at least the limit
+    speedup      lower 95 % bound of reference ÷ engine, at least the limit; inconclusive when the A/A control is
+    int8_share   share of Conv, MatMul and Gemm that really run in INT8, at least the limit
+    size_ratio   engine ÷ reference bytes, at most the limit
+
+A gate that is None or False was not asked. A gate whose section is missing fails: nothing shows that it holds.
+Overall: fail if any gate fails, else inconclusive if any is, else pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from edgeattn.errors import UnknownName
+from edgeattn.report.schema import GateReport, Report, Verdict
+
+GateLimit = float | bool | None
+
+
+def evaluate(
+    report: Report, gates: Mapping[str, GateLimit], baseline: Report | None = None
+) -> tuple[list[GateReport], Verdict]:
+    """Every gate that was asked, in the order above, and the overall verdict.
+
+    Args:
+        report: the run. gates: name -> limit. baseline: an earlier report that this one must not fall behind.
+
+    Raises:
+        UnknownName: a gate that does not exist.
+    """
+    for name in gates:
+        if name not in GATES:
+            raise UnknownName("gate", name, GATES)
+    # A limit of 0 is asked for (task_drop: 0); only None and False are not.
+    asked = {name: limit for name, limit in gates.items() if limit is not None and limit is not False}
+    judged = [GATES[name](report, asked[name]) for name in GATES if name in asked]
+    if baseline is not None:
+        from edgeattn.report.baseline import regressions
+
+        judged += regressions(report, baseline)
+    return judged, overall(judged)
+
+
+def overall(gates: Iterable[GateReport]) -> Verdict:
+    """fail, else inconclusive, else pass."""
+    verdicts = {g.verdict for g in gates}
+    return "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"
+
+
+def _parity(report: Report, limit: float | bool) -> GateReport:
+    outputs = report.parity.outputs
+    if not outputs:
+        return _missing("parity", True, "no output was compared")
+    failed = {n: o for n, o in outputs.items() if o.verdict == "fail"}
+    unsure = [n for n, o in outputs.items() if o.verdict == "inconclusive"]
+    judged = [n for n, o in outputs.items() if o.verdict != "n/a"]
+    seen = f"{len(judged) - len(failed)} of {len(outputs)} outputs within limits"
+    if failed:
+        name, first = next(iter(failed.items()))
+        where = f" on case '{first.worst_case}'" if first.worst_case else ""
+        why = f"{name}: {first.observed or 'out of limits'}{where}, limit {first.limit}"
+        return _gate("parity", True, seen, "fail", why)
+    if not judged:
+        return _gate("parity", True, seen, "fail", "no output could be judged")
+    return _gate("parity", True, seen, "inconclusive" if unsure else "pass", ", ".join(unsure))
+
+
+def _task_drop(report: Report, limit: float | bool) -> GateReport:
+    task = report.task
+    if task is None or task.drop is None:
+        return _missing("task_drop", limit, "the task was not run")
+    low, high = task.ci95
+    interval = f"95 % interval [{_points(low)}, {_points(high)}] over {task.samples} samples"
+    if low is None or high is None:
+        return _gate("task_drop", limit, task.drop, "fail", "the drop has no interval")
+    verdict: Verdict = "pass" if high <= limit else "fail" if low > limit else "inconclusive"
+    # The section's own words fit when it was judged by the same limit.
+    told = task.why if task.limit == limit and task.verdict == verdict else ""
+    return _gate("task_drop", limit, task.drop, verdict, "; ".join(filter(None, [interval, told])))
+
+
+def _task_min(report: Report, limit: float | bool) -> GateReport:
+    task = report.task
+    return _at_least("task_min", limit, task.engine if task else None, "the task was not run")
+
+
+def _agreement(report: Report, limit: float | bool) -> GateReport:
+    task = report.task
+    return _at_least("agreement", limit, task.agreement if task else None, "the task was not run")
+
+
+def _speedup(report: Report, limit: float | bool) -> GateReport:
+    latency = report.latency
+    if latency is None:
+        return _missing("speedup", limit, "latency was not measured")
+    low, high = latency.speedup.ci95
+    if latency.verdict == "inconclusive":
+        return _gate("speedup", limit, low, "inconclusive", latency.why)
+    if low is None or high is None:
+        return _missing("speedup", limit, "latency has no interval")
+    why = f"median {latency.speedup.median:.3g}, 95 % interval [{low:.3g}, {high:.3g}]"
+    return _gate("speedup", limit, low, "pass" if low >= limit else "fail", why)
+
+
+def _int8_share(report: Report, limit: float | bool) -> GateReport:
+    return _at_least("int8_share", limit, report.precision.int8_share, "the engine did not tell what runs in INT8")
+
+
+def _size_ratio(report: Report, limit: float | bool) -> GateReport:
+    ratio = report.size.ratio if report.size else None
+    if ratio is None:
+        return _missing("size_ratio", limit, "sizes were not recorded")
+    return _gate("size_ratio", limit, ratio, "pass" if ratio <= limit else "fail")
+
+
+GATES: dict[str, Callable[[Report, float | bool], GateReport]] = {
+    "parity": _parity,
+    "task_drop": _task_drop,
+    "task_min": _task_min,
+    "agreement": _agreement,
+    "speedup": _speedup,
+    "int8_share": _int8_share,
+    "size_ratio": _size_ratio,
+}
+
+
+def _at_least(name: str, limit: float | bool, observed: float | None, absent: str) -> GateReport:
+    if observed is None:
+        return _missing(name, limit, absent)
+    return _gate(name, limit, observed, "pass" if observed >= limit else "fail")
+
+
+def _missing(name: str, limit: float | bool, why: str) -> GateReport:
+    return _gate(name, limit, None, "fail", f"{why}: nothing shows that this holds")
+
+
+def _gate(name: str, limit: float | bool, observed: float | str | None, verdict: Verdict, why: str = "") -> GateReport:
+    return GateReport(name=name, limit=limit, observed=observed, why=why, verdict=verdict)
+
+
+def _points(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:.4f}"

@@ -1,0 +1,132 @@
+"""The report as Markdown: what a person reads in a CI summary or a pull request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from edgeattn.errors import printable
+from edgeattn.report import wording as w
+from edgeattn.report.schema import Report, SectionVerdict
+
+MARKS: dict[SectionVerdict, str] = {"pass": "✅", "warn": "⚠️", "fail": "❌", "inconclusive": "❔", "n/a": "➖"}
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
+
+
+def render(report: Report) -> str:
+    """Verdict, headline figures, gates, parity, task, latency, rewrites, environment."""
+    parts = [_head(report), _gates(report), _parity(report), _task(report), _latency(report), _rewrites(report)]
+    return "\n\n".join(filter(None, [*parts, _notes(report), _environment(report)])) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text from a user's file as plain words: no markup, no line breaks, no control characters."""
+    return _SPECIAL.sub(r"\\\1", printable(text))
+
+
+def _head(report: Report) -> str:
+    title = escape(report.model or report.recipe or "edgeattn report")
+    lines = [f"# {MARKS[report.verdict]} {title}: {report.verdict}", ""]
+    lines.append(
+        f"Target {_both(report.target.requested, report.target.effective)}, "
+        f"precision {_both(report.precision.requested, report.precision.effective)}."
+    )
+    figures = []
+    if report.latency is not None:
+        speedup = report.latency.speedup
+        unsure = ", **inconclusive**" if report.latency.verdict == "inconclusive" else ""
+        figures.append(f"**{w.times(speedup.median)}** the speed of PyTorch ({w.interval(speedup.ci95)}){unsure}")
+    if report.task is not None:
+        figures.append(
+            f"{escape(report.task.metric)} **{w.percent(report.task.engine)}**, drop {w.points(report.task.drop)}"
+        )
+    if report.size is not None:
+        figures.append(f"**{w.size(report.size.engine_bytes)}** from {w.size(report.size.reference_bytes)}")
+    return "\n".join(lines) + ("\n\n" + " · ".join(figures) if figures else "")
+
+
+def _both(requested: str, effective: str) -> str:
+    return f"**{escape(effective)}**" + ("" if requested == effective else f" (asked for {escape(requested)})")
+
+
+def _gates(report: Report) -> str:
+    if not report.gates:
+        return "No gate was asked: figures are reported and not judged."
+    rows = [
+        (MARKS[g.verdict] + " " + g.verdict, escape(g.name), escape(w.gate_limit(g)),
+         escape(w.gate_value(g, g.observed)), escape(g.why))
+        for g in report.gates
+    ]  # fmt: skip
+    return "## Gates\n\n" + _table(("verdict", "gate", "limit", "observed", "why"), rows)
+
+
+def _parity(report: Report) -> str:
+    rows = [
+        (escape(stage.stage), escape(name), f"{MARKS[o.verdict]} {o.verdict}", w.error(o.max_abs),
+         w.decibels(o.sqnr_db), "n/a" if o.cosine is None else f"{o.cosine:.5f}", str(o.nonfinite),
+         escape(o.limit), escape(o.why or o.worst_case))
+        for stage in report.parity.stages
+        for name, o in stage.outputs.items()
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    head = ("after", "output", "verdict", "max error", "SQNR", "cosine", "NaN/Inf", "limit", "why or worst case")
+    return "## Parity with PyTorch\n\n" + _table(head, rows)
+
+
+def _task(report: Report) -> str:
+    t = report.task
+    if t is None:
+        return ""
+    said = (
+        f"{escape(t.name)}, {t.samples} held-out samples: "
+        f"PyTorch {w.percent(t.reference)}, engine {w.percent(t.engine)}, "
+        f"drop {w.points(t.drop)} (95 % interval {escape(w.interval(t.ci95, 'points'))}), "
+        f"same prediction on {w.percent(t.agreement)}."
+    )
+    limit = "" if t.limit is None else f" Limit {w.points(t.limit)}: {MARKS[t.verdict]} **{t.verdict}**."
+    return f"## Task\n\n{said}{limit}" + (f" {escape(t.why)}." if t.why else "")
+
+
+def _latency(report: Report) -> str:
+    l = report.latency
+    if l is None:
+        return ""
+    rows = [
+        (who, *(w.milliseconds(v) for v in (x.p50_ms, x.p90_ms, x.p95_ms, x.p99_ms)))
+        for who, x in (("PyTorch", l.reference), ("engine", l.engine))
+    ]
+    control = f"A/A control {w.control(l.aa_control.median)} ({w.interval(l.aa_control.ci95)})"
+    return (
+        f"## Latency per {escape(l.unit)}\n\n{_table(('', 'median', 'p90', 'p95', 'p99'), rows)}\n\n"
+        f"Speedup **{w.times(l.speedup.median)}**, 95 % interval {w.interval(l.speedup.ci95)}; {control}; "
+        f"{l.rounds} rounds, {l.threads or 'default'} threads, {len(l.attempts)} attempt(s): "
+        f"{MARKS[l.verdict]} {l.verdict}" + (f", {escape(l.why)}" if l.why else "")
+    )
+
+
+def _rewrites(report: Report) -> str:
+    fired = [r for r in report.rewrites if r.count]
+    if not fired:
+        return ""
+    rows = [(escape(r.rule), str(r.count), f"{r.nodes_before} → {r.nodes_after}", w.error(r.max_abs)) for r in fired]
+    return "## Rewrites\n\n" + _table(("rule", "fired", "nodes", "max error"), rows)
+
+
+def _notes(report: Report) -> str:
+    return "\n".join(f"- {escape(note)}" for note in report.notes)
+
+
+def _environment(report: Report) -> str:
+    e = report.environment
+    if e is None:
+        return ""
+    versions = ", ".join(f"{escape(k)} {escape(v)}" for k, v in e.versions.items())
+    load = "" if e.load is None else f", load {e.load:.2f}"
+    isa = escape(", ".join(e.isa)) or "no INT8 instructions known"
+    return f"<sub>{escape(e.cpu)}, {e.cores} cores ({isa}){load}. {versions}.</sub>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,108 @@
+"""Figures as people read them; every format of the report says them the same way."""
+
+from __future__ import annotations
+
+from edgeattn.report.schema import GateReport, Interval
+
+GATE_MEANING = {
+    "parity": "outputs match PyTorch",
+    "task_drop": "task metric lost",
+    "task_min": "task metric",
+    "agreement": "same prediction as PyTorch",
+    "speedup": "times faster, lower bound",
+    "int8_share": "MAC operators in INT8",
+    "size_ratio": "size of the original",
+    "baseline_parity": "parity against the baseline",
+    "baseline_task": "task against the baseline",
+    "baseline_latency": "speedup against the baseline",
+}
+_SIGNS = {
+    **{"task_drop": "≤", "size_ratio": "≤", "task_min": "≥", "agreement": "≥", "speedup": "≥", "int8_share": "≥"},
+    **{"baseline_task": "≥", "baseline_latency": "≥"},
+}
+_SHARES = {"task_min", "agreement", "int8_share", "size_ratio", "baseline_task"}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Significant digits, ``n/a`` for None."""
+    if value is None:
+        return "n/a"
+    return f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.{max(1, digits - 1)}e}"
+
+
+def error(value: float | None) -> str:
+    """An absolute error: ``1.2e-06``."""
+    return "n/a" if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
+def decibels(value: float | None) -> str:
+    """``31.2 dB``; 200 is the cap for equal arrays."""
+    return "n/a" if value is None else "equal" if value >= 200 else f"{value:.1f} dB"
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A share as percent: ``98.61 %``."""
+    return "n/a" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def points(value: float | None) -> str:
+    """A difference of two shares in percentage points: ``0.14 pp``."""
+    return "n/a" if value is None else f"{100 * value:.2f} pp"
+
+
+def milliseconds(value: float | None) -> str:
+    """Latency: ``12.3 ms``, ``4.5 µs``."""
+    if value is None:
+        return "n/a"
+    return f"{value:.3g} ms" if value >= 0.1 else f"{1000 * value:.3g} µs"
+
+
+def times(value: float | None) -> str:
+    """A ratio: ``3.42×``."""
+    return "n/a" if value is None else f"{value:.3g}×"
+
+
+def control(value: float | None) -> str:
+    """A ratio that should be 1, with the digits that show whether it is: ``1.0004×``."""
+    return "n/a" if value is None else f"{value:.4f}×"
+
+
+def interval(bounds: Interval, show: str = "times") -> str:
+    """``3.38–3.47×``, ``[-0.10, 0.62] pp``."""
+    low, high = bounds
+    if low is None or high is None:
+        return "n/a"
+    if show == "points":
+        return f"[{100 * low:.2f}, {100 * high:.2f}] pp"
+    return f"{low:.4g}–{high:.4g}×"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units: ``102.4 MB``."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def gate_value(gate: GateReport, value: float | bool | str | None) -> str:
+    """A gate's limit or observation in its own unit."""
+    if value is None:
+        return "missing"
+    if isinstance(value, bool):
+        return "all outputs" if value else "not asked"
+    if isinstance(value, str):
+        return value
+    if gate.name == "task_drop":
+        return points(value)
+    if gate.name in _SHARES:
+        return percent(value)
+    return times(value)
+
+
+def gate_limit(gate: GateReport) -> str:
+    """The limit with its sign: ``≤ 0.50 %``."""
+    shown = gate_value(gate, gate.limit)
+    return f"{_SIGNS[gate.name]} {shown}" if gate.name in _SIGNS and gate.limit is not None else shown
