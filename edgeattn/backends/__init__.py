@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn import registry
+from edgeattn.backends._quiet import silence_engines
 from edgeattn.errors import MissingPackage, UnknownName, UsageError
 
 if TYPE_CHECKING:
     import onnx
 
     from edgeattn.program import Program, QdqDialect, Session
+
+silence_engines()  # no engine file can be imported before this
 
 
 @dataclass(frozen=True)
