@@ -225,3 +225,25 @@ def test_names_are_checked_against_the_registries_with_their_line() -> None:
 def test_equal_recipes_are_equal_wherever_they_were_read() -> None:
     assert Recipe.parse(GOOD, "a.yaml") == Recipe.parse("\n\n" + GOOD, "b.yaml")
     assert not math.isnan(Recipe.parse(GOOD).gates.task_drop or 0)
+
+
+def test_any_value_at_any_key_is_accepted_or_refused_in_one_line() -> None:
+    # One of each shape YAML can give; whatever pydantic says about it must come out as ours.
+    values = ["5", "-1", "2.5", ".inf", "true", "null", "''", "a", "[]", "[1]", "[[a]]", "{}", "{a: b}", "{a: [1]}"]
+    values += ["1x2", "{x: 1x2}", "{x: 0x2}", "{x: 5}", "{x: null}", "['x:0=b']", "[null]", "9" * 400, "1e400", "~"]
+    keys = [*Recipe.model_fields, "export.shapes.x", "export.dynamic", "quantize.scheme", "quantize.keep"]
+    keys += ["rewrite.skip", "latency.pairs", "gates.parity", "gates.speedup", "quantize.samples"]
+    accepted = 0
+    for key in keys:
+        for value in values:
+            try:
+                changed = Recipe.parse(GOOD, "r.yaml").with_overrides([f"{key}={value}"])
+            except RecipeError as e:
+                line = str(e)
+                assert line.startswith(("--set ", "r.yaml:")), line
+                assert "\n" not in line
+                assert e.hint, line  # noqa: PT017
+            else:
+                accepted += 1
+                assert Recipe.parse(changed.dump()) == changed
+    assert 20 < accepted < len(keys) * len(values) // 2
