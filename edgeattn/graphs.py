@@ -134,9 +134,15 @@ def multiply_accumulates(model: onnx.ModelProto, sizes: Mapping[str, int] | None
         model: one graph.
         sizes: dynamic dimension -> size; by default batch 1 at 224 x 224. A dimension left unknown counts as 1.
     """
+    return sum(macs_by_node(model, sizes).values())
+
+
+def macs_by_node(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Multiply-accumulates of each weighted node by its name (its first output's, if it has none)."""
     shapes = GraphIndex(_at_sizes(model, {**_TYPICAL, **(sizes or {})}))
     index = GraphIndex(model)
-    return sum(_node_macs(index, shapes, n) for n in index.nodes if n.op_type in ("Conv", "Gemm", "MatMul"))
+    weighted = [n for n in index.nodes if n.op_type in ("Conv", "Gemm", "MatMul")]
+    return {n.name or n.output[0]: _node_macs(index, shapes, n) for n in weighted}
 
 
 def _at_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:

@@ -60,13 +60,13 @@ class QdqDialect:
     """What an engine needs of a quantized graph to run it in INT8. The default is what every engine accepts.
 
     Attributes:
-        unsigned_after_relu: values that cannot be negative are UINT8 (scale max/255, zero point 0). CPU kernels
-            multiply unsigned activations by signed weights, and the quantizer's saturation at 0 replaces the ReLU.
+        unsigned: activations are UINT8: zero point 0 and scale max/255 where a value cannot be negative, so that the
+            quantizer's saturation at 0 replaces the ReLU; zero point 128 and the symmetric scale elsewhere.
         requantize_conv_outputs: quantize what each convolution writes, even where its reader computes in float:
             the engine runs a convolution in INT8 only between two quantized tensors.
     """
 
-    unsigned_after_relu: bool = False
+    unsigned: bool = False
     requantize_conv_outputs: bool = False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,25 +26,28 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def precision_summary(executed: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def precision_summary(executed: Iterable[tuple[str, str]], macs: Mapping[str, int]) -> dict[str, Any]:
     """Summarise the multiply-accumulate nodes an engine really executes.
 
     Args:
-        executed: ``(operator, precision)`` for every Conv, MatMul, Gemm or recurrent node in the executed graph.
+        executed: ``(node, precision)`` for every Conv, MatMul, Gemm or recurrent node in the executed graph; the
+            node in the names of the graph the engine was given, as far as the engine kept them.
+        macs: multiply-accumulates of that graph's nodes.
 
     Returns:
-        ``label`` (the precision of most nodes, ``mixed`` below nine tenths), ``int8_share`` in [0, 1],
-        and ``counts`` per precision.
+        ``label`` (the precision of most nodes, ``mixed`` below nine tenths), ``counts`` of nodes per precision,
+        ``macs`` in all and ``int8_macs`` among them. A node whose name the engine lost counts as not INT8.
     """
-    counts = Counter(precision for _, precision in executed)
+    nodes = list(executed)
+    counts = Counter(precision for _, precision in nodes)
     total = sum(counts.values())
-    if not total:
-        return {"label": "n/a", "int8_share": 0.0, "counts": {}}
-    label, most = counts.most_common(1)[0]
+    label, most = counts.most_common(1)[0] if counts else ("n/a", 0)
+    in_int8 = {name for name, precision in nodes if precision == "int8"}
     return {
         "label": label if most >= 0.9 * total else "mixed",
-        "int8_share": round(counts["int8"] / total, 4),
         "counts": dict(sorted(counts.items())),
+        "macs": sum(macs.values()),
+        "int8_macs": sum(count for name, count in macs.items() if name in in_int8),
     }
 
 

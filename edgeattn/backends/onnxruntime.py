@@ -7,6 +7,7 @@ Engine file: ``<graph>.onnx``. Effective precision is read from the graph ONNX R
 from __future__ import annotations
 
 import importlib.util
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edgeattn.backends import Availability, Engine, Options, Refusal
 from edgeattn.backends._common import explain_failure, first_line, precision_summary, usable_cores
 from edgeattn.errors import EngineFailed, MissingPackage
+from edgeattn.graphs import macs_by_node
 from edgeattn.program import Program, QdqDialect, TensorSpec
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     extra = "onnxruntime"
     devices = ("cpu",)
-    qdq = QdqDialect(unsigned_after_relu=True, requantize_conv_outputs=True)
+    qdq = QdqDialect(unsigned=True, requantize_conv_outputs=True)
 
     def probe(self) -> Availability:
         """Whether ``onnxruntime`` imports, and its version."""
@@ -96,7 +98,7 @@ class OnnxRuntimeBackend:
             onnx.save(model, out / files[graph])
             effective[graph] = {
                 "device": "cpu",
-                "precision": precision_summary(_executed(out / files[graph], options)),
+                "precision": precision_summary(_executed(out / files[graph], options), macs_by_node(model)),
                 "settings": {"threads": options.threads or usable_cores(), "graph_optimization": "all"},
             }
         return Engine(self.name, options, out, files, effective, time.perf_counter() - started)
@@ -130,7 +132,7 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
 
 
 def _executed(file: Path, options: Options) -> Iterator[tuple[str, str]]:
-    """``(operator, precision)`` of every multiply-accumulate node ONNX Runtime will execute."""
+    """``(node, precision)`` of every multiply-accumulate node ONNX Runtime will execute."""
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="edgeattn-") as scratch:
@@ -138,10 +140,11 @@ def _executed(file: Path, options: Options) -> Iterator[tuple[str, str]]:
         _inference_session(str(file), options, str(optimized))
         nodes = onnx.load(optimized, load_external_data=False).graph.node
     for node in nodes:
+        name = re.sub(r"_token_\d+$", "", node.name)  # a fused node keeps its convolution's name and adds a counter
         if node.op_type in _INT8_OPS:
-            yield node.op_type, "int8"
+            yield name, "int8"
         elif node.op_type in _FLOAT_OPS:
-            yield node.op_type, "fp32"
+            yield name, "fp32"
 
 
 def _spec(value: Any) -> TensorSpec:

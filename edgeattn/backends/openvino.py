@@ -18,6 +18,7 @@ import numpy as np
 from edgeattn.backends import Availability, Engine, Options, Refusal
 from edgeattn.backends._common import explain_failure, first_line, precision_summary, usable_cores
 from edgeattn.errors import EngineFailed, MissingPackage
+from edgeattn.graphs import macs_by_node
 from edgeattn.program import Program, QdqDialect, TensorSpec
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class OpenVinoBackend:
     name = "openvino"
     extra = "openvino"
     devices = ("cpu",)
-    qdq = QdqDialect(unsigned_after_relu=True)
+    qdq = QdqDialect()
 
     def probe(self) -> Availability:
         """Whether ``openvino`` imports, and its version."""
@@ -103,7 +104,7 @@ class OpenVinoBackend:
             compiled = _compile(out / files[graph], options)
             effective[graph] = {
                 "device": ",".join(compiled.get_property("EXECUTION_DEVICES")).lower(),
-                "precision": precision_summary(_executed(compiled)),
+                "precision": precision_summary(_executed(compiled), macs_by_node(model)),
                 "settings": {
                     "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
                     "inference_precision": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
@@ -151,13 +152,15 @@ def _compile(model: Any, options: Options) -> Any:
 
 
 def _executed(compiled: Any) -> Iterator[tuple[str, str]]:
-    """``(layer, precision)`` of every multiply-accumulate layer in the compiled model."""
+    """``(node, precision)`` of every multiply-accumulate layer in the compiled model."""
     for op in compiled.get_runtime_model().get_ops():
         info = op.get_rt_info()
         layer = info["layerType"].astype(str) if "layerType" in info else ""
         if layer in _MAC_LAYERS:
             precision = info["runtimePrecision"].astype(str)
-            yield layer, _LABELS.get(precision, precision)
+            fused = info["originalLayersNames"].astype(str).split(",") if "originalLayersNames" in info else [""]
+            # The first name is the convolution's own; without its bias it carries a suffix.
+            yield fused[0].removesuffix("/WithoutBiases"), _LABELS.get(precision, precision)
 
 
 def _spec(port: Any) -> TensorSpec:

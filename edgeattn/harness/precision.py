@@ -17,16 +17,19 @@ def audit(requested: str, effective: Mapping[str, Any]) -> Precision:
         effective: per graph, what :meth:`edgeattn.backends.Backend.compile` read back.
 
     Returns:
-        The label counts all graphs together, so that a float graph cannot hide behind an INT8 one.
+        Nodes counted over all graphs together, so that a float graph cannot hide behind an INT8 one, and the share
+        of the multiply-accumulates that run in INT8.
     """
     counts: Counter[str] = Counter()
     for graph in effective.values():
         counts.update(graph["precision"]["counts"])
     total = sum(counts.values())
+    macs = sum(graph["precision"]["macs"] for graph in effective.values())
+    in_int8 = sum(graph["precision"]["int8_macs"] for graph in effective.values())
     shown = " + ".join(f"{label} {count}/{total}" for label, count in counts.most_common())
     return Precision(
         requested=requested,
         effective=shown or "no weighted operator",
-        int8_share=counts["int8"] / total if total else 0.0,
+        int8_share=in_int8 / macs if macs else 0.0,
         detail=dict(effective),
     )

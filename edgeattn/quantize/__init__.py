@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn import registry
@@ -35,7 +35,7 @@ class Settings:
 
     gate: str = "float"
     keep: tuple[str, ...] = ()
-    qdq: QdqDialect = QdqDialect()
+    qdq: QdqDialect = field(default_factory=QdqDialect)
 
 
 class Scheme(Protocol):

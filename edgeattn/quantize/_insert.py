@@ -1,13 +1,15 @@
-"""Writes a Plan into a graph as QuantizeLinear/DequantizeLinear pairs, in the dialect every engine accepts.
+"""Writes a Plan into a graph as QuantizeLinear/DequantizeLinear pairs.
 
-Activations: symmetric INT8, one scale a tensor, zero point 0 (UINT8 where the plan says a value is never negative). Weights: stored as INT8 with one scale an output
-channel behind a DequantizeLinear. Biases stay float. (ONNX QuantizeLinear-13; TensorRT refuses INT32 biases and
-non-zero zero points, ONNX Runtime and OpenVINO fuse this form into INT8 kernels.)
+Activations: symmetric INT8, one scale a tensor, zero point 0; UINT8 for engines that ask for it. Weights: stored as
+INT8 with one scale an output channel behind a DequantizeLinear. Biases stay float. The default dialect is what every
+engine accepts: TensorRT refuses INT32 biases and non-zero zero points, OpenVINO fuses this form into INT8 kernels,
+and ONNX Runtime does so for the unsigned one. (ONNX QuantizeLinear-13)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +36,8 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
     after: dict[str, list[onnx.NodeProto]] = {}
     for value, root in plan.activations.items():
         peak = max(peaks[v] for v, r in plan.activations.items() if r == root and v in peaks)
-        after[value] = _pair(value, peak, value in plan.unsigned, constants)
+        kind = _kind(plan.unsigned, value in plan.nonnegative)
+        after[value] = _pair(value, peak / kind.levels if peak else 1.0, kind.zero_point, constants)
         renamed[value] = after[value][-1].output[0]
     before = [_weight(name, axis, graph, constants, renamed) for name, axis in plan.weights.items()]
     produced = {output for node in nodes for output in node.output}
@@ -64,13 +67,24 @@ def quantize_weight(weight: Array, axis: int) -> tuple[Array, Array]:
     return levels.astype(np.int8), scale
 
 
-def _pair(value: str, peak: float, unsigned: bool, constants: list[onnx.TensorProto]) -> list[onnx.NodeProto]:
+@dataclass(frozen=True)
+class _Kind:
+    levels: int  # steps from zero to the peak
+    zero_point: Array  # its dtype is the activation's
+
+
+def _kind(unsigned: bool, nonnegative: bool) -> _Kind:
+    if not unsigned:
+        return _Kind(LEVELS, np.array(0, np.int8))
+    return _Kind(2 * LEVELS + 1, np.array(0, np.uint8)) if nonnegative else _Kind(LEVELS, np.array(128, np.uint8))
+
+
+def _pair(value: str, scale: float, zero_point: Array, constants: list[onnx.TensorProto]) -> list[onnx.NodeProto]:
     from onnx import helper, numpy_helper
 
-    scale = (peak or 1.0) / (2 * LEVELS + 1 if unsigned else LEVELS)
     names = [f"{value}_scale", f"{value}_zero_point"]
     constants.append(numpy_helper.from_array(np.array(scale, np.float32), names[0]))
-    constants.append(numpy_helper.from_array(np.array(0, np.uint8 if unsigned else np.int8), names[1]))
+    constants.append(numpy_helper.from_array(zero_point, names[1]))
     return [
         helper.make_node("QuantizeLinear", [value, *names], [f"{value}_q"], name=f"{value}_quantize"),
         helper.make_node("DequantizeLinear", [f"{value}_q", *names], [f"{value}_dq"], name=f"{value}_dequantize"),

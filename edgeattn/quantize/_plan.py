@@ -26,14 +26,16 @@ class Plan:
 
     Attributes:
         activations: value -> the value whose scale it shares (itself, unless a pooling or Concat links them).
-        unsigned: values stored as UINT8: they and all that share their scale cannot be negative.
+        nonnegative: activations that cannot be negative, and neither can any that shares their scale.
+        unsigned: activations are stored as UINT8.
         weights: constant value -> the axis of its output channels.
         kept: node name -> why it stays in float, for nodes that could have been quantized.
         attention: what the recogniser found.
     """
 
     activations: dict[str, str] = field(default_factory=dict)
-    unsigned: set[str] = field(default_factory=set)
+    nonnegative: set[str] = field(default_factory=set)
+    unsigned: bool = False
     weights: dict[str, int] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     attention: tuple[Attention, ...] = ()
@@ -44,7 +46,7 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
     index = GraphIndex(model)
     found = tuple(recognise(model))
     gates = {output for a in found for output in a.nodes}
-    result = Plan(attention=found)
+    result = Plan(attention=found, unsigned=settings.qdq.unsigned)
     chosen: list[onnx.NodeProto] = []
     for node in index.nodes:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
@@ -63,9 +65,8 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
             _take_residual(index, add, chosen, result, settings)
     for value in list(result.activations):
         _link_scales(index, value, result)
-    if settings.qdq.unsigned_after_relu:
-        roots = {root for value, root in result.activations.items() if not _never_negative(index, value)}
-        result.unsigned.update(value for value, root in result.activations.items() if root not in roots)
+    signed = {root for value, root in result.activations.items() if not _never_negative(index, value)}
+    result.nonnegative.update(value for value, root in result.activations.items() if root not in signed)
     return result
 
 

@@ -144,10 +144,12 @@ def test_the_gated_tensor_is_quantized_once_before_pool_and_multiplication() -> 
     assert [n.op_type for n in index.consumers["c2"]] == ["QuantizeLinear"]
 
 
-def test_values_behind_a_relu_are_unsigned_only_for_engines_that_want_it() -> None:
-    wanted = plan(residual_net(), Settings(qdq=QdqDialect(unsigned_after_relu=True)))
-    assert wanted.unsigned == {"r0", "r1", "r2"}
-    assert plan(residual_net(), Settings()).unsigned == set()
+def test_engines_that_want_it_get_uint8_with_zero_at_0_behind_a_relu_and_at_128_elsewhere() -> None:
+    result = quantized(residual_net(), Settings(qdq=QdqDialect(unsigned=True, requantize_conv_outputs=True)))
+    stored = {t.name: numpy_helper.to_array(t) for t in result.graphs["main"].graph.initializer}
+    points = {n.removesuffix("_zero_point"): v for n, v in stored.items() if n.endswith("_zero_point") and not v.ndim}
+    assert {v.dtype for v in points.values()} == {np.dtype(np.uint8)}
+    assert {n: int(v) for n, v in points.items()} == {"image": 128, "r0": 0, "r1": 0, "c2": 128, "r2": 0}
 
 
 def test_no_pair_stands_between_convolution_and_relu() -> None:
