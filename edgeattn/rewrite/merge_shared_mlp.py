@@ -15,6 +15,8 @@ Source: CBAM, Woo et al. 2018, equation 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +32,54 @@ if TYPE_CHECKING:
     from edgeattn.program import Program
     from edgeattn.rewrite._build import Build
 
-ACTIVATIONS = ("Relu", "LeakyRelu", "Elu", "Selu", "Gelu", "HardSwish", "Mish", "Tanh", "Sigmoid", "HardSigmoid")
+POINTWISE = frozenset(
+    {"Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "HardSwish", "Mish", "Tanh", "Sigmoid", "HardSigmoid", "Erf"}
+    | {"Softplus", "Softsign", "Clip", "Pow", "Add", "Sub", "Mul", "Div", "Exp"}
+)
+COMMUTATIVE = ("Add", "Mul")
+
+
+@dataclass
+class Branches:
+    """Two branches walked in step: the activation's nodes, left and right, producers first, and the first convs."""
+
+    left: dict[ir.Node, ir.Node] = field(default_factory=dict)
+    first: tuple[ir.Node, ir.Node] | None = None
+
+    def pair(self, ours: ir.Value | None, theirs: ir.Value | None) -> Miss | None:
+        """None if both values are computed alike from one 1×1 Conv each; constants must be equal."""
+        if ours is None or theirs is None or const(ours) is not None:
+            return None if same(ours, theirs) else miss("constants differ between the branches", _maker(theirs), 3)
+        a, b = ours.producer(), theirs.producer()
+        if a is None or b is None:
+            return miss("no Conv lies before the activation", a or b, 1)
+        if self.left.get(a) is b or self.first == (a, b):
+            return None
+        if a.op_type != b.op_type or _attributes(a) != _attributes(b) or len(a.inputs) != len(b.inputs):
+            return miss(f"one branch has {a.op_type}, the other {b.op_type}, or other attributes", b, 2)
+        if a.op_type == "Conv":
+            return self._begin(a, b)
+        if a.op_type not in POINTWISE:
+            return miss("it is neither a 1x1 Conv nor elementwise", a, 2)
+        answer = self._operands(a.inputs, b.inputs)
+        if answer is not None and a.op_type in COMMUTATIVE:
+            answer = self._operands(a.inputs, b.inputs[::-1])
+        if answer is None:
+            self.left[a] = b
+        return answer
+
+    def _operands(self, ours: Sequence[ir.Value | None], theirs: Sequence[ir.Value | None]) -> Miss | None:
+        return next((m for m in map(self.pair, ours, theirs) if m is not None), None)
+
+    def _begin(self, a: ir.Node, b: ir.Node) -> Miss | None:
+        if self.first is not None:
+            return miss("the activation joins two convolutions", a, 3)
+        if not (_pointwise(a) and _pointwise(b)):
+            return miss("it is not a plain 1x1 Conv with constant weights", a if not _pointwise(a) else b, 3)
+        if not all(map(same, a.inputs[1:], b.inputs[1:])):
+            return miss("weights differ between the branches: the MLP is not shared", b, 3)
+        self.first = (a, b)
+        return None
 
 
 class MergeSharedMlp(GraphRule):
@@ -42,36 +91,41 @@ class MergeSharedMlp(GraphRule):
 
     def match(self, node: ir.Node, view: View) -> Match | Miss | None:
         """Anchored at the Add that joins the branches."""
-        left, right = (_branch(v) for v in node.inputs)
-        if left is None or right is None:
+        seconds = [made_by(v, "Conv") for v in node.inputs]
+        ours, theirs = seconds
+        if ours is None or theirs is None or not (_pointwise(ours) and _pointwise(theirs)):
             return None
-        if isinstance(left, Miss):
-            return left
-        if isinstance(right, Miss):
-            return right
-        if len(left) != len(right):
-            return miss("the branches have different activations", node, 2)
-        for near, (ours, theirs) in enumerate(zip(left, right, strict=True)):
-            difference = _difference(ours, theirs)
-            if difference:
-                return miss(difference, theirs, near + 2)
-        if left[-1].inputs[0] is right[-1].inputs[0]:
-            return miss("both branches read the same value", node, 5)
-        for conv in (left[-1], right[-1]):
-            if not is_gate(dims(conv.inputs[0])):
-                return miss(f"it reads {dims(conv.inputs[0])}, not a pooled map (N, C, 1, 1)", conv, 4)
-        return Match(node, (*reversed(left), *reversed(right), node), {"left": left, "right": right})
+        if not all(map(same, ours.inputs[1:], theirs.inputs[1:])) or len(ours.inputs) != len(theirs.inputs):
+            return miss("weights differ between the branches: the MLP is not shared", theirs, 1)
+        branches = Branches()
+        answer = branches.pair(ours.inputs[0], theirs.inputs[0])
+        if answer is not None or branches.first is None:
+            return answer
+        if not branches.left:
+            return miss("no activation lies between the convolutions", ours, 2)
+        left = [branches.first[0], *branches.left, ours]
+        between = [(step.outputs[0], step) for step in left] + [(f.inputs[0], f) for f in branches.first]
+        for value, step in between:
+            if not is_gate(dims(value)):
+                return miss(f"'{value.name}' has shape {dims(value)}, not (N, C, 1, 1)", step, 4)
+        inner = [*left, branches.first[1], *branches.left.values(), theirs]
+        outsider = _outside_reader(inner, node)
+        if outsider is not None:
+            return miss("it reads a value in between", outsider, 5)
+        return Match(node, (*inner, node), {"left": left, "maps": [f.inputs[0] for f in branches.first]})
 
     def rewrite(self, match: Match, build: Build) -> None:
         """Concat → Conv → activation → ReduceSum → Conv with twice the bias."""
-        left, right = match.parts["left"], match.parts["right"]
-        second, *activation, first = left
-        a, m = first.inputs[0], right[-1].inputs[0]
+        first, *activation, second = match.parts["left"]
+        a, m = match.parts["maps"]
         (n, c, *_), (_, hidden, *_) = dims(a) or (None,) * 2, dims(first.outputs[0]) or (None,) * 2
         stacked = build.op("Concat", a, m, shape=(n, c, 2, 1), source=first, axis=2)
-        value = build.like(first, stacked, *first.inputs[1:], shape=(n, hidden, 2, 1))
-        value = _activate(activation, first.outputs[0], value, build, (n, hidden, 2, 1))
+        values = {first.outputs[0]: build.like(first, stacked, *first.inputs[1:], shape=(n, hidden, 2, 1))}
+        for node in activation:
+            operands = [v if v is None else values.get(v, v) for v in node.inputs]
+            values[node.outputs[0]] = build.like(node, *operands, shape=(n, hidden, 2, 1))
         axes = build.const("stacked_axis", np.array([2], np.int64))
+        value = values[second.inputs[0]]
         summed = build.op("ReduceSum", value, axes, shape=(n, hidden, 1, 1), source=second, keepdims=1)
         inputs = [summed, second.inputs[1]]
         if len(second.inputs) > 2:
@@ -84,7 +138,7 @@ class MergeSharedMlp(GraphRule):
     opsets = (13, 26)  # ReduceSum with axes as an input
 
     def examples(self) -> list[Program]:
-        """With biases and ReLU; without and with SiLU."""
+        """With biases and ReLU; without and with SiLU, whose Mul is written either way round."""
         return as_programs(_cbam(), _silu())
 
     def near_misses(self) -> list[Program]:
@@ -140,42 +194,6 @@ def _silu() -> onnx.ModelProto:
     )
 
 
-def _branch(value: ir.Value | None) -> tuple[ir.Node, ...] | Miss | None:
-    """``(second conv, activation nodes, first conv)`` behind a value; None if the value is no 1×1 Conv's."""
-    second = made_by(value, "Conv")
-    if second is None or not _pointwise(second):
-        return None
-    hidden = second.inputs[0]
-    activation = made_by(hidden, *ACTIVATIONS, "Mul")
-    if activation is None:
-        return None
-    inner, steps = activation.inputs[0], [activation]
-    if activation.op_type == "Mul":
-        sigmoid = _silu_gate(activation)
-        if sigmoid is None:
-            return miss("its Mul is not x·sigmoid(x)", activation, 1)
-        inner, steps = sigmoid.inputs[0], [activation, sigmoid]
-    first = made_by(inner, "Conv")
-    if first is None or not _pointwise(first):
-        return miss("no 1x1 Conv with constant weights lies before the activation", activation, 1)
-    nodes = (second, *steps, first)
-    for node in nodes:
-        readers = {id(reader) for reader in node.outputs[0].consumers()}
-        limit = 2 if node is first and len(steps) == 2 else 1
-        if node.outputs[0].is_graph_output() or len(readers) > limit:
-            return miss("its value is read elsewhere too", node, 2)
-    return nodes
-
-
-def _silu_gate(mul: ir.Node) -> ir.Node | None:
-    """The Sigmoid of ``x·sigmoid(x)``."""
-    for x, gate in (mul.inputs, mul.inputs[::-1]):
-        sigmoid = made_by(gate, "Sigmoid")
-        if sigmoid is not None and sigmoid.inputs[0] is x:
-            return sigmoid
-    return None
-
-
 def _pointwise(conv: ir.Node) -> bool:
     """1×1, ungrouped, unpadded, stride 1, constant weights."""
     w = const(conv.inputs[1])
@@ -184,26 +202,23 @@ def _pointwise(conv: ir.Node) -> bool:
     return w is not None and w.shape[2:] == (1, 1) and plain and bias_known
 
 
-def _difference(ours: ir.Node, theirs: ir.Node) -> str:
-    """How two nodes of the branches differ, or an empty string."""
-    if ours.op_type != theirs.op_type:
-        return f"one branch has {ours.op_type}, the other {theirs.op_type}"
-    if {k: a.value for k, a in ours.attributes.items()} != {k: a.value for k, a in theirs.attributes.items()}:
-        return "attributes differ between the branches"
-    if ours.op_type == "Conv":
-        shared = len(ours.inputs) == len(theirs.inputs) and all(map(same, ours.inputs[1:], theirs.inputs[1:]))
-        return "" if shared else "weights differ between the branches: the MLP is not shared"
-    return ""
+def _attributes(node: ir.Node) -> dict[str, object]:
+    return {name: a.value for name, a in node.attributes.items()}
 
 
-def _activate(
-    steps: list[ir.Node], old: ir.Value, value: ir.Value, build: Build, shape: tuple[int | str | None, ...]
-) -> ir.Value:
-    """The activation again, on the stacked value; SiLU is a Mul of it with its sigmoid."""
-    if len(steps) == 1:
-        return build.like(steps[0], value, shape=shape)
-    mul, sigmoid = steps
-    return build.like(mul, value, build.like(sigmoid, value, shape=shape), shape=shape)
+def _maker(value: ir.Value | None) -> ir.Node | None:
+    return value.producer() if value is not None else None
+
+
+def _outside_reader(inner: Sequence[ir.Node], anchor: ir.Node) -> ir.Node | None:
+    """A node beside ``inner`` and the anchor that reads a value of ``inner``; the graph's output counts as one."""
+    for node in inner:
+        if node.outputs[0].is_graph_output():
+            return node
+        for reader in node.outputs[0].consumers():
+            if reader not in inner and reader is not anchor:
+                return reader
+    return None
 
 
 RULE = MergeSharedMlp()
