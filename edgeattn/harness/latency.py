@@ -34,7 +34,7 @@ import numpy as np
 from edgeattn.errors import UsageError
 from edgeattn.harness.resample import ratio
 from edgeattn.report.evidence import RawSamples
-from edgeattn.report.schema import Attempt, Latencies, LatencyReport, Ratio, SectionVerdict
+from edgeattn.report.schema import Attempt, Comparison, Contender, Latencies, LatencyReport, Ratio, SectionVerdict
 
 if TYPE_CHECKING:
     from edgeattn.program import Array
@@ -77,7 +77,7 @@ def measure(
     """
     calls = {"reference": reference, "engine": engine}
     options = {"pairs": pairs, "seed": seed, "unit": unit, "threads": threads, "max_seconds": max_seconds}
-    return compare_many(calls, **options, progress=progress, clock=clock)["engine"]  # type: ignore[arg-type]
+    return _time(calls, **options, progress=progress, clock=clock)["engine"]  # type: ignore[arg-type]
 
 
 def compare_many(
@@ -90,14 +90,46 @@ def compare_many(
     progress: Progress | None = None,
     max_seconds: float = 240.0,
     clock: Clock = time.perf_counter_ns,
-) -> dict[str, tuple[LatencyReport, RawSamples]]:
+) -> Comparison:
     """Time several calls in the same rounds; the first is the baseline, each other has its own A/A control.
 
-    A single call is compared with itself: its figures, and what this machine can resolve.
-
-    Returns:
-        name -> (report, raw samples), without the baseline unless it is alone.
+    A single call is compared with itself: its figures, and what this machine can resolve. Arguments as ``measure``.
     """
+    options = {"pairs": pairs, "seed": seed, "unit": unit, "threads": threads, "max_seconds": max_seconds}
+    timed = _time(calls, **options, progress=progress, clock=clock)  # type: ignore[arg-type]
+    baseline = next(iter(calls))
+    reports = {name: report for name, (report, _) in timed.items()}
+    first = next(iter(reports.values()))
+    worst = max(reports.values(), key=lambda r: (r.verdict == "inconclusive", _width(r.aa_control)))
+    others = [
+        Contender(name=name, latency=r.engine, speedup=r.speedup, aa_control=r.aa_control)
+        for name, r in reports.items()
+        if name != baseline
+    ]
+    return Comparison(
+        entries=(Contender(name=baseline, latency=first.reference), *others),
+        aa_control=worst.aa_control,
+        rounds=first.rounds,
+        threads=threads,
+        unit=unit,
+        seed=seed,
+        verdict=worst.verdict,
+        why=worst.why,
+    )
+
+
+def _time(
+    calls: Mapping[str, Call],
+    *,
+    pairs: int,
+    seed: int,
+    unit: str,
+    threads: int,
+    progress: Progress | None,
+    max_seconds: float,
+    clock: Clock,
+) -> dict[str, tuple[LatencyReport, RawSamples]]:
+    """name -> (report, raw samples) for every call but the baseline, or for the baseline if it is alone."""
     if pairs < MIN_ROUNDS:
         raise UsageError(f"{pairs} pairs are too few for an interval", hint=f"give at least {MIN_ROUNDS}")
     baseline, *others = calls
@@ -237,6 +269,11 @@ def _attempt(bench: _Bench, column: int, seed: int) -> Attempt:
         aa_control=control,
         settled=low <= 1.0 <= high and (high - low) / 2 <= CONTROL_HALF_WIDTH,
     )
+
+
+def _width(measured: Ratio) -> float:
+    low, high = measured.ci95
+    return math.inf if low is None or high is None else high - low
 
 
 def _bounds(measured: Ratio) -> tuple[float, float]:

@@ -11,7 +11,6 @@ the question). Parity may also say ``warn`` (worth reading, blocks nothing) and 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from edgeattn.errors import BadInput, printable
+from edgeattn.report.strictjson import loads, plain
 
 SCHEMA_VERSION = 1
 MAX_REPORT_BYTES = 64 << 20
@@ -26,19 +26,6 @@ MAX_REPORT_BYTES = 64 << 20
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 SectionVerdict = Literal["pass", "warn", "fail", "inconclusive", "n/a"]
-
-
-def _plain(value: Any) -> Any:
-    """JSON-able copy: numpy scalars become Python's, non-finite floats become None, keys become str."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def _by_name(value: Any) -> Any:
@@ -49,11 +36,11 @@ def _by_count(value: Any) -> Any:
     return dict(sorted(value.items(), key=lambda kv: (-kv[1], kv[0]))) if isinstance(value, Mapping) else value
 
 
-Figure = Annotated[float | None, BeforeValidator(_plain)]
+Figure = Annotated[float | None, BeforeValidator(plain)]
 """A measured number; None where it is undefined or was not finite."""
 Interval = tuple[Figure, Figure]
 """Lower and upper bound; None is an unbounded side."""
-Notes = Annotated[dict[str, Any], BeforeValidator(_plain)]
+Notes = Annotated[dict[str, Any], BeforeValidator(plain)]
 Counts = Annotated[dict[str, int], BeforeValidator(_by_count)]
 
 
@@ -212,6 +199,31 @@ class LatencyReport(_Value):
     why: str = ""
 
 
+class Contender(_Value):
+    """One call of a comparison; the baseline has no speedup and no control of its own."""
+
+    name: str
+    latency: Latencies
+    speedup: Ratio | None = None
+    aa_control: Ratio | None = None
+
+
+class Comparison(_Value):
+    """Several calls timed in the same rounds: the baseline first, ``speedup`` of each other is baseline ÷ it.
+
+    ``aa_control`` is the one furthest from settled; ``verdict`` is ``pass`` when every control settled.
+    """
+
+    entries: tuple[Contender, ...]
+    aa_control: Ratio
+    rounds: int
+    threads: int
+    unit: str = "inference"
+    seed: int = 0
+    verdict: SectionVerdict
+    why: str = ""
+
+
 class SizeReport(_Value):
     """Bytes on disk: the reference graph with its weights, and every file the engine needs."""
 
@@ -248,7 +260,7 @@ class GateReport(_Value):
 
     name: str
     limit: float | bool | str | None = None
-    observed: Annotated[float | bool | str | None, BeforeValidator(_plain)] = None
+    observed: Annotated[float | bool | str | None, BeforeValidator(plain)] = None
     why: str = ""
     verdict: Verdict
 
@@ -301,7 +313,7 @@ class Report(_Value):
     @classmethod
     def parse(cls, text: str | bytes, where: str = "report.json") -> Report:
         """The report in ``text``; raises BadInput that names the key at fault."""
-        data = _loads(text, where)
+        data = loads(text, where)
         version = data.get("schema_version")
         if version != SCHEMA_VERSION or isinstance(version, bool):
             shown = "no schema_version" if version is None else f"schema_version {printable(repr(version), 40)}"
@@ -344,27 +356,3 @@ def worst(verdicts: Iterable[SectionVerdict]) -> SectionVerdict:
     seen = set(verdicts)
     order: tuple[SectionVerdict, ...] = ("fail", "inconclusive", "warn", "pass")
     return next((v for v in order if v in seen), "n/a")
-
-
-def _loads(text: str | bytes, where: str) -> dict[str, Any]:
-    hint = "name the report.json of a run"
-    try:
-        data = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        raise BadInput(f"is not valid JSON: {error}", where=where, hint=hint) from None
-    if not isinstance(data, dict):
-        raise BadInput(f"holds a JSON {type(data).__name__}, not an object", where=where, hint=hint)
-    return data
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        seen: set[str] = set()
-        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-        raise ValueError(f"key '{printable(twice, 80)}' appears twice")
-    return data

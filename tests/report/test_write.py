@@ -8,7 +8,6 @@ import pytest
 
 from edgeattn import report as files
 from edgeattn.errors import BadInput
-from edgeattn.report import html
 from edgeattn.report.evidence import AttentionFigure
 
 from . import sample
@@ -16,14 +15,14 @@ from . import sample
 
 def test_what_was_written_comes_back_and_draws_the_same_page(tmp_path):
     attention = (sample.spatial(), sample.alignment())
-    assert files.write(sample.report(), tmp_path, sample.raw(), attention) == ""
+    assert files.write(sample.report(), tmp_path, sample.raw(), attention) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json", "report.md", "samples.npz"]
     report, raw, figures = files.load(tmp_path)
     assert report == sample.report()
     assert np.array_equal(raw.control_ms, sample.raw().control_ms)
     assert figures[1].source == attention[1].source
     assert np.array_equal(figures[0].image, attention[0].image)
-    assert html.render(report, raw, figures) == (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert files.html(report, raw, figures) == (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_report_without_evidence_comes_back_without(tmp_path):
@@ -36,7 +35,7 @@ def test_a_report_without_evidence_comes_back_without(tmp_path):
 def test_without_the_extra_the_page_is_left_out_and_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     said = files.write(sample.report(), tmp_path)
-    assert said == "no report.html: the package 'jinja2' is not installed; pip install 'edgeattn[report]'"
+    assert said == ["no report.html: the package 'jinja2' is not installed; pip install 'edgeattn[report]'"]
     assert not (tmp_path / "report.html").exists()
     assert files.load(tmp_path)[0] == sample.report()
 

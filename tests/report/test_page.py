@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def full():
-    return html.render(sample.report(), sample.raw(), [sample.spatial(), sample.alignment()])
+    return html(sample.report(), sample.raw(), [sample.spatial(), sample.alignment()])
 
 
 def test_nothing_is_loaded_from_anywhere(full):
@@ -67,7 +67,7 @@ def test_nothing_is_loaded_from_anywhere(full):
 
 def test_every_id_is_unique_and_every_reference_finds_its_own():
     twins = [sample.alignment(), sample.alignment()]
-    full = html.render(sample.report(), sample.raw(), twins)
+    full = html(sample.report(), sample.raw(), twins)
     page = Page(full)
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
@@ -103,7 +103,7 @@ def test_inconclusive_is_said_in_words_on_the_first_screen():
     report = sample.report(
         verdict="inconclusive", latency=sample.latency("inconclusive", why="this machine is too busy")
     )
-    top = Page(html.render(report)).text.split("Gates")[0]
+    top = Page(html(report)).text.split("Gates")[0]
     assert "Inconclusive" in top
     assert "this is not a pass" in top
 
@@ -125,7 +125,7 @@ def test_texts_from_users_files_are_escaped_everywhere():
         AttentionFigure("alignment", evil, weights, weights, source=(evil, "$x$"), target=("a&b", "]]>-->")),
         AttentionFigure("spatial", evil, weights, weights, image=np.ones((2, 2))),
     ]
-    text = html.render(report, sample.raw(30), figures)
+    text = html(report, sample.raw(30), figures)
     page = Page(text)
     assert not any(tag == "script" or "onload" in attrs for tag, attrs in page.elements)
     assert "\u202e" not in text
@@ -137,24 +137,24 @@ def test_a_report_with_nothing_in_it_is_a_page():
         stages=(), rewrites=(), operators=sample.Operators(), parity=ParityReport(), task=None, latency=None,
         size=None, environment=None, gates=(),
     )  # fmt: skip
-    assert "nothing was judged" in Page(html.render(report)).text
+    assert "nothing was judged" in Page(html(report)).text
 
 
 @pytest.mark.parametrize("values", [np.zeros((3, 3)), np.full((3, 3), np.nan), np.full((3, 3), -2.0)])
 def test_degenerate_attention_can_still_be_drawn(values):
     figure = AttentionFigure("spatial", "t", values, values, image=np.zeros((5, 7)))
     long = AttentionFigure("alignment", "t", np.ones((1, 60)), np.ones((1, 60)), source=("x",) * 60, target=("字",))
-    Page(html.render(sample.report(), None, [figure, long]))
+    Page(html(sample.report(), None, [figure, long]))
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2000])
 def test_any_number_of_raw_samples_can_be_drawn(rounds):
-    assert len(html.render(sample.report(), sample.raw(rounds))) < 400_000
+    assert len(html(sample.report(), sample.raw(rounds))) < 400_000
 
 
 def test_the_page_is_the_same_every_time():
     arguments = (sample.report(), sample.raw(50), [sample.spatial()])
-    assert html.render(*arguments) == html.render(*arguments)
+    assert html(*arguments) == html(*arguments)
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
@@ -163,7 +163,7 @@ def test_a_missing_package_is_named_with_its_extra(package):
         f"import sys; sys.modules['{package}'] = None; sys.path.insert(0, 'tests');"
         "from edgeattn.report import html; from edgeattn.errors import MissingPackage\n"
         "from report import sample\n"
-        "try: html.render(sample.report())\n"
+        "try: html(sample.report())\n"
         "except MissingPackage as e: print(e)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ from . import sample
 
 
 def test_verdict_and_headline_figures_come_first():
-    lines = markdown.render(sample.report()).splitlines()
+    lines = markdown(sample.report()).splitlines()
     assert lines[0] == r"# ✅ cbam\_digits: pass"
     assert lines[2] == "Target **openvino:cpu**, precision **int8 + bf16** (asked for int8)."
     assert "**3.37×** the speed of PyTorch (3.31–3.42×)" in lines[4]
@@ -16,15 +16,13 @@ def test_verdict_and_headline_figures_come_first():
 
 
 def test_limits_stand_beside_observations():
-    text = markdown.render(sample.report())
+    text = markdown(sample.report())
     assert "| ✅ pass | task\\_drop | ≤ 0.50 pp | 0.14 pp |" in text
     assert "| compile | mask | ⚠️ warn | 2.1e-02 | 24.9 dB |" in text
 
 
 def test_inconclusive_is_visible_in_the_headline():
-    text = markdown.render(
-        sample.report(verdict="inconclusive", latency=sample.latency("inconclusive", why="too busy"))
-    )
+    text = markdown(sample.report(verdict="inconclusive", latency=sample.latency("inconclusive", why="too busy")))
     assert "# ❔" in text.splitlines()[0]
     assert ", **inconclusive**" in text.splitlines()[4]
     assert "❔ inconclusive, too busy" in text
@@ -33,7 +31,7 @@ def test_inconclusive_is_visible_in_the_headline():
 def test_names_from_a_users_file_stay_words():
     outputs = {"a|b](http://x)\n# head<script>": sample.output()}
     stage = sample.StageParity(stage="s", case_count=1, outputs=outputs)
-    text = markdown.render(sample.report(parity=ParityReport.of([stage])))
+    text = markdown(sample.report(parity=ParityReport.of([stage])))
     assert "<script>" not in text.replace(r"\<script\>", "")
     assert "\n# head" not in text
     row = next(line for line in text.splitlines() if "a\\|b" in line)
@@ -41,11 +39,9 @@ def test_names_from_a_users_file_stay_words():
 
 
 def test_a_run_without_gates_says_that_nothing_was_judged():
-    assert "No gate was asked" in markdown.render(sample.report(gates=()))
+    assert "No gate was asked" in markdown(sample.report(gates=()))
 
 
 def test_a_gate_without_observation_says_missing():
     gate = GateReport(name="speedup", limit=2.0, verdict="fail", why="latency was not measured")
-    assert "| ❌ fail | speedup | ≥ 2× | missing | latency was not measured |" in markdown.render(
-        sample.report(gates=[gate])
-    )
+    assert "| ❌ fail | speedup | ≥ 2× | missing | latency was not measured |" in markdown(sample.report(gates=[gate]))
