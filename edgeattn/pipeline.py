@@ -211,6 +211,7 @@ def time_it(job: Job, program: Program, sessions: Mapping[str, Session]) -> tupl
         seed=job.recipe.seed,
         unit="inference" if wiring is None else "sequence",
         threads=job.options.threads,
+        max_seconds=_LATENCY_SECONDS,
         progress=lambda done, total: job.listen("latency, paired with PyTorch", done, total),
     )
 
@@ -237,6 +238,7 @@ def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) 
 
 
 _BATCH = 50
+_LATENCY_SECONDS = 60.0  # a machine that has not settled by then will not: the verdict is inconclusive
 
 
 def _real_cases(job: Job) -> list[Case]:
@@ -292,8 +294,8 @@ def _report(
         model=job.recipe.model,
         target=schema.Target(requested=job.recipe.target, effective=_target(engine, job.backend)),
         precision=audit(job.recipe.precision, engine.effective),
-        stages=[schema.StageReport.model_validate(vars(r)) for r in (*program.history, built)],
-        rewrites=[schema.RewriteCount.model_validate(r) for r in _rules(program)],
+        stages=tuple(schema.StageReport.model_validate(vars(r)) for r in (*program.history, built)),
+        rewrites=tuple(schema.RewriteCount.model_validate(r) for r in _rules(program)),
         operators=schema.Operators(domains=tuple(graphs.domains(program)), histogram=graphs.histogram(program)),
         parity=schema.ParityReport.of(job.parity),
         task=scored,

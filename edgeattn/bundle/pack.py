@@ -41,6 +41,21 @@ class Sample:
     tokens: Array | None = None
 
 
+# A self-test on another machine meets other instruction sets: FP32 sums round differently, and an INT8 value on a
+# rounding edge may move by a level, so the tolerance is a share of the output's largest magnitude.
+_TOLERATED = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
+
+
+def answered_sample(feeds: Arrays, outputs: Arrays, precision: str) -> Sample:
+    """A sample with the tolerance its precision needs; integer outputs (tokens, labels) must be equal."""
+    tolerance = {
+        name: Tolerance(_TOLERATED[precision] * float(max(1.0, np.abs(value).max(initial=0.0))), 0.0)
+        for name, value in outputs.items()
+        if np.asarray(value).dtype.kind == "f"
+    }
+    return Sample(feeds, outputs, tolerance)
+
+
 def pack(
     out: Path,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,7 +110,7 @@ def bench(
     raise typer.Exit(EXIT_INCONCLUSIVE if result.verdict == "inconclusive" else EXIT_OK)
 
 
-def _call(runnable: Runnable, case: Case) -> object:
+def _call(runnable: Runnable, case: Case) -> Callable[[], object]:
     return lambda: runnable.run(case.feeds, case.tokens)
 
 

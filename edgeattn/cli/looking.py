@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from edgeattn.cli.app import Debug, Json, Quiet, app
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import UnknownName
-
-if TYPE_CHECKING:
-    from edgeattn.program import Program
 
 _KINDS = ("models", "blocks", "rules", "schemes", "targets", "recipes", "tasks")
 _FOLDERS = {"blocks": "blocks", "rules": "rewrite", "schemes": "quantize", "targets": "backends", "tasks": "tasks"}
@@ -64,20 +61,20 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """What a file is: inputs, operators, parameters, MACs, attention found, precision."""
-    from edgeattn import bundle, storage
+    from edgeattn import storage
+    from edgeattn.bundle import manifest as manifests
+    from edgeattn.preflight import read_model
 
     with Ui(as_json, quiet) as ui:
-        portable = file / "portable" if (file / "manifest.json").exists() else file
         facts: dict[str, Any] = {}
-        if portable is not file:
-            manifest = bundle.verify(file)
+        if (file / "manifest.json").exists():
+            manifest = manifests.verify(file)
             facts["bundle"] = {
                 "model": manifest.model,
                 "target": manifest.target,
-                "precision": f"asked {manifest.precision.requested}, runs in {manifest.precision.effective}",
+                "precision": f"asked {manifest.precision['requested']}, runs in {manifest.precision['effective']}",
             }
-            graphs = {g: portable / f"{g}.onnx" for g in manifest.graphs}
-            facts["graphs"] = {g: _facts(storage.load(path)) for g, path in graphs.items()}
+            facts["graphs"] = {g: _facts_of(read_model(file / e.portable)) for g, e in manifest.graphs.items()}
         else:
             program = storage.load(file)
             facts["graphs"] = {g: _facts_of(model) for g, model in program.graphs.items()}
@@ -86,11 +83,6 @@ def inspect(
             ui.table((key,), [(value,)])
         for graph, known in facts["graphs"].items():
             _show(ui, graph, known)
-
-
-def _facts(program: Program) -> dict[str, Any]:
-    (model,) = program.graphs.values()
-    return _facts_of(model)
 
 
 def _facts_of(model: Any) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def check(
     debug: Debug = False,
 ) -> None:
     """The gate for CI: judge a run again by its recipe; exit 0, 1 or 75."""
-    from edgeattn import bundle, report
+    from edgeattn import report
+    from edgeattn.bundle.manifest import verify as verify_bundle
     from edgeattn.publish import new_file
     from edgeattn.recipe import Recipe
 
@@ -70,7 +71,7 @@ def check(
             result_ok = _selftest(ui, directory)
             raise typer.Exit(EXIT_OK if result_ok else EXIT_GATE_FAILED)
         found = report.Report.read(directory / "report.json")
-        bundle.verify(directory / "bundle")
+        verify_bundle(directory / "bundle")
         gates = Recipe.load(directory / "recipe.yaml").gates.model_dump()
         earlier = report.Report.read(baseline / "report.json" if baseline.is_dir() else baseline) if baseline else None
         judged, verdict = report.evaluate(found, gates, earlier)

@@ -91,18 +91,28 @@ class Model:
             raise UnknownName("asset", name, self.manifest.assets)
         return (self._directory / self.manifest.assets[name]).read_bytes()
 
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """The open sessions by graph, for a caller with a loop of its own."""
+        return dict(self._sessions)
+
+    def sample(self) -> dict[str, Array]:
+        """The packed sample's inputs: something real to run.
+
+        Raises:
+            BadInput: the bundle has no sample. IntegrityError: its sample cannot be read.
+        """
+        entry, arrays = self._packed()
+        return {name: arrays[f"feed_{i}"] for i, name in enumerate(entry.feeds)}
+
     def selftest(self) -> SelfTest:
         """Run the packed sample and compare with the packed outputs, each within its packed tolerance.
 
         Raises:
             BadInput: the bundle has no sample. IntegrityError: its sample cannot be read.
         """
-        entry = self.manifest.selftest
-        if entry is None:
-            raise BadInput("has no self-test", where=str(self._directory), hint="pack it with a sample")
-        arrays = _arrays(self._directory / entry.file, entry)
-        feeds = {name: arrays[f"feed_{i}"] for i, name in enumerate(entry.feeds)}
-        got = self._run(feeds, arrays["tokens"] if entry.forced else None)
+        entry, arrays = self._packed()
+        got = self._run(self.sample(), arrays["tokens"] if entry.forced else None)
         expected = {name: arrays[f"output_{i}"] for i, name in enumerate(entry.outputs)}
         return _compare(got, expected, entry.tolerance)
 
@@ -118,6 +128,12 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _packed(self) -> tuple[SelfTestEntry, dict[str, Array]]:
+        entry = self.manifest.selftest
+        if entry is None:
+            raise BadInput("has no self-test", where=str(self._directory), hint="pack it with a sample")
+        return entry, _arrays(self._directory / entry.file, entry)
 
     def _run(self, feeds: Arrays, tokens: Array | None = None) -> dict[str, Array]:
         if not self._open:

@@ -29,6 +29,7 @@ class Task:
         test: ``test(samples, batch) -> Iterator[Batch]`` over the held-out split; ``samples=None`` is all of it.
         score: ``score(outputs, targets) -> (batch,)`` float64, a score per sample.
         assets: files an app needs beside the engine (labels, vocabulary), name -> bytes.
+        read: ``read(feeds, tokens) -> (source, target)``: the first sample's symbols, to label an alignment.
         about: one line for ``edgeattn list tasks``.
     """
 
@@ -38,4 +39,5 @@ class Task:
     test: Callable[[int | None, int], Iterator[Batch]]
     score: Callable[[Arrays, Array], Array]
     assets: Callable[[], Mapping[str, bytes]]
+    read: Callable[[Arrays, Array], tuple[tuple[str, ...], tuple[str, ...]]] | None = None
     about: str = ""

@@ -135,6 +135,14 @@ def decode(tokens: Array) -> list[str]:
     return texts
 
 
+def read(feeds: Arrays, tokens: Array) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The characters of the first text and of the first decoded date, end token included as ``⏎``."""
+    length = int(feeds["src_mask"][0].sum())
+    source = tuple(SOURCE_TOKENS[i] for i in feeds["src"][0, :length])
+    target = decode(tokens[:1])[0]
+    return source, (*target, "⏎")
+
+
 def score(outputs: Arrays, targets: Array) -> Array:
     """1.0 where the whole of ``tokens`` ``(B, steps)`` is the target, else 0.0; ``(B,)`` float64.
 
@@ -180,5 +188,6 @@ TASK = Task(
     test=lambda samples, batch: _batches("test", samples, batch),
     score=score,
     assets=assets,
+    read=read,
     about="human-written dates in 20 forms to ISO 8601 (2,500 held-out dates): exact match",
 )
