@@ -125,8 +125,12 @@ def _prepared(program: Program) -> Program:
 
     from edgeattn.rewrite import _apply, _check
 
-    graphs = {}
-    for name, model in program.graphs.items():
+    inlined = replace(
+        program,
+        graphs={n: inline_local_functions(m) if m.functions else m for n, m in program.graphs.items()},
+    )
+    assert_standard(inlined, "rewrite")
+    for name, model in inlined.graphs.items():
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
         if model.graph.node and not OPSETS[0] <= opset <= OPSETS[1]:
             raise Unsupported(
@@ -134,10 +138,7 @@ def _prepared(program: Program) -> Program:
                 where=f"graph '{name}'",
                 hint="export it again with --opset 18",
             )
-        graphs[name] = inline_local_functions(model) if model.functions else model
-    inlined = replace(program, graphs=graphs)
-    assert_standard(inlined, "rewrite")
     reason = _check.broken(inlined)
     if reason:
         raise BadInput(reason, hint="check the file with onnx.checker.check_model, or export it again")
-    return replace(inlined, graphs={name: _apply.infer_shapes(model) for name, model in graphs.items()})
+    return replace(inlined, graphs={name: _apply.infer_shapes(model) for name, model in inlined.graphs.items()})

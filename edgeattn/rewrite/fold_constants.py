@@ -133,8 +133,29 @@ def _tidied(folded: onnx.ModelProto) -> onnx.ModelProto:
     """Constant nodes as initializers; no Identity, dead node or unread initializer."""
     model = ir.serde.deserialize_model(folded)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    passes.IdentityEliminationPass()(model)
+    for node in list(model.graph):  # in subgraphs an Identity may be what hands out a value from outside
+        if node.op_type == "Identity" and node.domain == "" and not _hands_through(node):
+            _bypass(node)
     return finish(model)
+
+
+def _hands_through(node: ir.Node) -> bool:
+    """Whether the Identity gives a graph output a value that already has a name outside."""
+    value, result = node.inputs[0], node.outputs[0]
+    maker = value.producer() if value is not None else None
+    named_outside = value is None or maker is None or maker.graph is not node.graph or value.is_graph_output()
+    return result.is_graph_output() and named_outside
+
+
+def _bypass(node: ir.Node) -> None:
+    """Readers take the Identity's input; a graph output keeps its name."""
+    value, result = node.inputs[0], node.outputs[0]
+    assert value is not None
+    leaves = result.is_graph_output()
+    result.replace_all_uses_with(value, replace_graph_outputs=True)
+    if leaves:
+        name, result.name = result.name, f"{result.name}/identity"
+        value.name, value.type, value.shape = name, value.type or result.type, value.shape or result.shape
 
 
 def _restored(folded: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:

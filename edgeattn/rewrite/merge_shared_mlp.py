@@ -107,7 +107,7 @@ class MergeSharedMlp(GraphRule):
         between = [(step.outputs[0], step) for step in left] + [(f.inputs[0], f) for f in branches.first]
         for value, step in between:
             if not is_gate(dims(value)):
-                return miss(f"'{value.name}' has shape {dims(value)}, not (N, C, 1, 1)", step, 4)
+                return miss(f"a value here has shape {dims(value)}, not (N, C, 1, 1)", step, 4)
         inner = [*left, branches.first[1], *branches.left.values(), theirs]
         outsider = _outside_reader(inner, node)
         if outsider is not None:

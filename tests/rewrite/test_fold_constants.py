@@ -1,0 +1,97 @@
+"""Constant folding keeps names, dimensions and provenance, whichever tool does it."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeattn import registry
+from edgeattn.program import Program
+from edgeattn.rewrite import _check
+from edgeattn.rewrite._sample import f32, graph
+from tests.rewrite.engine import draw_cases, open_plain
+
+pytestmark = pytest.mark.onnxruntime
+RULE = registry.get("rewrite", "fold_constants")
+
+
+def model():
+    built = graph(
+        """(float[batch,4,h] x) => (float[batch,4,h] y) {
+            c = Constant <value_float = 2.0> ()
+            r = Sqrt(c)
+            z = Add(x, r)
+            i = Identity(z)
+            y = Relu(i) }"""
+    )
+    built.producer_name = "pytorch"
+    built.metadata_props.add(key="note", value="kept")
+    for node in built.graph.node:
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=f"['', 'layer', '{node.output[0]}']")
+    return built
+
+
+@pytest.fixture(params=["onnxsim", "onnxscript"])
+def folded(request, monkeypatch):
+    if request.param == "onnxscript":
+        monkeypatch.setitem(sys.modules, "onnxsim", None)
+    source = draw_cases(Program({"main": model()}))
+    outcome = RULE.apply(source)
+    return source, outcome
+
+
+def test_only_what_reads_the_input_is_left(folded):
+    _, outcome = folded
+    assert [n.op_type for n in outcome.program.graphs["main"].graph.node] == ["Add", "Relu"]
+    assert outcome.count == 3
+
+
+def test_numbers_are_the_same(folded):
+    source, outcome = folded
+    names = [c.name for c in source.reference.cases]
+    results = _check.outputs_of(source, open_plain), _check.outputs_of(outcome.program, open_plain)
+    assert _check.judge(*results, names, RULE.exactness).reason == ""
+
+
+def test_dynamic_dimensions_producer_and_module_names_survive(folded):
+    source, outcome = folded
+    ours, theirs = outcome.program.graphs["main"], source.graphs["main"]
+    assert list(ours.graph.input) == list(theirs.graph.input)
+    assert list(ours.graph.output) == list(theirs.graph.output)
+    assert ours.producer_name == "pytorch"
+    assert [(p.key, p.value) for p in ours.metadata_props] == [("note", "kept")]
+    scopes = [{p.key: p.value for p in n.metadata_props}["pkg.torch.onnx.name_scopes"] for n in ours.graph.node]
+    assert scopes == ["['', 'layer', 'z']", "['', 'layer', 'y']"]
+
+
+def test_the_source_is_not_edited(folded):
+    source, _ = folded
+    assert source.graphs["main"] == model()
+
+
+def test_an_identity_from_input_to_output_stays():
+    built = graph("(float[batch,4] x) => (float[batch,4] y) { c = Sqrt(two)  y = Identity(x) }", two=f32(2.0))
+    result = RULE.apply(Program({"main": built})).program.graphs["main"]
+    assert [n.op_type for n in result.graph.node] == ["Identity"]
+    assert [v.name for v in result.graph.output] == ["y"]
+
+
+def test_an_identity_in_a_branch_stays():
+    built = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (bool c, float[batch] x) => (float[batch] y) {
+            two = Constant <value_float = 2.0> ()
+            z = Mul(x, two)
+            y = If (c) <
+                then_branch = t () => (float[batch] a) { a = Identity(z) },
+                else_branch = e () => (float[batch] b) { b = Neg(z) }
+            > }"""
+    )
+    result = RULE.apply(Program({"main": built})).program
+    x = np.array([1.0, -2.0], np.float32)
+    for flag, sign in ((True, 2), (False, -2)):
+        out = open_plain(result)["main"].run({"c": np.array(flag), "x": x})["y"]
+        np.testing.assert_array_equal(out, sign * x)
