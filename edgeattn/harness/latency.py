@@ -134,8 +134,11 @@ def _time(
         raise UsageError(f"{pairs} pairs are too few for an interval", hint=f"give at least {MIN_ROUNDS}")
     baseline, *others = calls
     candidates = others or [baseline]
-    turns = [calls[baseline], *(calls[name] for name in candidates for _ in range(2))]
-    bench = _Bench(turns, [_warm_up(call, clock) for call in turns], np.random.default_rng(seed), clock, max_seconds)
+    # One warm-up per call: two turns of one engine must repeat equally often, or their medians are not alike.
+    warm = {name: _warm_up(call, clock) for name, call in calls.items()}
+    turns = [baseline, *(name for name in candidates for _ in range(2))]
+    rng = np.random.default_rng(seed)
+    bench = _Bench([calls[t] for t in turns], [warm[t] for t in turns], rng, clock, max_seconds)
     attempts: dict[str, list[Attempt]] = {name: [] for name in candidates}
     planned = pairs
     with _no_gc():
@@ -296,7 +299,7 @@ def _report(
         rounds=bench.rounds,
         threads=threads,
         unit=unit,
-        warmup_rounds=max(w.calls for w in bench.warm),
+        warmup_calls=max(w.calls for w in bench.warm),
         seed=seed,
         attempts=attempts,
         verdict=verdict,

@@ -37,7 +37,7 @@ class Limits:
         sqnr_db: pass at or above. sqnr_fail_db: fail below; between the two is a warning.
         cosine: fail below.
         calibrated: the signal is judged on inputs like those it was calibrated on (cases named ``real…``, else
-            ``normal…``); other cases can warn but fail only through NaN or Inf.
+            ``normal…``); other cases are told, and fail only through NaN or Inf.
         outputs: limits of single outputs, by name.
     """
 

@@ -9,8 +9,8 @@ from, the limit, and a verdict. What it does where the usual figures mean nothin
 * A single element has no cosine; it is judged by SQNR, which is then its relative error.
 * Nothing finite on both sides, with NaN and Inf in the same places: ``warn``, because nothing was compared.
 * An INT8 engine was calibrated on real data; zeros, ones or large noise lie outside its range and saturate by design.
-  Its signal is judged on cases named ``real…`` (else ``normal…``, else all); the others can warn, and fail only
-  through NaN or Inf that PyTorch does not have.
+  Its signal is judged on cases named ``real…`` (else ``normal…``, else all). What the others show is told beside the
+  verdict and does not change it, unless NaN or Inf appear that PyTorch does not have.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def judge(stage: str, run: Callable[[Case], Mapping[str, Array]], cases: Sequenc
         produced = run(case)
         for name, ref in case.outputs.items():
             finding = _find(case, name, np.asarray(ref), produced, limits.for_output(name), usual[name])
-            findings.setdefault(name, []).append(finding if case.name in judged else _informative(finding))
+            findings.setdefault(name, []).append(finding)
     outputs = {name: _worst_of(found, judged, limits.for_output(name)) for name, found in findings.items()}
     return StageParity(stage=stage, case_count=len(cases), outputs=outputs)
 
@@ -197,18 +197,16 @@ def _decibels(level: float, limits: Limits, seen: str) -> _Check:
     return (verdict, seen, float(10 ** ((wanted - level) / 20)), why)
 
 
-def _informative(finding: _Finding) -> _Finding:
-    """A case outside the calibrated range: it can warn, and fails only through structure, NaN or Inf."""
+def _structural(finding: _Finding) -> bool:
+    """Whether a finding counts outside the calibrated range too: missing, mis-shaped, not equal, NaN or Inf."""
     m = finding.figures
-    if finding.verdict != "fail" or finding.exact or m is None or m.nonfinite:
-        return finding
-    why = f"outside the calibrated range, informative: {finding.why}"
-    return _Finding(finding.case, m, "warn", finding.observed, why, finding.severity)
+    return finding.exact or m is None or m.nonfinite > 0
 
 
 def _worst_of(findings: Sequence[_Finding], judged: set[str], limits: Limits) -> OutputParity:
-    verdict = worst(f.verdict for f in findings)
-    chief = max((f for f in findings if f.verdict == verdict), key=lambda f: (f.case in judged, f.severity))
+    binding = [f for f in findings if f.case in judged or _structural(f)]
+    verdict = worst(f.verdict for f in binding)
+    chief = max((f for f in binding if f.verdict == verdict), key=lambda f: (f.case in judged, f.severity))
     # Figures are those of the cases the verdict rests on; NaN and Inf count everywhere.
     figures = [f.figures for f in findings if f.figures is not None and f.case in judged]
     return OutputParity(
@@ -220,9 +218,18 @@ def _worst_of(findings: Sequence[_Finding], judged: set[str], limits: Limits) ->
         limit="equal" if all(f.exact for f in findings) else str(limits),
         observed=chief.observed,
         verdict=verdict,
-        why=chief.why,
+        why="; ".join(filter(None, [chief.why, _informative([f for f in findings if f not in binding])])),
         worst_case=chief.case,
     )
+
+
+def _informative(findings: Sequence[_Finding]) -> str:
+    """What cases outside the calibrated range show, in words; nothing where they are within the limits anyway."""
+    past = [f for f in findings if f.verdict in ("fail", "warn")]
+    if not past:
+        return ""
+    furthest = max(past, key=lambda f: f.severity)
+    return f"not judged, outside the calibrated range: {furthest.observed} on '{furthest.case}'"
 
 
 def _usual_rms(cases: Sequence[Case]) -> dict[str, float]:

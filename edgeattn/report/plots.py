@@ -165,7 +165,8 @@ def _mask(figure: AttentionFigure, values: Array, cmap: str, low: float, high: f
             columns = np.arange(width) * values.shape[1] // width
             colours = shown.to_rgba(values)[rows][:, columns, :3]
             ink = image[..., None]
-            axes.imshow(colours * (0.62 + 0.1 * ink) + 0.34 * ink, extent=extent, interpolation="nearest")
+            lit = np.clip(colours * (0.62 + 0.1 * ink) + 0.34 * ink, 0.0, 1.0)
+            axes.imshow(lit, extent=extent, interpolation="nearest")
         _colour_bar(axes, shown)
         axes.set_axis_off()
 

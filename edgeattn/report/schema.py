@@ -3,291 +3,82 @@
 Keys are a contract with users' scripts: they may be added, never renamed; ``schema_version`` counts breaking changes.
 The JSON holds no NaN or Infinity: a figure that is undefined or not finite is ``null``, and the verdict and ``why``
 beside it say what that means.
-
-Verdicts: the overall one and each gate's are ``pass``, ``fail`` or ``inconclusive`` (the measurement cannot settle
-the question). Parity may also say ``warn`` (worth reading, blocks nothing) and sections nobody judged say ``n/a``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from edgeattn.errors import BadInput, printable
-from edgeattn.report.strictjson import loads, plain
+from edgeattn.report.sections import (
+    Attempt,
+    Comparison,
+    Contender,
+    Environment,
+    Figure,
+    GateReport,
+    Interval,
+    Latencies,
+    LatencyReport,
+    Operators,
+    OutputParity,
+    ParityReport,
+    Precision,
+    Ratio,
+    RewriteCount,
+    SectionVerdict,
+    SizeReport,
+    StageParity,
+    StageReport,
+    Target,
+    TaskReport,
+    Value,
+    Verdict,
+    worst,
+)
+from edgeattn.report.strictjson import loads
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Attempt",
+    "Comparison",
+    "Contender",
+    "Environment",
+    "Figure",
+    "GateReport",
+    "Interval",
+    "Latencies",
+    "LatencyReport",
+    "Operators",
+    "OutputParity",
+    "ParityReport",
+    "Precision",
+    "Ratio",
+    "Report",
+    "RewriteCount",
+    "SectionVerdict",
+    "SizeReport",
+    "StageParity",
+    "StageReport",
+    "Target",
+    "TaskReport",
+    "Verdict",
+    "worst",
+]
 
 SCHEMA_VERSION = 1
 MAX_REPORT_BYTES = 64 << 20
 """A report is some kilobytes; a file past this is not one, and is not read into memory."""
 
-Verdict = Literal["pass", "fail", "inconclusive"]
-SectionVerdict = Literal["pass", "warn", "fail", "inconclusive", "n/a"]
 
+class Report(Value):
+    """Everything one run found out.
 
-def _by_name(value: Any) -> Any:
-    return dict(sorted(value.items())) if isinstance(value, Mapping) else value
-
-
-def _by_count(value: Any) -> Any:
-    return dict(sorted(value.items(), key=lambda kv: (-kv[1], kv[0]))) if isinstance(value, Mapping) else value
-
-
-Figure = Annotated[float | None, BeforeValidator(plain)]
-"""A measured number; None where it is undefined or was not finite."""
-Interval = tuple[Figure, Figure]
-"""Lower and upper bound; None is an unbounded side."""
-Notes = Annotated[dict[str, Any], BeforeValidator(plain)]
-Counts = Annotated[dict[str, int], BeforeValidator(_by_count)]
-
-
-class _Value(BaseModel):
-    # Unknown keys are ignored, so that an older edgeattn reads a newer report of the same schema_version.
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
-
-
-class StageReport(_Value):
-    """What one stage of the pipeline did; ``notes`` is anything JSON-able."""
-
-    name: str
-    seconds: float
-    cached: bool = False
-    notes: Notes = {}
-
-
-class RewriteCount(_Value):
-    """How often a rule fired, the nodes of the program before and after, and the error it introduced."""
-
-    rule: str
-    count: int
-    nodes_before: int
-    nodes_after: int
-    max_abs: Figure = None
-
-
-class Operators(_Value):
-    """Operator domains (``""`` is ``ai.onnx``) and how many nodes of each type are left."""
-
-    domains: tuple[str, ...] = ()
-    histogram: Counts = {}
-
-
-class OutputParity(_Value):
-    """One output against the oracle, worst over all cases.
-
-    Attributes:
-        max_abs, mean_abs: absolute error over the elements that are finite on both sides.
-        sqnr_db: 20·log10(‖x‖/‖x−y‖), capped at 200; None where the reference carries no signal.
-        cosine: similarity of the flattened outputs; None where it means nothing (see harness/parity.py).
-        nonfinite: elements whose NaN or ±Inf differ between the two.
-        limit: what was asked, in words. observed: what was held against it, in words.
-        why: what broke it, or why a figure was not judged.
-        worst_case: the case furthest past its limit, or nearest to it.
+    Sections that were not asked for are None or empty; ``notes`` are lines a reader should not miss.
     """
-
-    max_abs: Figure
-    mean_abs: Figure
-    sqnr_db: Figure = None
-    cosine: Figure = None
-    nonfinite: int = 0
-    limit: str
-    observed: str = ""
-    verdict: SectionVerdict
-    why: str = ""
-    worst_case: str = ""
-
-
-class StageParity(_Value):
-    """Every output after one stage."""
-
-    stage: str
-    case_count: int
-    outputs: dict[str, OutputParity]
-
-    @property
-    def verdict(self) -> SectionVerdict:
-        """The worst verdict of the outputs; ``n/a`` without any."""
-        return worst(o.verdict for o in self.outputs.values())
-
-
-class ParityReport(_Value):
-    """``outputs`` are the last stage's: what the user gets. ``stages`` has one entry per judged stage, in order."""
-
-    outputs: dict[str, OutputParity] = {}
-    stages: tuple[StageParity, ...] = ()
-
-    @classmethod
-    def of(cls, stages: Iterable[StageParity]) -> ParityReport:
-        """The section from its stages, in order."""
-        known = tuple(stages)
-        return cls(outputs=known[-1].outputs if known else {}, stages=known)
-
-
-class TaskReport(_Value):
-    """The task metric of PyTorch and of the engine on the same samples.
-
-    Attributes:
-        reference, engine: mean score in [0, 1]. drop: reference − engine, absolute.
-        ci95: 95 % interval of the drop (paired). agreement: share of samples with identical predictions.
-        limit: the largest drop allowed, None when nobody asked.
-    """
-
-    name: str
-    metric: str
-    samples: int
-    reference: Figure
-    engine: Figure
-    drop: Figure
-    ci95: Interval
-    agreement: Figure = None
-    limit: Figure = None
-    verdict: SectionVerdict
-    why: str = ""
-
-
-class Latencies(_Value):
-    """Milliseconds per unit of work; a percentile is None where ``n`` is too small to state it at 99 % confidence."""
-
-    p50_ms: Figure
-    p90_ms: Figure = None
-    p95_ms: Figure = None
-    p99_ms: Figure = None
-    min_ms: Figure = None
-    n: int
-    inner: int = 1
-
-
-class Ratio(_Value):
-    """Median of per-round ratios with its 95 % interval."""
-
-    median: Figure
-    ci95: Interval
-
-
-class Attempt(_Value):
-    """One attempt to settle a measurement; all are kept, also those that did not."""
-
-    rounds: int
-    speedup: Ratio
-    aa_control: Ratio
-    settled: bool
-
-
-class LatencyReport(_Value):
-    """Reference and engine timed in the same rounds.
-
-    Attributes:
-        speedup: reference ÷ engine, above 1 is faster. aa_control: engine ÷ engine, the noise floor of this very run.
-        rounds, threads, seed: how it was measured. unit: what one call is, e.g. ``inference`` or ``decode step``.
-        verdict: ``pass`` when the control settled within ±1 % of 1.00, else ``inconclusive``.
-    """
-
-    reference: Latencies
-    engine: Latencies
-    speedup: Ratio
-    aa_control: Ratio
-    rounds: int
-    threads: int
-    unit: str = "inference"
-    warmup_rounds: int = 0
-    seed: int = 0
-    attempts: tuple[Attempt, ...] = ()
-    verdict: SectionVerdict
-    why: str = ""
-
-
-class Contender(_Value):
-    """One call of a comparison; the baseline has no speedup and no control of its own."""
-
-    name: str
-    latency: Latencies
-    speedup: Ratio | None = None
-    aa_control: Ratio | None = None
-
-
-class Comparison(_Value):
-    """Several calls timed in the same rounds: the baseline first, ``speedup`` of each other is baseline ÷ it.
-
-    ``aa_control`` is the one furthest from settled; ``verdict`` is ``pass`` when every control settled.
-    """
-
-    entries: tuple[Contender, ...]
-    aa_control: Ratio
-    rounds: int
-    threads: int
-    unit: str = "inference"
-    seed: int = 0
-    verdict: SectionVerdict
-    why: str = ""
-
-
-class SizeReport(_Value):
-    """Bytes on disk: the reference graph with its weights, and every file the engine needs."""
-
-    reference_bytes: int
-    engine_bytes: int
-
-    @property
-    def ratio(self) -> float | None:
-        """engine ÷ reference; None for an empty reference."""
-        return self.engine_bytes / self.reference_bytes if self.reference_bytes else None
-
-
-class Environment(_Value):
-    """The machine and the packages behind the figures.
-
-    Attributes:
-        cpu: model name. isa: instruction sets that matter to INT8. cores: physical cores this process may use.
-        logical: hardware threads it may use. threads: threads given to the engines, 0 if unknown.
-        load: 1-minute load average when measured, None where the system has none.
-    """
-
-    cpu: str
-    isa: tuple[str, ...] = ()
-    cores: int
-    logical: int = 0
-    threads: int = 0
-    versions: Annotated[dict[str, str], BeforeValidator(_by_name)] = {}
-    load: Figure = None
-    system: str = ""
-
-
-class GateReport(_Value):
-    """One gate: what was asked, what was seen. ``limit`` and ``observed`` are numbers or words."""
-
-    name: str
-    limit: float | bool | str | None = None
-    observed: Annotated[float | bool | str | None, BeforeValidator(plain)] = None
-    why: str = ""
-    verdict: Verdict
-
-
-class Target(_Value):
-    """Engine and device asked for, and those that ran."""
-
-    requested: str
-    effective: str
-
-
-class Precision(_Value):
-    """Precision asked for and the one the engine reports.
-
-    Attributes:
-        int8_share: share of the MAC-carrying operators (Conv, MatMul, Gemm) that run in INT8; None if not read back.
-        detail: what the engine reports, per graph.
-    """
-
-    requested: str
-    effective: str
-    int8_share: Figure = None
-    detail: Notes = {}
-
-
-class Report(_Value):
-    """Everything one run found out. Sections that were not asked for are None or empty."""
 
     schema_version: int = SCHEMA_VERSION
     verdict: Verdict
@@ -304,7 +95,7 @@ class Report(_Value):
     size: SizeReport | None = None
     environment: Environment | None = None
     gates: tuple[GateReport, ...] = ()
-    notes: Annotated[tuple[str, ...], Field(description="lines a reader should not miss")] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The report as JSON text: schema order, two spaces, a final newline, no NaN."""
@@ -349,10 +140,3 @@ class Report(_Value):
             return cls.parse(Path(path).read_bytes(), where)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise BadInput(f"cannot be read: {error}", where=where, hint="check the path and its permissions") from None
-
-
-def worst(verdicts: Iterable[SectionVerdict]) -> SectionVerdict:
-    """The most severe verdict: fail, inconclusive, warn, pass, then ``n/a`` (also of nothing)."""
-    seen = set(verdicts)
-    order: tuple[SectionVerdict, ...] = ("fail", "inconclusive", "warn", "pass")
-    return next((v for v in order if v in seen), "n/a")

@@ -34,8 +34,9 @@ def _head(report: Report) -> str:
     figures = []
     if report.latency is not None:
         speedup = report.latency.speedup
-        unsure = ", **inconclusive**" if report.latency.verdict == "inconclusive" else ""
-        figures.append(f"**{w.times(speedup.median)}** the speed of PyTorch ({w.interval(speedup.ci95)}){unsure}")
+        ratio = f"{w.times(speedup.median)} the speed of PyTorch ({w.interval(speedup.ci95)})"
+        settled = report.latency.verdict != "inconclusive"
+        figures.append(f"**{ratio}**" if settled else f"speed **not settled** (showed {ratio})")
     if report.task is not None:
         figures.append(
             f"{escape(report.task.metric)} **{w.percent(report.task.engine)}**, drop {w.points(report.task.drop)}"

@@ -136,7 +136,7 @@ def test_too_little_time_for_an_interval_is_inconclusive_without_figures():
     report, _ = run(m, m.work(100), m.work(100), pairs=300, max_seconds=2)
     assert report.verdict == "inconclusive"
     assert report.speedup.median is None
-    assert report.why == "stopped by the time limit after 4 of 300 rounds; it takes 20 for an interval"
+    assert report.why == "stopped by the time limit after 3 of 300 rounds; it takes 20 for an interval"
 
 
 def test_no_further_attempt_is_started_that_does_not_fit():

@@ -236,14 +236,23 @@ def test_an_empty_output_is_not_judged():
 # --- INT8 is judged where it was calibrated --------------------------------------------------------------------
 
 
-def test_int8_warns_at_most_outside_its_calibrated_range():
+def test_int8_tells_and_does_not_judge_what_lies_outside_its_calibrated_range():
     x = RNG.standard_normal(1000)
     cases = [case("real-b1", y=x), case("large", y=x * 1e4)]
     out = {"real-b1": noisy(x, 35), "large": noisy(x, 35)}
     found = judge("s", lambda c: {"y": out[c.name]}, cases, Limits.int8()).outputs["y"]
-    assert found.verdict == "warn"
-    assert found.worst_case == "large"
+    assert (found.verdict, found.worst_case) == ("pass", "real-b1")
+    assert found.why.startswith("not judged, outside the calibrated range: ")
+    assert found.why.endswith(" on 'large'")
     assert found.sqnr_db == pytest.approx(35, abs=1e-6)  # the figures are those of the cases that count
+
+
+def test_a_wrong_shape_fails_int8_outside_its_calibrated_range_too():
+    x = RNG.standard_normal(10)
+    out = {"real-b1": x, "zeros": x[:5]}
+    cases = [case("real-b1", y=x), case("zeros", y=x)]
+    found = judge("s", lambda c: {"y": out[c.name]}, cases, Limits.int8()).outputs["y"]
+    assert (found.verdict, found.worst_case) == ("fail", "zeros")
 
 
 def test_int8_fails_on_real_cases_however_good_the_others_are():

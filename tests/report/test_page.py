@@ -106,6 +106,7 @@ def test_inconclusive_is_said_in_words_on_the_first_screen():
     top = Page(html(report)).text.split("Gates")[0]
     assert "Inconclusive" in top
     assert "this is not a pass" in top
+    assert "not settled the machine was too busy to tell; it showed 3.37×" in top
 
 
 def test_texts_from_users_files_are_escaped_everywhere():

@@ -10,7 +10,7 @@ def test_verdict_and_headline_figures_come_first():
     lines = markdown(sample.report()).splitlines()
     assert lines[0] == r"# ✅ cbam\_digits: pass"
     assert lines[2] == "Target **openvino:cpu**, precision **int8 + bf16** (asked for int8)."
-    assert "**3.37×** the speed of PyTorch (3.31–3.42×)" in lines[4]
+    assert "**3.37× the speed of PyTorch (3.31–3.42×)**" in lines[4]
     assert "accuracy **98.47 %**, drop 0.14 pp" in lines[4]
     assert "**29.1 MB** from 112.4 MB" in lines[4]
 
@@ -24,7 +24,7 @@ def test_limits_stand_beside_observations():
 def test_inconclusive_is_visible_in_the_headline():
     text = markdown(sample.report(verdict="inconclusive", latency=sample.latency("inconclusive", why="too busy")))
     assert "# ❔" in text.splitlines()[0]
-    assert ", **inconclusive**" in text.splitlines()[4]
+    assert "speed **not settled**" in text.splitlines()[4]
     assert "❔ inconclusive, too busy" in text
 
 
