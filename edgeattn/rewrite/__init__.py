@@ -71,7 +71,7 @@ def rewrite(
 
     started = time.perf_counter()
     rules = [_named(name) for name in selected(only, skip)]
-    if program.reference is None:
+    if program.reference is None or not program.reference.cases:
         raise BadInput(
             "the program has no reference cases to judge rewrites by", hint="draw cases from its inputs first"
         )

@@ -117,7 +117,9 @@ class Build:
 
     def _fresh(self, stem: str) -> str:
         if self._taken is None:
-            self._taken = {n.name or "" for n in self._graph} | {o.name or "" for n in self._graph for o in n.outputs}
+            values = [*self._graph.inputs, *self._graph.initializers.values()]
+            values += [o for n in self._graph for o in n.outputs]
+            self._taken = {v.name or "" for v in values} | {n.name or "" for n in self._graph}
         name, number = stem, 1
         while name in self._taken:
             number += 1

@@ -143,9 +143,10 @@ def test_an_old_opset_is_named():
         rewrite(draw_cases(Program({"main": model})))
 
 
-def test_a_program_without_reference_is_refused():
+@pytest.mark.parametrize("reference", [None, Reference("source graph", ())])
+def test_a_program_without_reference_cases_is_refused(reference):
     with pytest.raises(BadInput, match="no reference cases"):
-        rewrite(spatial_gate(reference=None))
+        rewrite(spatial_gate(reference=reference))
 
 
 class Wrong(GraphRule):
