@@ -17,7 +17,7 @@ from edgeattn.errors import MissingPackage, Unsupported, UsageError
 from edgeattn.harness import attention, environment, latency, parity, task
 from edgeattn.harness.parity import Limits
 from edgeattn.harness.precision import audit
-from edgeattn.program import Case, Program, Session, StageRecord
+from edgeattn.program import Case, Program, Session, StageRecord, Wiring
 from edgeattn.publish import new_directory
 from edgeattn.quantize import Settings, quantize
 from edgeattn.recipe import Recipe, parse_dynamic
@@ -81,7 +81,7 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         engine = compile_stage(job, program, work / "bundle")
         sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
         judge(job, "engine", program, sessions)
-        scored = score(job, sessions)
+        scored = score(job, program, sessions)
         timed, raw = time_it(job, program, sessions)
         pictures = draw_attention(job, program, sessions)
         result = _report(job, name, exported, program, engine, scored, timed)
@@ -179,13 +179,13 @@ def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session
     )
 
 
-def score(job: Job, sessions: Mapping[str, Session]) -> schema.TaskReport | None:
+def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema.TaskReport | None:
     """The task's metric for PyTorch and for the engine, on the same held-out samples."""
     if job.task is None or job.task.metric == "none":
         return None
-    known, wiring = job.task, job.model.source.wiring
+    known = job.task
 
-    def scored(what: str, opened: Mapping[str, Session]) -> task.Scored:
+    def scored(what: str, opened: Mapping[str, Session], wiring: Wiring | None) -> task.Scored:
         return task.scores(
             lambda feeds: decode.run(opened, wiring, feeds),
             known,
@@ -194,9 +194,9 @@ def score(job: Job, sessions: Mapping[str, Session]) -> schema.TaskReport | None
             lambda done, total: job.listen(f"{known.metric} of {what}", done, total),
         )
 
-    return task.compare(
-        known, scored("PyTorch", job.eager), scored("the engine", sessions), job.recipe.gates.task_drop, job.recipe.seed
-    )
+    reference = scored("PyTorch", job.eager, job.model.source.wiring)
+    engine = scored("the engine", sessions, program.wiring)
+    return task.compare(known, reference, engine, job.recipe.gates.task_drop, job.recipe.seed)
 
 
 def time_it(job: Job, program: Program, sessions: Mapping[str, Session]) -> tuple[schema.LatencyReport, Any]:

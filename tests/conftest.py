@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+import edgeattn.backends
+
+ROOT = Path(__file__).parent.parent
 
 ENGINES = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
 PROMISED = [name for name in os.environ.get("EDGEATTN_REQUIRE", "").split(",") if name]
@@ -26,3 +33,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for name in ENGINES:
         if item.get_closest_marker(name) and missing(name):
             pytest.skip(f"needs {name}: pip install 'edgeattn[{'export' if name == 'torch' else name}]'")
+
+
+def edgeattn(*arguments: object, cwd: Path | None = None, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    """The command line as a user starts it; its environment cannot reach a terminal."""
+    command = [sys.executable, "-m", "edgeattn", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One real run: CBAM on digits, INT8, OpenVINO. Tests copy it before they change anything."""
+    return _run("cbam_digits.openvino.int8", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def dates_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One real run: the Luong translator on dates, FP32, ONNX Runtime."""
+    return _run("luong_dates.onnxruntime.fp32", tmp_path_factory)
+
+
+def _run(recipe: str, factory: pytest.TempPathFactory) -> Path:
+    out = factory.mktemp("runs") / recipe
+    done = edgeattn(
+        "run", ROOT / "export_configs" / f"{recipe}.yaml", "-o", out, "--set", "latency.pairs=20", "--quiet"
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    return out

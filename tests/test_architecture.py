@@ -22,6 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"harness", "export", "source", "storage", "runnable"}),
     frozenset({"pipeline"}),
     frozenset({"cli"}),
+    frozenset({"__main__"}),
 )
 STAGES = {"export", "rewrite", "quantize", "backends"}
 HEAVY = {

@@ -35,7 +35,7 @@ def precision_summary(executed: Iterable[tuple[str, str]], macs: Mapping[str, in
         macs: multiply-accumulates of that graph's nodes.
 
     Returns:
-        ``label`` (the precision of most nodes, ``mixed`` below nine tenths), ``counts`` of nodes per precision,
+        ``label`` (what nine tenths of the work run in, else ``mixed``), ``counts`` of nodes per precision,
         ``macs`` in all and ``int8_macs`` among them. A node whose name the engine lost counts as not INT8.
     """
     nodes = list(executed)
@@ -43,12 +43,12 @@ def precision_summary(executed: Iterable[tuple[str, str]], macs: Mapping[str, in
     total = sum(counts.values())
     label, most = counts.most_common(1)[0] if counts else ("n/a", 0)
     in_int8 = {name for name, precision in nodes if precision == "int8"}
-    return {
-        "label": label if most >= 0.9 * total else "mixed",
-        "counts": dict(sorted(counts.items())),
-        "macs": sum(macs.values()),
-        "int8_macs": sum(count for name, count in macs.items() if name in in_int8),
-    }
+    work, int8_work = sum(macs.values()), sum(count for name, count in macs.items() if name in in_int8)
+    if work and int8_work >= 0.9 * work:
+        label = "int8"
+    elif most < 0.9 * total:
+        label = "mixed"
+    return {"label": label, "counts": dict(sorted(counts.items())), "macs": work, "int8_macs": int8_work}
 
 
 def explain_failure(engine: str, error: Exception, inputs: tuple[TensorSpec, ...], feeds: Arrays) -> EdgeattnError:

@@ -19,10 +19,17 @@ def main() -> NoReturn:
     except Exception as error:
         code = _told(error)
     except KeyboardInterrupt:
-        code = _say("interrupted; nothing was written", EXIT_SIGINT)
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
+        code = _stopped(EXIT_SIGINT)
+    except SystemExit as error:  # the argument parser turns Ctrl-C into one, publish.py SIGTERM
+        code = _stopped(error.code) if error.code in _SIGNALS else error.code
     _leave(code if isinstance(code, int) else 0)
+
+
+_SIGNALS = {EXIT_SIGINT: "interrupted", 128 + signal.SIGTERM: "terminated"}
+
+
+def _stopped(code: int) -> int:
+    return _say(f"{_SIGNALS[code]}; nothing was written", code)
 
 
 def _told(error: Exception) -> int:
@@ -37,7 +44,7 @@ def _told(error: Exception) -> int:
         where = getattr(getattr(error, "ctx", None), "command_path", "edgeattn")
         return _say(f"{where}: {error.format_message()}; see `{where} --help`", 2)  # type: ignore[attr-defined]
     if _is_a(error, "Abort"):
-        return _say("interrupted; nothing was written", EXIT_SIGINT)
+        return _stopped(EXIT_SIGINT)
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

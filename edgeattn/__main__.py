@@ -1,0 +1,5 @@
+"""``python -m edgeattn``: the command line."""
+
+from edgeattn.cli import main
+
+main()
