@@ -68,10 +68,10 @@ def _liftable(node: ir.Node) -> bool:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         b = const(bias)
         fits = bias is None or (b is not None and b.size in (1, b.shape[-1] if b.ndim else 1))
-        return not attr(node, "transA", 0) and const(node.inputs[1]) is not None and fits
+        return not attr(node, "transA", 0) and const(node.inputs[1]) is not None and fits and bool(moving(node))
     if node.op_type == "MatMul":
         w = const(node.inputs[1])
-        return w is not None and w.ndim == 2
+        return w is not None and w.ndim == 2 and bool(moving(node))
     operands_fit = all(_per_channel(const(v)) for v in node.inputs if const(v) is not None)
     return node.op_type in POINTWISE and len(node.outputs) == 1 and operands_fit and bool(moving(node))
 

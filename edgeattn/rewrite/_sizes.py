@@ -21,6 +21,11 @@ Shapes: TypeAlias = dict[str, tuple[int, ...]]
 # Small sizes, neighbours around powers of two, and sizes where height and width differ.
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 16, 31, 32, 33, 63, 64, 65, 96, 97, 130, 223, 224, 225)
 SMALL = 64  # integer tensors up to this many elements are computed: they are shapes
+# Operators of shape arithmetic, none of which makes something large out of something small.
+ARITHMETIC = frozenset(
+    {"Constant", "Identity", "Cast", "Concat", "Gather", "Slice", "Squeeze", "Unsqueeze", "Reshape", "Flatten"}
+    | {"Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Equal", "Less", "Greater", "Where", "ReduceProd"}
+)
 
 
 def sampled(graph: ir.Graph, opset: int) -> list[Shapes]:
@@ -79,8 +84,7 @@ def _step(
             part = whole[start.value if start else 0 : end.value if end else None]
             _know(proto.output[0], np.array(part, np.int64), types, arrays)
         return
-    known = all(name in arrays for name in inputs)
-    if known and (inputs or node.op_type == "Constant") and all(arrays[n].dtype.kind in "iub" for n in inputs):
+    if node.op_type in ARITHMETIC and all(name in arrays and arrays[name].dtype.kind in "iub" for name in inputs):
         results = ReferenceEvaluator(proto).run(None, {name: arrays[name] for name in inputs})
         for name, result in zip(proto.output, results, strict=True):
             if name and np.size(result) <= SMALL:

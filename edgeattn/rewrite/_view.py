@@ -11,7 +11,7 @@ import onnx_ir as ir
 Dim: TypeAlias = int | str | None
 
 BROADCASTING = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod", "PRelu", "Where", "And", "Or", "Xor"}
+    {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mod", "Where", "And", "Or", "Xor"}
     | {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 )
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn.errors import EdgeattnError
 from edgeattn.rewrite import _apply, _check
 from edgeattn.rewrite._rule import Exactness, Outcome, ProgramRule, Rule
 
@@ -63,8 +62,8 @@ class Walk:
         expected = [c.outputs for c in cases] if rule.restores else self._source_outputs()
         try:
             actual = _check.outputs_of(candidate, self._opener)
-        except EdgeattnError as error:
-            return _check.Verdict(str(error), 0.0)
+        except Exception as error:  # the engine refused what the rule built: whatever it raised is the reason
+            return _check.Verdict(str(error) or type(error).__name__, 0.0)
         # Every rule is held to the stage's limits; a rule may only say that it mends NaN.
         limits = Exactness("allclose", 1e-5, 1e-4, mends_nan=rule.exactness.mends_nan)
         verdict = _check.judge(expected, actual, [c.name for c in cases], limits)

@@ -123,10 +123,16 @@ class ClampMask(GraphRule):
         )
 
 
+def _number(value: ir.Value | None) -> float | None:
+    """A constant of one element; a larger one might widen the score by broadcasting."""
+    array = const(value)
+    return float(array.flat[0]) if array is not None and array.size == 1 else None
+
+
 def _where(node: ir.Node) -> Mask | Miss:
     condition, yes, no = node.inputs
     assert condition is not None
-    for low, score, hides in ((scalar(yes), no, True), (scalar(no), yes, False)):
+    for low, score, hides in ((_number(yes), no, True), (_number(no), yes, False)):
         if low is not None and score is not None:
             return Mask(score, condition, hides, low, (node,))
     return miss("neither branch is one constant number", node, 1)
@@ -151,11 +157,11 @@ def _additive(node: ir.Node, score: ir.Value | None, mask: ir.Value | None) -> M
         found = _where(where)
         if isinstance(found, Mask) and scalar(found.score) == 0.0:
             return Mask(score, found.condition, found.hides, found.low, (node, where))
-        if isinstance(found, Mask) and found.low == 0.0 and scalar(found.score) is not None:
-            low = scalar(found.score)
+        if isinstance(found, Mask) and found.low == 0.0 and _number(found.score) is not None:
+            low = _number(found.score)
             return Mask(score, found.condition, not found.hides, 0.0 if low is None else low, (node, where))
     for flag, constant in (mul.inputs, mul.inputs[::-1]) if mul is not None else ():
-        number = scalar(constant)
+        number = _number(constant)
         if mul is not None and flag is not None and number is not None and _is_flag(flag):
             return Mask(score, flag, True, number, (node, mul))
     return miss("what is added is not built from a 0/1 mask and one huge negative number", node, 1)

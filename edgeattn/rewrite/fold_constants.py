@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
+LARGEST = "128MB"  # a constant above this is left to be computed: files must not grow without bound
+
+
 class FoldConstants(ProgramRule):
     """Constant subgraphs, Identity and dead parts, folded away."""
 
@@ -116,7 +119,9 @@ def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
         import onnxsim
 
         # check_n=0, certify=False: the stage compares numbers itself. No fusions: each has a rule of its own here.
-        folded, _ = onnxsim.simplify(model, check_n=0, perform_optimization=False, certify=False)
+        folded, _ = onnxsim.simplify(
+            model, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
+        )
     except Exception:  # native code with its own view of ONNX: whatever it raises, the fallback takes over
         from onnxscript.optimizer import optimize_ir
 

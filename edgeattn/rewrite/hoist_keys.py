@@ -80,6 +80,7 @@ class Loop:
             value
             for value, sources in self.origin.items()
             if len(sources) == 1
+            and not value.is_graph_output()
             and value.dtype is not None
             and value.dtype.is_floating_point()
             and any(n.op_type in HEAVY for n in self.cone(value))

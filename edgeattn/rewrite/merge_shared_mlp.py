@@ -103,6 +103,9 @@ class MergeSharedMlp(GraphRule):
             return answer
         if not branches.left:
             return miss("no activation lies between the convolutions", ours, 2)
+        maps = [first.inputs[0] for first in branches.first]
+        if not _same_batch(*maps):
+            return miss("it is not proven that both maps have the same batch size", branches.first[1], 4)
         left = [branches.first[0], *branches.left, ours]
         between = [(step.outputs[0], step) for step in left] + [(f.inputs[0], f) for f in branches.first]
         for value, step in between:
@@ -112,7 +115,7 @@ class MergeSharedMlp(GraphRule):
         outsider = _outside_reader(inner, node)
         if outsider is not None:
             return miss("it reads a value in between", outsider, 5)
-        return Match(node, (*inner, node), {"left": left, "maps": [f.inputs[0] for f in branches.first]})
+        return Match(node, (*inner, node), {"left": left, "maps": maps})
 
     def rewrite(self, match: Match, build: Build) -> None:
         """Concat → Conv → activation → ReduceSum → Conv with twice the bias."""
@@ -192,6 +195,15 @@ def _silu() -> onnx.ModelProto:
         w1=(4, 8, 1, 1),
         w2=(8, 4, 1, 1),
     )
+
+
+def _same_batch(a: ir.Value | None, m: ir.Value | None) -> bool:
+    """By number or symbol, or because both are pooled from one value."""
+    ours, theirs = dims(a), dims(m)
+    if ours is not None and theirs is not None and ours[0] is not None and ours[0] == theirs[0]:
+        return True
+    pools = [made_by(v, "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax") for v in (a, m)]
+    return pools[0] is not None and pools[1] is not None and pools[0].inputs[0] is pools[1].inputs[0]
 
 
 def _pointwise(conv: ir.Node) -> bool:
