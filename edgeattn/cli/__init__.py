@@ -19,9 +19,11 @@ def main() -> NoReturn:
     except Exception as error:
         code = _told(error)
     except KeyboardInterrupt:
-        code = _stopped(EXIT_SIGINT)
-    except SystemExit as error:  # the argument parser turns Ctrl-C into one, publish.py SIGTERM
-        code = _stopped(error.code) if error.code in _SIGNALS else error.code
+        code = EXIT_SIGINT
+    except SystemExit as error:
+        code = error.code
+    if code in _SIGNALS:  # the argument parser turns Ctrl-C into a code, publish.py SIGTERM into a SystemExit
+        code = _stopped(code)
     _leave(code if isinstance(code, int) else 0)
 
 
@@ -44,7 +46,7 @@ def _told(error: Exception) -> int:
         where = getattr(getattr(error, "ctx", None), "command_path", "edgeattn")
         return _say(f"{where}: {error.format_message()}; see `{where} --help`", 2)  # type: ignore[attr-defined]
     if _is_a(error, "Abort"):
-        return _stopped(EXIT_SIGINT)
+        return EXIT_SIGINT
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

@@ -62,35 +62,39 @@ class ClampMask(GraphRule):
 
     def match(self, node: ir.Node, view: View) -> Match | Miss | None:
         """Anchored at the Softmax."""
-        masked = node.inputs[0]
-        maker = made_by(masked, "Where", "Add")
-        if maker is None or masked is None:
+        layers = _layers(node.inputs[0])
+        if not layers:
             return None
-        found = _where(maker) if maker.op_type == "Where" else _added(maker)
-        if isinstance(found, Miss):
-            return found
-        if found.low >= HUGE:
-            return miss(f"the mask is finite already ({found.low:g})", maker, 2)
-        if not used_once(masked):
-            return miss("the masked score is read elsewhere too", maker, 3)
-        guarded = _is_guarded(node.outputs[0], found)
-        return Match(node, (*found.nodes, node), {"mask": found, "guard": found.low == -np.inf and not guarded})
+        if isinstance(layers[-1], Miss) and len(layers) == 1:
+            return layers[-1]
+        masks = [m for m in layers if isinstance(m, Mask)]
+        while masks and masks[-1].low >= HUGE:
+            masks.pop()
+        if not masks:
+            return miss("the mask is finite already", _maker(layers[0]), 2)
+        for mask in masks:
+            if not used_once(mask.nodes[0].outputs[0]):
+                return miss("the masked score is read elsewhere too", mask.nodes[0], 3)
+        nodes = [n for mask in reversed(masks) for n in mask.nodes]
+        return Match(node, (*nodes, node), {"masks": masks})
 
     def rewrite(self, match: Match, build: Build) -> None:
-        """Where with a finite value, the Softmax again, and a second Where if rows could be empty."""
-        softmax, mask = match.anchor, match.parts["mask"]
-        old = softmax.outputs[0]
-        condition = _as_bool(mask, build)
-        low = build.scalar("mask_low", FINITE, mask.score)
-        masked = _select(build, condition, mask.hides, low, mask.score, dims(softmax.inputs[0]), mask.nodes[0])
-        weights = build.like(softmax, masked, shape=dims(old))
-        if match.parts["guard"]:
-            zero = build.scalar("mask_zero", 0.0, mask.score)
-            weights = _select(build, condition, mask.hides, zero, weights, dims(old), mask.nodes[0])
+        """Where with a finite value, layer by layer; the Softmax; and a second Where where rows could be empty."""
+        softmax, masks = match.anchor, match.parts["masks"]
+        old, shape = softmax.outputs[0], dims(softmax.inputs[0])
+        value = masks[-1].score
+        for mask in reversed(masks):
+            low = build.scalar("mask_low", FINITE if mask.low < HUGE else mask.low, value)
+            value = _select(build, _as_bool(mask, build), mask.hides, low, value, shape, mask.nodes[0])
+        weights = build.like(softmax, value, shape=dims(old))
+        for mask in masks:
+            if mask.low == -np.inf and not _is_guarded(old, mask):
+                zero = build.scalar("mask_zero", 0.0, value)
+                weights = _select(build, _as_bool(mask, build), mask.hides, zero, weights, dims(old), mask.nodes[0])
         build.replace(old, weights)
 
     def examples(self) -> list[Program]:
-        """-inf without and with a second fill, finfo.min either way round, and additive masks in three spellings."""
+        """-inf without and with a second fill, finfo.min either way round, additive masks in three spellings, two layers."""
         low = f32(-3.4028234663852886e38)  # finfo(float32).min
         tail = "y = Softmax <axis = 1> (m) }"
         head = "(float[batch,s] q, bool[batch,s] keep) => (float[batch,s] y)"
@@ -110,6 +114,11 @@ class ClampMask(GraphRule):
                 "(float[batch,3] q) => (float[batch,3] y) { m = Add(q, causal) y = Softmax <axis = 1> (m) }",
                 causal=f32(0.0, 0.0, -1e9),
             ),
+            graph(
+                f"{head} {{ p = Where(keep, q, low)  c = Greater(q, one)  m = Where(c, low, p)  {tail}",
+                one=f32(1.0),
+                low=f32(-np.inf),
+            ),
         )
 
     def near_misses(self) -> list[Program]:
@@ -121,6 +130,22 @@ class ClampMask(GraphRule):
             graph("(float[batch,s] q, float[batch,s] a) => (float[batch,s] y) { m = Add(q, a)  y = Softmax(m) }"),
             graph(f"{head}, float[batch,s] m) {{ m = Where(keep, q, low)  y = Softmax(m) }}", low=f32(-np.inf)),
         )
+
+
+def _layers(value: ir.Value | None) -> list[Mask | Miss]:
+    """The masks over a score, the outermost first; ends with a Miss where the outermost is none."""
+    found: list[Mask | Miss] = []
+    while (maker := made_by(value, "Where", "Add")) is not None:
+        layer = _where(maker) if maker.op_type == "Where" else _added(maker)
+        if isinstance(layer, Miss):
+            return found or [layer]
+        found.append(layer)
+        value = layer.score
+    return found
+
+
+def _maker(layer: Mask | Miss) -> ir.Node | None:
+    return layer.nodes[0] if isinstance(layer, Mask) else None
 
 
 def _number(value: ir.Value | None) -> float | None:
