@@ -81,10 +81,11 @@ class ClampMask(GraphRule):
     def rewrite(self, match: Match, build: Build) -> None:
         """Where with a finite value, layer by layer; the Softmax; and a second Where where rows could be empty."""
         softmax, masks = match.anchor, match.parts["masks"]
-        old, shape = softmax.outputs[0], dims(softmax.inputs[0])
+        old = softmax.outputs[0]
         value = masks[-1].score
         for mask in reversed(masks):
             low = build.scalar("mask_low", FINITE if mask.low < HUGE else mask.low, value)
+            shape = dims(mask.nodes[0].outputs[0])
             value = _select(build, _as_bool(mask, build), mask.hides, low, value, shape, mask.nodes[0])
         weights = build.like(softmax, value, shape=dims(old))
         for mask in masks:
@@ -94,7 +95,7 @@ class ClampMask(GraphRule):
         build.replace(old, weights)
 
     def examples(self) -> list[Program]:
-        """-inf without and with a second fill, finfo.min either way round, additive masks in three spellings, two layers."""
+        """-inf without and with a second fill, finfo.min, additive masks in three spellings, and two layers."""
         low = f32(-3.4028234663852886e38)  # finfo(float32).min
         tail = "y = Softmax <axis = 1> (m) }"
         head = "(float[batch,s] q, bool[batch,s] keep) => (float[batch,s] y)"
