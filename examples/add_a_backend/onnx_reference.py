@@ -1,0 +1,105 @@
+"""ONNX's own reference evaluator as an engine: slow, in pure Python and numpy, and the specification's last word.
+
+Engine file: ``<graph>.onnx``. Nothing is optimised, so what the graph says is what runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeattn.backends import Availability, Engine, Options, Refusal
+from edgeattn.backends._common import explain_failure, first_line, precision_summary
+from edgeattn.errors import BadInput, EngineFailed
+from edgeattn.graphs import MAC_OPS, input_specs, macs_by_node, output_specs
+from edgeattn.program import Program, QdqDialect
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgeattn.program import Array, Arrays
+
+NEWEST_OPSET = 23
+
+
+class ReferenceSession:
+    """One graph in the reference evaluator."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        self._run: Any = ReferenceEvaluator(model).run
+        self.inputs, self.outputs = input_specs(model), output_specs(model)
+
+    def run(self, feeds: Arrays) -> dict[str, Array]:
+        """Run once; see :class:`edgeattn.program.Session`."""
+        names = [spec.name for spec in self.outputs]
+        # The evaluator computes with any dtype and shape that numpy takes, so what a caller hands over is checked.
+        problem = explain_failure("onnx_reference", ValueError(), self.inputs, feeds)
+        if isinstance(problem, BadInput):
+            raise problem
+        try:
+            return dict(zip(names, self._run(names, dict(feeds)), strict=True))
+        except Exception as error:
+            raise explain_failure("onnx_reference", error, self.inputs, feeds) from error
+
+
+class ReferenceBackend:
+    """The reference evaluator as an engine."""
+
+    name = "onnx_reference"
+    extra = "export"
+    devices = ("cpu",)
+    qdq = QdqDialect()
+
+    def probe(self) -> Availability:
+        """Whether ``onnx`` is installed."""
+        if importlib.util.find_spec("onnx") is None:
+            return Availability(False, why="not installed", hint="pip install 'edgeattn[export]'")
+        import onnx
+
+        return Availability(True, version=onnx.__version__)
+
+    def unsupported(self, program: Program, options: Options) -> list[Refusal]:
+        """Opsets that nobody here has checked."""
+        return [
+            Refusal(graph, "", f"opset {opset.version} is newer than {NEWEST_OPSET}", "export with --opset 18")
+            for graph, model in program.graphs.items()
+            for opset in model.opset_import
+            if opset.version > NEWEST_OPSET
+        ]
+
+    def compile(self, program: Program, options: Options, out: Path) -> Engine:
+        """Save each graph as it is."""
+        import onnx
+
+        started = time.perf_counter()
+        effective = {}
+        for graph, model in program.graphs.items():
+            onnx.save(model, out / f"{graph}.onnx")
+            executed = [(n.name, "fp32") for n in model.graph.node if n.op_type in MAC_OPS]
+            effective[graph] = {
+                "device": "cpu",
+                "precision": precision_summary(executed, macs_by_node(model)),
+                "settings": {"threads": 1},
+            }
+        files = {graph: f"{graph}.onnx" for graph in program.graphs}
+        return Engine(self.name, options, out, files, effective, time.perf_counter() - started)
+
+    def open(self, file: Path, options: Options) -> ReferenceSession:
+        """Open an engine file."""
+        import onnx
+
+        return self.load(onnx.load(file), options)
+
+    def load(self, model: onnx.ModelProto, options: Options) -> ReferenceSession:
+        """Open a graph that is in memory."""
+        try:
+            return ReferenceSession(model)
+        except Exception as error:
+            raise EngineFailed(first_line(error), where="onnx_reference") from error
+
+
+BACKEND = ReferenceBackend()
