@@ -165,6 +165,7 @@ class Attempt(Value):
     speedup: Ratio
     aa_control: Ratio
     settled: bool
+    why: str = ""
 
 
 class LatencyReport(Value):
@@ -173,7 +174,7 @@ class LatencyReport(Value):
     Attributes:
         speedup: reference ÷ engine, above 1 is faster. aa_control: engine ÷ engine, the noise floor of this very run.
         rounds, threads, seed: how it was measured. unit: what one call is, e.g. ``inference`` or ``decode step``.
-        verdict: ``pass`` when the control settled within ±1 % of 1.00, else ``inconclusive``.
+        verdict: ``pass`` when the measurement settled (see harness/latency.py), else ``inconclusive``.
     """
 
     reference: Latencies

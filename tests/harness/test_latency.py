@@ -88,6 +88,32 @@ def test_an_engine_whose_turns_differ_within_a_round_is_inconclusive():
     assert run(m, m.work(10), engine, pairs=100)[0].verdict == "inconclusive"
 
 
+def test_a_reference_starved_of_cores_is_inconclusive_although_the_control_settles():
+    m = Machine(noise=0.01)
+    luck = np.random.default_rng(2)
+
+    def reference():  # threads that wait for each other: mostly 30 times slower, now and then not
+        m.now += round(1e7 * (1.0 if luck.random() < 0.1 else 30.0))
+
+    report, _ = run(m, reference, m.work(5), pairs=100)
+    low, high = report.aa_control.ci95
+    assert low <= 1 <= high
+    assert report.verdict == "inconclusive"
+    assert report.why.startswith("the reference's median call took 30.0 times its quick ones, it was starved of cores")
+
+
+def test_a_speedup_that_is_not_known_to_five_percent_is_inconclusive():
+    m = Machine(noise=0.01)
+    luck = np.random.default_rng(2)
+
+    def reference():
+        m.now += round(1e7 * luck.uniform(1.0, 2.5))
+
+    report, _ = run(m, reference, m.work(5), pairs=40)
+    assert report.verdict == "inconclusive"
+    assert "the speedup is known to ±" in report.why
+
+
 def test_slow_trends_cancel_within_rounds():
     m = Machine(noise=0.01)
 
@@ -136,7 +162,7 @@ def test_too_little_time_for_an_interval_is_inconclusive_without_figures():
     report, _ = run(m, m.work(100), m.work(100), pairs=300, max_seconds=2)
     assert report.verdict == "inconclusive"
     assert report.speedup.median is None
-    assert report.why == "stopped by the time limit after 3 of 300 rounds; it takes 20 for an interval"
+    assert report.why == "stopped by the time limit after 3 of 300 rounds; it takes 20 rounds for an interval"
 
 
 def test_no_further_attempt_is_started_that_does_not_fit():
