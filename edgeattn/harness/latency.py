@@ -16,8 +16,9 @@ Details that decide whether a control settles:
 
 * Each turn starts with one untimed call. It hands the cores over (thread pools spin for a while after their last
   task) and refills the caches, so the timed calls show the steady state an application sees.
-* Calls shorter than 1 ms are repeated within the turn to about 2 ms, and the turn counts with their median: one
-  interrupt does not become a ratio. Two clock reads (about 0.1 µs) are part of every timed call.
+* Calls shorter than 5 ms are repeated within the turn to about 10 ms, and the turn counts with their median: one
+  interrupt, or a few milliseconds lost to another process, do not become a ratio. Two clock reads (about 0.1 µs) are
+  part of every timed call.
 * Garbage collection is off during rounds.
 """
 

@@ -20,7 +20,7 @@ Call = Callable[[], object]
 Clock = Callable[[], int]
 Progress = Callable[[int, int], None]
 
-SHORT_CALL_NS, TURN_NS, MAX_INNER = 1_000_000, 2_000_000, 200
+SHORT_CALL_NS, TURN_NS, MAX_INNER = 5_000_000, 10_000_000, 1000
 PERCENTILE_ROUNDS = {90: 64, 95: 130, 99: 662}
 """Rounds that state a percentile at 99 % confidence."""
 
