@@ -34,6 +34,7 @@ type: $(VENV)/.ready ## Types: mypy --strict
 	$(BIN)/mypy
 
 bench: $(VENV)/.ready ## Time our engines beside what you would use instead, interleaved in one process
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m tests.benchmarks.bench
 
 weights: $(VENV)/.ready ## Train the shipped weights again

@@ -26,10 +26,16 @@ def audit(requested: str, effective: Mapping[str, Any]) -> Precision:
     total = sum(counts.values())
     macs = sum(graph["precision"]["macs"] for graph in effective.values())
     in_int8 = sum(graph["precision"]["int8_macs"] for graph in effective.values())
-    shown = " + ".join(f"{label} {count}/{total}" for label, count in counts.most_common())
-    return Precision(
-        requested=requested,
-        effective=shown or "no weighted operator",
-        int8_share=in_int8 / macs if macs else 0.0,
-        detail=dict(effective),
+    share = in_int8 / macs if macs else counts["int8"] / total if total else 0.0
+    return Precision(requested=requested, effective=_label(counts, share), int8_share=share, detail=dict(effective))
+
+
+def _label(counts: Counter[str], int8_share: float) -> str:
+    """``int8`` where nine tenths of the work run in it; else the precision of all nodes, or how they divide."""
+    if not counts:
+        return "no weighted operator"
+    if int8_share >= 0.9:
+        return "int8"
+    return " + ".join(
+        f"{label} {count}/{counts.total()}" if len(counts) > 1 else label for label, count in counts.most_common()
     )

@@ -1,0 +1,140 @@
+"""Our engines beside what you would use instead: interleaved in one process, with an A/A control.
+
+    make bench                                    everything
+    python -m tests.benchmarks.bench vision       CBAM-ResNet-50 and plain ResNet-50 at 224 x 224, batch 1
+    python -m tests.benchmarks.bench translator   the Luong step, 2 x LSTM-512, vocabulary 8,000, source 30
+
+Every contender gets the same threads and the same input; ratios are medians of per-round ratios with 95 % intervals.
+Writes build/bench-<group>.json. The weights of these models are untrained: latency does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edgeattn import decode, export, registry, source
+from edgeattn.backends import Options, oracle
+from edgeattn.backends._common import usable_cores
+from edgeattn.harness import latency
+from edgeattn.program import Case, Program
+from edgeattn.quantize import Settings, quantize
+from edgeattn.rewrite import rewrite
+from edgeattn.tasks.photos import TASK, crops
+
+Calls = dict[str, Callable[[], object]]
+CALIBRATION = 32
+THREADS = usable_cores()
+
+
+def engine_call(name: str, program: Program, case: Case, precision: str = "fp32") -> Callable[[], object]:
+    backend = registry.get("backends", name)
+    options = Options("cpu", precision, THREADS)
+    sessions = {graph: backend.load(model, options) for graph, model in program.graphs.items()}
+    return lambda: decode.run(sessions, program.wiring, case.feeds, case.tokens)
+
+
+def calibration() -> Iterator[Case]:
+    for batch in TASK.train(CALIBRATION, 4):
+        yield Case("calibration", batch.feeds)
+
+
+def stock_int8(program: Program) -> dict[str, Program]:
+    """The same export through the quantizers that people take: ONNX Runtime's and NNCF's, with their defaults."""
+    (model,) = program.graphs.values()
+    return {"onnxruntime": Program({"main": _ort_static(model)})}
+
+
+def _ort_static(model):
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.samples = iter({"image": image[None]} for image in crops(CALIBRATION, held_out=False))
+
+        def get_next(self):
+            return next(self.samples, None)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        before, after = Path(scratch) / "float.onnx", Path(scratch) / "int8.onnx"
+        onnx.save(model, before)
+        quantize_static(before, after, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+        return onnx.load(after)
+
+
+def nncf_call(model, case: Case) -> Callable[[], object]:
+    import nncf
+    import openvino as ov
+
+    core = ov.Core()
+    ir = core.read_model(model.SerializeToString())
+    samples = nncf.Dataset(list(crops(CALIBRATION, held_out=False)), lambda image: {"image": image[None]})
+    quantized = nncf.quantize(ir, samples, subset_size=CALIBRATION)
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(quantized, "CPU", settings).create_infer_request()
+    return lambda: request.infer(case.feeds, share_inputs=True, share_outputs=True)
+
+
+def vision() -> Calls:
+    calls: Calls = {}
+    case = Case("real-1", {"image": crops(1, held_out=True)})
+    for name in ("resnet50", "cbam_resnet50"):
+        model = source.resolve(name).source
+        eager = export.eager_sessions(model)
+        exported = export.export(model)
+        rewritten = rewrite(exported, oracle)
+        calls[f"{name}: PyTorch eager"] = lambda s=eager: decode.run(s, None, case.feeds)
+        for engine in ("onnxruntime", "openvino"):
+            calls[f"{name}: {engine} FP32 as exported"] = engine_call(engine, exported, case)
+            calls[f"{name}: {engine} FP32 ours"] = engine_call(engine, rewritten, case)
+            settings = Settings(qdq=registry.get("backends", engine).qdq)
+            ours = quantize(rewritten, "int8-static", oracle, calibration(), settings)
+            calls[f"{name}: {engine} INT8 ours"] = engine_call(engine, ours, case, "int8")
+        for engine, stock in stock_int8(exported).items():
+            calls[f"{name}: {engine} INT8 its own quantizer"] = engine_call(engine, stock, case, "int8")
+        calls[f"{name}: openvino INT8 NNCF"] = nncf_call(exported.graphs["main"], case)
+    return calls
+
+
+def translator() -> Calls:
+    model = source.resolve("luong_2x512").source
+    exported = export.export(model)
+    rewritten = rewrite(exported, oracle)
+    src = np.random.default_rng(0).integers(3, 1000, (1, 30))
+    steps = np.random.default_rng(1).integers(3, 1000, (1, 20))
+    case = Case("20 steps", {"src": src, "src_mask": np.ones(src.shape, bool)}, steps)
+    eager = export.eager_sessions(model)
+    calls: Calls = {"PyTorch eager": lambda: decode.run(eager, model.wiring, case.feeds, case.tokens)}
+    for engine in ("onnxruntime", "openvino"):
+        calls[f"{engine} FP32 as exported"] = engine_call(engine, exported, case)
+        calls[f"{engine} FP32 ours"] = engine_call(engine, rewritten, case)
+    return calls
+
+
+GROUPS: dict[str, Callable[[], Calls]] = {"vision": vision, "translator": translator}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], default=list(GROUPS))
+    parser.add_argument("--pairs", type=int, default=50)
+    asked = parser.parse_args()
+    export.use_threads(THREADS)
+    Path("build").mkdir(exist_ok=True)
+    for group in asked.groups:
+        result = latency.compare_many(GROUPS[group](), pairs=asked.pairs, threads=THREADS, max_seconds=300)
+        Path(f"build/bench-{group}.json").write_text(result.model_dump_json(indent=2))
+        sys.stdout.write(f"\n{group}: {result.rounds} rounds, {THREADS} threads, {result.verdict} {result.why}\n")
+        for entry in result.entries:
+            ratio = "" if entry.speedup is None else f"{entry.speedup.median:6.2f}x vs first"
+            sys.stdout.write(f"  {entry.latency.p50_ms:9.3f} ms  {ratio:18} {entry.name}\n")
+
+
+if __name__ == "__main__":
+    main()
