@@ -154,13 +154,27 @@ def use_threads(count: int) -> None:
 
 
 def _rerun(source: Source, sessions: Mapping[str, EagerSession], reference: Reference) -> None:
-    """Run every case once more, the widest last, so each session has seen all shapes and holds feeds fit for tracing.
-
-    The exporter treats sizes 0 and 1 as constants: only sizes above 1 stay dynamic.
-    """
-    fit = [c for c in reference.cases if c.tokens is None or c.tokens.size]
-    for case in sorted(fit, key=lambda c: min(min(v.shape, default=1) for v in c.feeds.values())):
+    """Run every case once more, so each session has seen all shapes; the last one leaves feeds fit for tracing."""
+    runnable = [c for c in reference.cases if c.tokens is None or c.tokens.size]
+    tracing = _fit_for_tracing(runnable, program_inputs(source))
+    for case in (*(c for c in runnable if c is not tracing), tracing):
         decode.run(sessions, source.wiring, case.feeds, case.tokens)
+
+
+def _fit_for_tracing(runnable: Sequence[Case], inputs: Sequence[TensorSpec]) -> Case:
+    """The first case whose dynamic sizes are all above 1, else the one whose smallest is largest.
+
+    The exporter treats sizes 0 and 1 as constants. Seeded cases come first: a real batch may happen to have the size
+    of some feature map, and the exporter then writes shape arithmetic where a constant would do.
+    """
+
+    def narrowest(case: Case) -> int:
+        sizes = [
+            n for s in inputs for n, d in zip(case.feeds[s.name].shape, s.shape, strict=True) if isinstance(d, str)
+        ]
+        return min(sizes, default=2)
+
+    return next((c for c in runnable if narrowest(c) > 1), max(runnable, key=narrowest))
 
 
 def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -> onnx.ModelProto:

@@ -110,7 +110,7 @@ class Gates(_Section):
         task_min: the engine's metric is at least this.
         agreement: share of test samples on which engine and PyTorch predict the same is at least this.
         speedup: the lower 95 % bound of median(reference / engine) is at least this.
-        int8_share: share of the MAC-carrying operators that really run in INT8 is at least this.
+        int8_share: share of the multiply-accumulates that really run in INT8 is at least this.
         size_ratio: engine bytes over reference bytes is at most this.
     """
 

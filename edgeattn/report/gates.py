@@ -6,7 +6,7 @@
     task_min     the engine's metric is at least the limit
     agreement    share of test samples on which the engine predicts what PyTorch predicts, at least the limit
     speedup      lower 95 % bound of reference ÷ engine, at least the limit; inconclusive when the A/A control is
-    int8_share   share of Conv, MatMul and Gemm that really run in INT8, at least the limit
+    int8_share   share of the multiply-accumulates that really run in INT8, at least the limit
     size_ratio   engine ÷ reference bytes, at most the limit
 
 A gate that is None or False was not asked. A gate whose section is missing fails: nothing shows that it holds.

@@ -268,7 +268,7 @@ class Precision(Value):
     """Precision asked for and the one the engine reports.
 
     Attributes:
-        int8_share: share of the MAC-carrying operators (Conv, MatMul, Gemm) that run in INT8; None if not read back.
+        int8_share: share of the multiply-accumulates that run in INT8; None if not read back.
         detail: what the engine reports, per graph.
     """
 

@@ -10,7 +10,7 @@ GATE_MEANING = {
     "task_min": "task metric",
     "agreement": "same prediction as PyTorch",
     "speedup": "times faster, lower bound",
-    "int8_share": "MAC operators in INT8",
+    "int8_share": "multiply-accumulates in INT8",
     "size_ratio": "size of the original",
     "baseline_parity": "parity against the baseline",
     "baseline_task": "task against the baseline",
