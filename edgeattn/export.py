@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from edgeattn import cases, decode
+from edgeattn.downgrade import to_opset_17
 from edgeattn.errors import BadInput, Unsupported, UsageError
 from edgeattn.models import GraphSource, Source
 from edgeattn.program import Case, Program, Reference, StageRecord, TensorSpec, free_inputs
@@ -186,7 +187,7 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
                 graph.module.eval(),
                 args,
                 dynamo=True,
-                opset_version=opset,
+                opset_version=max(opset, 18),  # what the exporter writes itself; 17 is made from it
                 input_names=[s.name for s in graph.inputs],
                 output_names=list(graph.outputs),
                 dynamic_shapes=dynamic,
@@ -200,6 +201,13 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
     if exported is None:
         raise Unsupported(f"PyTorch exported nothing for graph '{name}'")
     model: onnx.ModelProto = exported.model_proto
+    if opset == 17:
+        model = to_opset_17(model)
+    written = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    if written != opset:
+        raise Unsupported(
+            f"PyTorch wrote graph '{name}' in opset {written}, not {opset}", where="--opset", hint=f"use {written}"
+        )
     del model.graph.value_info[:]  # the exporter's notes repeat the traced sizes; shape inference finds the true ones
     for value in model.graph.output:
         _declare(value, _true_shape(value.name, graph.inputs, session.seen))

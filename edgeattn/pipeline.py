@@ -111,7 +111,16 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
         raise MissingPackage(backend_name, backend.extra, why=here.why)
     threads = recipe.latency.threads or usable_cores()
     export.use_threads(threads)
-    return Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen)
+    job = Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen)
+    refuse_unsupported(job, Program({}))  # a precision or device this machine lacks is known before any work
+    return job
+
+
+def refuse_unsupported(job: Job, program: Program) -> None:
+    """Raise the engine's first reason why it cannot build a program, with the node and what mends it."""
+    for first in job.backend.unsupported(program, job.options):
+        where = f"{job.recipe.target}: graph '{first.graph}'" + (f", node '{first.node}'" if first.node else "")
+        raise Unsupported(first.reason, where=where, hint=first.hint)
 
 
 def export_stage(job: Job) -> Program:
@@ -153,11 +162,7 @@ def quantize_stage(job: Job, program: Program) -> Program:
 def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
     """Refuse what the engine cannot take, then build into the bundle."""
     job.listen(f"compile for {job.recipe.target}", 0, None)
-    refusals = job.backend.unsupported(program, job.options)
-    if refusals:
-        first = refusals[0]
-        where = f"{job.recipe.target}: graph '{first.graph}'" + (f", node '{first.node}'" if first.node else "")
-        raise Unsupported(first.reason, where=where, hint=first.hint)
+    refuse_unsupported(job, program)
     directory = bundle / "engine"
     directory.mkdir(parents=True)
     return job.backend.compile(program, job.options, directory)

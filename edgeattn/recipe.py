@@ -67,7 +67,7 @@ class _Section(BaseModel):
 class Export(_Section):
     """How a model becomes ONNX; ``shapes`` and ``dynamic`` are for users' own modules."""
 
-    opset: Annotated[int, Field(ge=11, le=23)] = 18
+    opset: Annotated[int, Field(ge=17, le=20)] = 18
     shapes: Mapping[str, Shape] = {}
     dynamic: Dynamic = ()
 
@@ -89,7 +89,7 @@ class Quantize(_Section):
     """How INT8 is reached; ``keep`` names node patterns that stay in float."""
 
     scheme: Name = "int8-static"
-    gate: Literal["float", "int8"] = "float"
+    gate: Literal["float"] = "float"
     samples: Annotated[int, Field(ge=1, le=1_000_000)] = 300
     keep: Names = ()
 
@@ -97,7 +97,7 @@ class Quantize(_Section):
 class Latency(_Section):
     """How long to measure; ``threads`` 0 means the physical cores this process may use."""
 
-    pairs: Annotated[int, Field(ge=1, le=1_000_000)] = 300
+    pairs: Annotated[int, Field(ge=20, le=1_000_000)] = 300
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
 
 
@@ -115,7 +115,7 @@ class Gates(_Section):
     """
 
     parity: bool = True
-    task_drop: Share | None = 0.005
+    task_drop: Share | None = None
     task_min: Share | None = None
     agreement: Share | None = None
     speedup: Positive | None = None

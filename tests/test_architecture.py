@@ -16,7 +16,9 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts)
 # A file may import what stands above it. Within one layer, stages do not know each other.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "registry", "program", "decode", "files", "__init__"}),
-    frozenset({"cases", "graphs", "standard", "publish", "preflight", "plainyaml", "complaints", "arrays"}),
+    frozenset(
+        {"cases", "downgrade", "graphs", "standard", "publish", "preflight", "plainyaml", "complaints", "arrays"}
+    ),
     frozenset({"recipe", "report", "recognise"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
     frozenset({"harness", "export", "source", "storage", "runnable"}),

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
-from onnx import numpy_helper  # noqa: E402
+from onnx import numpy_helper
 
-from edgeattn.errors import EdgeattnError, printable  # noqa: E402
-from edgeattn.preflight import check_model, read_model  # noqa: E402
-from tests import corpus  # noqa: E402
+from edgeattn.errors import EdgeattnError, printable
+from edgeattn.preflight import check_model, read_model
+from tests import corpus
 
 LIMIT_S = 10
 ROOT = Path(__file__).parents[1]

@@ -61,7 +61,7 @@ def parity(
 @app.command()
 def bench(
     models: Annotated[list[str], typer.Argument(metavar="A [B ...]", help=f"{_WHAT} The first is the baseline.")],
-    pairs: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 300,
+    pairs: Annotated[int, typer.Option(min=20, help="Interleaved rounds.")] = 300,
     inputs: Inputs = None,
     target: Target = "onnxruntime",
     threads: Threads = 0,

@@ -122,12 +122,12 @@ GROUPS: dict[str, Callable[[], Calls]] = {"vision": vision, "translator": transl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], default=list(GROUPS))
+    parser.add_argument("groups", nargs="*", help=", ".join(GROUPS))
     parser.add_argument("--pairs", type=int, default=50)
     asked = parser.parse_args()
     export.use_threads(THREADS)
     Path("build").mkdir(exist_ok=True)
-    for group in asked.groups:
+    for group in asked.groups or GROUPS:
         result = latency.compare_many(GROUPS[group](), pairs=asked.pairs, threads=THREADS, max_seconds=300)
         Path(f"build/bench-{group}.json").write_text(result.model_dump_json(indent=2))
         sys.stdout.write(f"\n{group}: {result.rounds} rounds, {THREADS} threads, {result.verdict} {result.why}\n")

@@ -34,13 +34,19 @@ def test_int8_cbam_loses_at_most_half_a_point_on_openvino(digits_run: Path) -> N
     assert task["drop"] <= 0.005
 
 
-def test_int8_cbam_loses_at_most_half_a_point_on_onnxruntime(tmp_path: Path) -> None:
+def test_int8_cbam_on_onnxruntime_keeps_its_accuracy_and_an_impossible_gate_exits_1(tmp_path: Path) -> None:
     recipe = ROOT / "export_configs" / "cbam_digits.onnxruntime.int8.yaml"
-    done = edgeattn("run", recipe, "-o", tmp_path / "run", "--set", "latency.pairs=20", "-q")
-    assert done.returncode == 0, done.stderr + done.stdout
+    asked = ("--set", "latency.pairs=20", "--set", "gates.size_ratio=0.001")
+    done = edgeattn("run", recipe, "-o", tmp_path / "run", *asked, "-q")
+    assert done.returncode == 1, done.stderr + done.stdout
     report = read(tmp_path / "run")
     assert report["task"]["drop"] <= 0.005
     assert report["precision"]["int8_share"] >= 0.9
+    (failed,) = (g for g in report["gates"] if g["verdict"] == "fail")
+    assert (failed["name"], failed["limit"]) == ("size_ratio", 0.001)
+    assert 0.1 < failed["observed"] < 0.5
+    assert "size_ratio" in done.stdout
+    assert "verdict: fail" in done.stdout
 
 
 def test_most_of_the_work_really_runs_in_int8(digits_run: Path) -> None:
