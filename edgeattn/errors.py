@@ -112,6 +112,19 @@ class MissingPackage(Unsupported):
         )
 
 
+_EXTRAS = {
+    **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors", "sklearn"), "export"),
+    **dict.fromkeys(("jinja2", "matplotlib"), "report"),
+    **{engine: engine for engine in ("onnxruntime", "openvino")},
+}
+
+
+def missing_package(error: ModuleNotFoundError) -> MissingPackage | None:
+    """The extra that brings a module Python did not find; None when it is no dependency of ours."""
+    name = (error.name or "").split(".")[0]
+    return MissingPackage(name, _EXTRAS[name]) if name in _EXTRAS else None
+
+
 class EngineFailed(Unsupported):
     """An engine refused a graph or died while building or running it."""
 

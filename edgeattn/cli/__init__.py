@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from edgeattn.errors import EXIT_SIGINT, EdgeattnError, printable
+from edgeattn.errors import EXIT_SIGINT, EdgeattnError, missing_package, printable
 
 
 def main() -> NoReturn:
@@ -40,6 +40,8 @@ def _told(error: Exception) -> int:
         import traceback
 
         traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError):
+        error = missing_package(error) or error
     if isinstance(error, EdgeattnError):
         return _say(str(error), error.exit_code)
     if _is_a(error, "ClickException"):

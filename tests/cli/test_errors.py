@@ -94,22 +94,36 @@ def test_a_vendor_operator_is_refused_with_exit_4(tmp_path: Path) -> None:
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_a_missing_engine_is_told_with_the_extra_that_brings_it(tmp_path: Path) -> None:
-    onnx.save(conv_net(), tmp_path / "m.onnx")
+def without(package: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command line on a machine where a package is not installed."""
     code = (
         "import sys, importlib.util\n"
         "class Absent:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] == 'openvino': raise ModuleNotFoundError(name)\n"
+        f"        if name.split('.')[0] == {package!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda n, *a: None if n == 'openvino' else find(n, *a)\n"
+        f"importlib.util.find_spec = lambda n, *a: None if n == {package!r} else find(n, *a)\n"
         "sys.meta_path.insert(0, Absent())\n"
-        f"sys.argv = ['edgeattn', 'compile', {str(tmp_path / 'm.onnx')!r}, '-o', {str(tmp_path / 'o')!r}]\n"
-        "sys.argv += ['-t', 'openvino']\n"
+        f"sys.argv = ['edgeattn', *{list(map(str, arguments))!r}]\n"
         "from edgeattn.cli import main; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_a_missing_engine_is_told_with_the_extra_that_brings_it(tmp_path: Path) -> None:
+    onnx.save(conv_net(), tmp_path / "m.onnx")
+    done = without("openvino", "compile", tmp_path / "m.onnx", "-o", tmp_path / "o", "-t", "openvino")
     fails(done, 4, "'openvino' is not installed", "pip install 'edgeattn[openvino]'")
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "cbam_digits.openvino.int8"], ["list", "models"], ["export", "cbam_digits"]]
+)
+def test_a_missing_pytorch_is_told_with_the_extra_that_brings_it(command: list[str], tmp_path: Path) -> None:
+    extra = [] if command[0] == "list" else ["-o", tmp_path / "o"]
+    fails(without("torch", *command, *extra), 4, "'torch' is not installed", "pip install 'edgeattn[export]'")
     assert not (tmp_path / "o").exists()
 
 
