@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # PyTorch without CUDA (200 MB instead of several GB); where this index cannot be reached, pip's own is used.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast lint type bench weights clean

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeattn.graphs import GraphIndex, attributes
 
@@ -84,16 +84,40 @@ def masks(found: Iterable[Attention], kind: str) -> list[str]:
     return [a.gate for a in flat if a.kind == kind]
 
 
+@dataclass(frozen=True)
+class _Gate:
+    """What the walk back from a sigmoid found."""
+
+    sigmoid: onnx.NodeProto
+    multiply: onnx.NodeProto
+    features: str
+    nodes: list[onnx.NodeProto]
+    reductions: list[onnx.NodeProto]
+
+    def attention(self, kind: str, channels: int | None, **facts: Any) -> Attention:
+        pools = {**_GLOBAL_POOLS, **_REDUCTIONS, **_POOLS}
+        return Attention(
+            kind=kind,
+            nodes=frozenset(n.output[0] for n in self.nodes),
+            gate=self.sigmoid.output[0],
+            features=self.features,
+            result=self.multiply.output[0],
+            pools=tuple(sorted({pools[n.op_type] for n in self.reductions})),
+            channels=channels,
+            **facts,
+        )
+
+
 def _gate(index: GraphIndex, sigmoid: onnx.NodeProto) -> Attention | None:
     for multiply, features in _gated(index, sigmoid.output[0]):
         walked = _walk_to_reductions(index, sigmoid, _origin(index, features))
         if walked:
-            nodes, reductions = walked
-            axes = {_reduced(index, r) for r in reductions}
+            gate = _Gate(sigmoid, multiply, features, *walked)
+            axes = {_reduced(index, r) for r in gate.reductions}
             if axes == {"space"}:
-                return _channel(index, sigmoid, nodes, reductions, features, multiply)
+                return _channel(index, gate)
             if axes == {"channel"}:
-                return _spatial(index, sigmoid, nodes, reductions, features, multiply)
+                return _spatial(index, gate)
     return None
 
 
@@ -166,54 +190,19 @@ def _reduced(index: GraphIndex, node: onnx.NodeProto) -> str:
     return "space" if spatial else "other"
 
 
-def _channel(
-    index: GraphIndex,
-    sigmoid: onnx.NodeProto,
-    nodes: list[onnx.NodeProto],
-    reductions: list[onnx.NodeProto],
-    features: str,
-    multiply: onnx.NodeProto,
-) -> Attention:
-    pools = _pool_names(reductions)
-    widths = [w for n in nodes if n.op_type in ("Conv", "Gemm", "MatMul") for w in _width(index, n)]
+def _channel(index: GraphIndex, gate: _Gate) -> Attention:
+    widths = [w for n in gate.nodes if n.op_type in ("Conv", "Gemm", "MatMul") for w in _width(index, n)]
     channels, hidden = (max(widths), min(widths)) if widths else (None, None)
-    return Attention(
-        kind="cam" if len(pools) == 2 else "se",
-        nodes=frozenset(n.output[0] for n in nodes),
-        gate=sigmoid.output[0],
-        features=features,
-        result=multiply.output[0],
-        pools=pools,
-        channels=channels,
-        reduction=channels // hidden if channels and hidden else None,
-    )
+    kind = "cam" if len({n.op_type for n in gate.reductions}) == 2 else "se"
+    return gate.attention(kind, channels, reduction=channels // hidden if channels and hidden else None)
 
 
-def _spatial(
-    index: GraphIndex,
-    sigmoid: onnx.NodeProto,
-    nodes: list[onnx.NodeProto],
-    reductions: list[onnx.NodeProto],
-    features: str,
-    multiply: onnx.NodeProto,
-) -> Attention:
-    convs = [n for n in nodes if n.op_type == "Conv"]
-    shape = index.shape(features)
-    return Attention(
-        kind="sam",
-        nodes=frozenset(n.output[0] for n in nodes),
-        gate=sigmoid.output[0],
-        features=features,
-        result=multiply.output[0],
-        pools=_pool_names(reductions),
-        channels=shape[1] if shape and len(shape) > 1 and isinstance(shape[1], int) else None,
-        kernel=tuple((index.constant_shape(convs[0].input[1]) or ())[2:]) if convs else (),
-    )
-
-
-def _pool_names(reductions: list[onnx.NodeProto]) -> tuple[str, ...]:
-    table = {**_GLOBAL_POOLS, **_REDUCTIONS, **_POOLS}
-    return tuple(sorted({table[n.op_type] for n in reductions}))
+def _spatial(index: GraphIndex, gate: _Gate) -> Attention:
+    convs = [n for n in gate.nodes if n.op_type == "Conv"]
+    kernel = tuple((index.constant_shape(_origin(index, convs[0].input[1])) or ())[2:]) if convs else ()
+    shape = index.shape(gate.features)
+    channels = shape[1] if shape and len(shape) > 1 and isinstance(shape[1], int) else None
+    return gate.attention("sam", channels, kernel=kernel)
 
 
 def _width(index: GraphIndex, node: onnx.NodeProto) -> list[int]:
@@ -288,4 +277,5 @@ def _pair_cbam(index: GraphIndex, found: list[Attention]) -> list[Attention]:
                     a.reduction, half.kernel, (a, half),
                 )
             )  # fmt: skip
-    return [a for a in found if a.gate not in used] + joined if joined else found
+    place = {node.output[0]: i for i, node in enumerate(index.nodes)}
+    return sorted([*(a for a in found if a.gate not in used), *joined], key=lambda a: place[a.gate])

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeattn.backends import Availability, Refusal
 from edgeattn.errors import BadInput, EdgeattnError, EngineFailed
 from edgeattn.program import TensorSpec
 
 if TYPE_CHECKING:
-    from edgeattn.program import Arrays
+    from edgeattn.program import Arrays, Program
 
 
 def usable_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def probe_package(package: str, extra: str) -> Availability:
+    """Whether an engine's package imports, and its version. Never raises: a broken wheel is an answer too."""
+    if importlib.util.find_spec(package) is None:
+        return Availability(False, why="not installed", hint=f"pip install 'edgeattn[{extra}]'")
+    try:
+        version = str(importlib.import_module(package).__version__)
+    except Exception as error:
+        return Availability(False, why=first_line(error), hint=f"reinstall {package}")
+    return Availability(True, version=version.split("-")[0])
+
+
+def newer_opsets(program: Program, newest: int) -> list[Refusal]:
+    """A refusal for every graph whose standard opset is above ``newest``."""
+    return [
+        Refusal(graph, "", f"opset {opset.version} is newer than {newest}", "export with --opset 18")
+        for graph, model in program.graphs.items()
+        for opset in model.opset_import
+        if opset.domain in ("", "ai.onnx") and opset.version > newest
+    ]
 
 
 def first_line(error: BaseException) -> str:

@@ -6,7 +6,6 @@ Engine file: ``<graph>.onnx``. Effective precision is read from the graph ONNX R
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tempfile
 import time
@@ -15,7 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.backends import Availability, Engine, Options, Refusal
-from edgeattn.backends._common import explain_failure, first_line, precision_summary, usable_cores
+from edgeattn.backends._common import (
+    explain_failure,
+    first_line,
+    newer_opsets,
+    precision_summary,
+    probe_package,
+    usable_cores,
+)
 from edgeattn.errors import EngineFailed, MissingPackage
 from edgeattn.graphs import macs_by_node
 from edgeattn.program import Program, QdqDialect, TensorSpec
@@ -66,22 +72,11 @@ class OnnxRuntimeBackend:
 
     def probe(self) -> Availability:
         """Whether ``onnxruntime`` imports, and its version."""
-        if importlib.util.find_spec("onnxruntime") is None:
-            return Availability(False, why="not installed", hint=f"pip install 'edgeattn[{self.extra}]'")
-        try:
-            import onnxruntime
-        except Exception as error:  # a broken wheel must not break `doctor` or `list`
-            return Availability(False, why=first_line(error), hint="reinstall onnxruntime")
-        return Availability(True, version=onnxruntime.__version__)
+        return probe_package("onnxruntime", self.extra)
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
         """Opsets newer than this engine knows, and precisions its CPU provider only simulates."""
-        refusals = [
-            Refusal(graph, "", f"opset {opset.version} is newer than {_NEWEST_OPSET}", "export with --opset 18")
-            for graph, model in program.graphs.items()
-            for opset in model.opset_import
-            if opset.domain in ("", "ai.onnx") and opset.version > _NEWEST_OPSET
-        ]
+        refusals = newer_opsets(program, _NEWEST_OPSET)
         if options.precision in ("fp16", "bf16"):
             why = f"the CPU provider computes {options.precision} in fp32"
             refusals.append(Refusal("*", "", why, "use precision fp32 or int8 here"))

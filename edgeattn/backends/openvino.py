@@ -7,7 +7,6 @@ bf16 or f16 by itself on CPUs that have it; what really runs is read back from t
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeattn.backends import Availability, Engine, Options, Refusal
-from edgeattn.backends._common import explain_failure, first_line, precision_summary, usable_cores
+from edgeattn.backends._common import (
+    explain_failure,
+    first_line,
+    newer_opsets,
+    precision_summary,
+    probe_package,
+    usable_cores,
+)
 from edgeattn.errors import EngineFailed, MissingPackage
 from edgeattn.graphs import macs_by_node
 from edgeattn.program import Program, QdqDialect, TensorSpec
@@ -66,22 +72,11 @@ class OpenVinoBackend:
 
     def probe(self) -> Availability:
         """Whether ``openvino`` imports, and its version."""
-        if importlib.util.find_spec("openvino") is None:
-            return Availability(False, why="not installed", hint=f"pip install 'edgeattn[{self.extra}]'")
-        try:
-            import openvino
-        except Exception as error:  # a broken wheel must not break `doctor` or `list`
-            return Availability(False, why=first_line(error), hint="reinstall openvino")
-        return Availability(True, version=openvino.__version__.split("-")[0])
+        return probe_package("openvino", self.extra)
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
         """Opsets newer than were checked, and precisions this CPU would not compute in."""
-        refusals = [
-            Refusal(graph, "", f"opset {opset.version} is newer than {_NEWEST_OPSET}", "export with --opset 18")
-            for graph, model in program.graphs.items()
-            for opset in model.opset_import
-            if opset.domain in ("", "ai.onnx") and opset.version > _NEWEST_OPSET
-        ]
+        refusals = newer_opsets(program, _NEWEST_OPSET)
         if options.precision in ("fp16", "bf16") and not self._computes(options):
             why = f"this CPU does not compute in {options.precision}; OpenVINO would fall back to fp32"
             refusals.append(Refusal("*", "", why, "use precision fp32 or int8 here"))

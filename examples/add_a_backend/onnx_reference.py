@@ -5,13 +5,12 @@ Engine file: ``<graph>.onnx``. Nothing is optimised, so what the graph says is w
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.backends import Availability, Engine, Options, Refusal
-from edgeattn.backends._common import explain_failure, first_line, precision_summary
+from edgeattn.backends._common import explain_failure, first_line, newer_opsets, precision_summary, probe_package
 from edgeattn.errors import BadInput, EngineFailed
 from edgeattn.graphs import MAC_OPS, input_specs, macs_by_node, output_specs
 from edgeattn.program import Program, QdqDialect
@@ -56,20 +55,11 @@ class ReferenceBackend:
 
     def probe(self) -> Availability:
         """Whether ``onnx`` is installed."""
-        if importlib.util.find_spec("onnx") is None:
-            return Availability(False, why="not installed", hint="pip install 'edgeattn[export]'")
-        import onnx
-
-        return Availability(True, version=onnx.__version__)
+        return probe_package("onnx", self.extra)
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
         """Opsets that nobody here has checked."""
-        return [
-            Refusal(graph, "", f"opset {opset.version} is newer than {NEWEST_OPSET}", "export with --opset 18")
-            for graph, model in program.graphs.items()
-            for opset in model.opset_import
-            if opset.version > NEWEST_OPSET
-        ]
+        return newer_opsets(program, NEWEST_OPSET)
 
     def compile(self, program: Program, options: Options, out: Path) -> Engine:
         """Save each graph as it is."""
