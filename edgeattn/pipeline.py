@@ -2,58 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from edgeattn import decode, export, graphs, registry, report, source
-from edgeattn.backends import Backend, Engine, Options, oracle, parse_target
-from edgeattn.backends._common import file_size, usable_cores
-from edgeattn.bundle.pack import answered_sample, pack
-from edgeattn.errors import MissingPackage, Unsupported, UsageError
-from edgeattn.harness import attention, environment, latency, parity, task
+from edgeattn import decode, export, graphs, report
+from edgeattn.backends import Engine, oracle
+from edgeattn.harness import attention, latency, parity, task
 from edgeattn.harness.parity import Limits
-from edgeattn.harness.precision import audit
-from edgeattn.program import Case, Program, Session, StageRecord, Wiring
+from edgeattn.job import Job, Listener, prepare, real_cases, refuse_unsupported, silent
+from edgeattn.outcome import fill_bundle, make_report, rules_applied
+from edgeattn.program import Case, Program, Session, Wiring
 from edgeattn.publish import new_directory
 from edgeattn.quantize import Settings, quantize
-from edgeattn.recipe import Recipe, parse_dynamic
+from edgeattn.recipe import Recipe
 from edgeattn.recognise import masks, recognise
 from edgeattn.report import schema
 from edgeattn.rewrite import rewrite
 
-if TYPE_CHECKING:
-    from edgeattn.program import Array, Arrays
-    from edgeattn.tasks import Task
+__all__ = ["run"]
 
-Listener = Callable[[str, int, "int | None"], None]
-"""Hears ``(what is going on, done, total)``; total is None while it is unknown."""
-
-
-def silent(_what: str, _done: int, _total: int | None) -> None:
-    """A listener that ignores everything."""
-
-
-@dataclass
-class Job:
-    """One run in progress: what was asked, what is known so far."""
-
-    recipe: Recipe
-    model: source.Resolved
-    task: Task | None
-    backend: Backend
-    options: Options
-    listen: Listener
-    parity: list[schema.StageParity] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def eager(self) -> Mapping[str, Session]:
-        """PyTorch as sessions."""
-        return export.eager_sessions(self.model.source)
+_TASK_BATCH = 50
+_CALIBRATION_BATCH = 4  # activations of a whole batch are held at once
+_LATENCY_SECONDS = 60.0  # a machine that has not settled by then will not: the verdict is inconclusive
+_PICTURES = 4
 
 
 def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, listen: Listener = silent) -> schema.Report:
@@ -84,51 +56,17 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         scored = score(job, program, sessions)
         timed, raw = time_it(job, program, sessions)
         pictures = draw_attention(job, program, sessions)
-        result = _report(job, name, exported, program, engine, scored, timed)
-        _bundle(job, program, engine, sessions, work / "bundle")
+        result = make_report(job, name, exported, program, engine, scored, timed)
+        fill_bundle(job, program, engine, sessions, work / "bundle")
         job.notes += report.write(result, work, raw, pictures)
         (work / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
     return result
 
 
-def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
-    """Find the model, its task and the engine, and refuse early what cannot work."""
-    listen("load the model", 0, None)
-    dynamic = [parse_dynamic(d) for d in recipe.export.dynamic]
-    model = source.resolve(recipe.model, recipe.weights, recipe.export.shapes, dynamic)
-    task_name = recipe.task or model.task
-    known: Task | None = registry.get("tasks", task_name) if task_name else None
-    if recipe.quantize and known is None:
-        raise UsageError(
-            "INT8 needs real data to calibrate on, and this model has no task",
-            where=recipe.where("quantize"),
-            hint=f"name one: task: {' | '.join(registry.names('tasks'))}",
-        )
-    backend_name, device = parse_target(recipe.target)
-    backend: Backend = registry.get("backends", backend_name)
-    here = backend.probe()
-    if not here.available:
-        raise MissingPackage(backend_name, backend.extra, why=here.why)
-    threads = recipe.latency.threads or usable_cores()
-    export.use_threads(threads)
-    job = Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen)
-    refuse_unsupported(job, Program({}))  # a precision or device this machine lacks is known before any work
-    return job
-
-
-def refuse_unsupported(job: Job, program: Program) -> None:
-    """Raise the engine's first reason why it cannot build a program, with the node and what mends it."""
-    for first in job.backend.unsupported(program, job.options):
-        where = f"{job.recipe.target}: graph '{first.graph}'" + (f", node '{first.node}'" if first.node else "")
-        raise Unsupported(first.reason, where=where, hint=first.hint)
-
-
 def export_stage(job: Job) -> Program:
     """PyTorch -> Program, with seeded and real cases answered by eager PyTorch."""
     job.listen("export to ONNX", 0, None)
-    program = export.export(
-        job.model.source, opset=job.recipe.export.opset, seed=job.recipe.seed, real=_real_cases(job)
-    )
+    program = export.export(job.model.source, opset=job.recipe.export.opset, seed=job.recipe.seed, real=real_cases(job))
     judge(job, "export", program)
     return program
 
@@ -143,7 +81,9 @@ def rewrite_stage(job: Job, program: Program) -> Program:
         skip=recipe.skip,
         progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
     )
-    job.notes += [f"rewrite rule {r['rule']} was undone: {r['undone']}" for r in _rules(result) if r.get("undone")]
+    job.notes += [
+        f"rewrite rule {r['rule']} was undone: {r['undone']}" for r in rules_applied(result) if r.get("undone")
+    ]
     judge(job, "rewrite", result)
     return result
 
@@ -195,7 +135,7 @@ def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema
             lambda feeds: decode.run(opened, wiring, feeds),
             known,
             None,
-            _BATCH,
+            _TASK_BATCH,
             lambda done, total: job.listen(f"{known.metric} of {what}", done, total),
         )
 
@@ -231,39 +171,15 @@ def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) 
     if program.wiring is not None:
         eager = decode.run(job.eager, job.model.source.wiring, case.feeds)
         return attention.alignment(case.feeds, eager, decode.run(sessions, program.wiring, case.feeds), job.task)
+    feeds = [(name, value) for name, value in case.feeds.items() if value.ndim == 4]
     (model,) = program.graphs.values()
     order = masks(recognise(model), "sam")
-    if not order:
+    if not order or len(feeds) != 1:
         return []
     tapped = job.backend.load(graphs.with_outputs(model, order), job.options)
-    (image,) = (v for k, v in case.feeds.items())
-    return attention.spatial(
-        image[0], export.spatial_masks(job.model.source, case.feeds), tapped.run(case.feeds), order
-    )
-
-
-_BATCH = 50
-_LATENCY_SECONDS = 60.0  # a machine that has not settled by then will not: the verdict is inconclusive
-
-
-def _real_cases(job: Job) -> list[Case]:
-    """Held-out samples as oracle cases: one alone, and eight together. Wired programs are forced to eager's tokens."""
-    if job.task is None:
-        return []
-    found = []
-    for size in (1, 8):
-        feeds = next(job.task.test(size, size)).feeds
-        found.append(Case(f"real-{size}", feeds, _forced_tokens(job, feeds)))
-    return found
-
-
-def _forced_tokens(job: Job, feeds: Arrays) -> Array | None:
-    wiring = job.model.source.wiring
-    if wiring is None:
-        return None
-    tokens = decode.run(job.eager, wiring, feeds)["tokens"]
-    start = np.full((len(tokens), 1), wiring.stop.start, np.int64)
-    return np.concatenate([start, tokens[:, :-1]], axis=1)
+    eager = export.spatial_masks(job.model.source, case.feeds)
+    figures = attention.spatial(feeds[0][1][0], eager, tapped.run(case.feeds), order)
+    return figures[:: -(-len(figures) // _PICTURES) or 1]  # a deep network has a mask a block: show a few, evenly
 
 
 def _calibration(job: Job, samples: int) -> Iterator[Case]:
@@ -273,66 +189,3 @@ def _calibration(job: Job, samples: int) -> Iterator[Case]:
         yield Case("calibration", batch.feeds)
         done += len(batch.targets)
         job.listen("calibrate", done, samples)
-
-
-_CALIBRATION_BATCH = 4
-
-
-def _rules(program: Program) -> list[Mapping[str, Any]]:
-    record = next((r for r in reversed(program.history) if r.name == "rewrite"), None)
-    return list(record.notes["rules"]) if record else []
-
-
-def _report(
-    job: Job,
-    name: str,
-    exported: Program,
-    program: Program,
-    engine: Engine,
-    scored: schema.TaskReport | None,
-    timed: schema.LatencyReport,
-) -> schema.Report:
-    built = StageRecord("compile", engine.seconds, {"backend": engine.backend, "graphs": dict(engine.effective)})
-    ungated = schema.Report(
-        verdict="pass",
-        recipe=name,
-        model=job.recipe.model,
-        target=schema.Target(requested=job.recipe.target, effective=_target(engine, job.backend)),
-        precision=audit(job.recipe.precision, engine.effective),
-        stages=tuple(schema.StageReport.model_validate(vars(r)) for r in (*program.history, built)),
-        rewrites=tuple(schema.RewriteCount.model_validate(r) for r in _rules(program)),
-        operators=schema.Operators(domains=tuple(graphs.domains(program)), histogram=graphs.histogram(program)),
-        parity=schema.ParityReport.of(job.parity),
-        task=scored,
-        latency=timed,
-        size=schema.SizeReport(
-            reference_bytes=sum(m.ByteSize() for m in exported.graphs.values()),
-            engine_bytes=file_size(engine.directory, engine.files.values()),
-        ),
-        environment=environment.describe(threads=job.options.threads),
-        notes=tuple(job.notes),
-    )
-    gates, verdict = report.evaluate(ungated, job.recipe.gates.model_dump())
-    return ungated.model_copy(update={"gates": tuple(gates), "verdict": verdict})
-
-
-def _target(engine: Engine, backend: Backend) -> str:
-    devices = sorted({str(e["device"]) for e in engine.effective.values()})
-    return f"{engine.backend.replace('_', '-')}:{'+'.join(devices)} {backend.probe().version}"
-
-
-def _bundle(job: Job, program: Program, engine: Engine, sessions: Mapping[str, Session], directory: Path) -> None:
-    """Pack engine, portable ONNX, assets, and one answered sample that the runtime can check itself with."""
-    assert program.reference is not None
-    case = next((c for c in program.reference.cases if c.name == "real-1"), program.reference.cases[0])
-    answer = decode.run(sessions, program.wiring, case.feeds)
-    pack(
-        directory,
-        program=program,
-        engine=engine,
-        model=job.recipe.model,
-        target=job.recipe.target,
-        task=job.task.name if job.task else None,
-        assets=job.task.assets() if job.task else {},
-        sample=answered_sample(case.feeds, answer, job.recipe.precision),
-    )

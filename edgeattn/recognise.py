@@ -94,15 +94,19 @@ class _Gate:
     nodes: list[onnx.NodeProto]
     reductions: list[onnx.NodeProto]
 
+    @property
+    def pools(self) -> tuple[str, ...]:
+        table = {**_GLOBAL_POOLS, **_REDUCTIONS, **_POOLS}
+        return tuple(sorted({table[n.op_type] for n in self.reductions}))
+
     def attention(self, kind: str, channels: int | None, **facts: Any) -> Attention:
-        pools = {**_GLOBAL_POOLS, **_REDUCTIONS, **_POOLS}
         return Attention(
             kind=kind,
             nodes=frozenset(n.output[0] for n in self.nodes),
             gate=self.sigmoid.output[0],
             features=self.features,
             result=self.multiply.output[0],
-            pools=tuple(sorted({pools[n.op_type] for n in self.reductions})),
+            pools=self.pools,
             channels=channels,
             **facts,
         )
@@ -193,7 +197,7 @@ def _reduced(index: GraphIndex, node: onnx.NodeProto) -> str:
 def _channel(index: GraphIndex, gate: _Gate) -> Attention:
     widths = [w for n in gate.nodes if n.op_type in ("Conv", "Gemm", "MatMul") for w in _width(index, n)]
     channels, hidden = (max(widths), min(widths)) if widths else (None, None)
-    kind = "cam" if len({n.op_type for n in gate.reductions}) == 2 else "se"
+    kind = "cam" if len(gate.pools) == 2 else "se"
     return gate.attention(kind, channels, reduction=channels // hidden if channels and hidden else None)
 
 

@@ -22,6 +22,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"recipe", "report", "recognise"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
     frozenset({"harness", "export", "source", "storage", "runnable"}),
+    frozenset({"job"}),
+    frozenset({"outcome"}),
     frozenset({"pipeline"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

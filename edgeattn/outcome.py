@@ -1,0 +1,89 @@
+"""What a run leaves: its report, judged by the recipe's gates, and its bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeattn import decode, graphs, report
+from edgeattn.backends._common import file_size
+from edgeattn.bundle.pack import answered_sample, pack
+from edgeattn.harness import environment
+from edgeattn.harness.precision import audit
+from edgeattn.program import Program, Session, StageRecord
+from edgeattn.report import schema
+
+if TYPE_CHECKING:
+    from edgeattn.backends import Backend, Engine
+    from edgeattn.job import Job
+
+
+def rules_applied(program: Program) -> list[Mapping[str, Any]]:
+    """What each rewrite rule did, as the rewrite stage recorded it."""
+    record = next((r for r in reversed(program.history) if r.name == "rewrite"), None)
+    return list(record.notes["rules"]) if record else []
+
+
+def make_report(
+    job: Job,
+    name: str,
+    exported: Program,
+    program: Program,
+    engine: Engine,
+    scored: schema.TaskReport | None,
+    timed: schema.LatencyReport,
+) -> schema.Report:
+    """The report of a run, judged by the recipe's gates.
+
+    Args:
+        job: what was asked, parity after every stage, notes.
+        name: what the report calls the recipe.
+        exported: the program before any rewrite, whose size the engine's is held against.
+        program: the program the engine was built from. engine: what was built.
+        scored, timed: the task and latency sections.
+    """
+    built = StageRecord("compile", engine.seconds, {"backend": engine.backend, "graphs": dict(engine.effective)})
+    ungated = schema.Report(
+        verdict="pass",
+        recipe=name,
+        model=job.recipe.model,
+        target=schema.Target(requested=job.recipe.target, effective=_target(engine, job.backend)),
+        precision=audit(job.recipe.precision, engine.effective),
+        stages=tuple(schema.StageReport.model_validate(vars(r)) for r in (*program.history, built)),
+        rewrites=tuple(schema.RewriteCount.model_validate(r) for r in rules_applied(program)),
+        operators=schema.Operators(domains=tuple(graphs.domains(program)), histogram=graphs.histogram(program)),
+        parity=schema.ParityReport.of(job.parity),
+        task=scored,
+        latency=timed,
+        size=schema.SizeReport(
+            reference_bytes=sum(m.ByteSize() for m in exported.graphs.values()),
+            engine_bytes=file_size(engine.directory, engine.files.values()),
+        ),
+        environment=environment.describe(threads=job.options.threads),
+        notes=tuple(job.notes),
+    )
+    gates, verdict = report.evaluate(ungated, job.recipe.gates.model_dump())
+    return ungated.model_copy(update={"gates": tuple(gates), "verdict": verdict})
+
+
+def _target(engine: Engine, backend: Backend) -> str:
+    devices = sorted({str(e["device"]) for e in engine.effective.values()})
+    return f"{engine.backend.replace('_', '-')}:{'+'.join(devices)} {backend.probe().version}"
+
+
+def fill_bundle(job: Job, program: Program, engine: Engine, sessions: Mapping[str, Session], directory: Path) -> None:
+    """Pack engine, portable ONNX, assets, and one answered sample that the runtime can check itself with."""
+    assert program.reference is not None
+    case = next((c for c in program.reference.cases if c.name == "real-1"), program.reference.cases[0])
+    answer = decode.run(sessions, program.wiring, case.feeds)
+    pack(
+        directory,
+        program=program,
+        engine=engine,
+        model=job.recipe.model,
+        target=job.recipe.target,
+        task=job.task.name if job.task else None,
+        assets=job.task.assets() if job.task else {},
+        sample=answered_sample(case.feeds, answer, job.recipe.precision),
+    )
