@@ -58,7 +58,7 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         pictures = draw_attention(job, program, sessions)
         result = make_report(job, name, exported, program, engine, scored, timed)
         fill_bundle(job, program, engine, sessions, work / "bundle")
-        job.notes += report.write(result, work, raw, pictures)
+        report.write(result, work, raw, pictures)
         (work / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
     return result
 
@@ -81,9 +81,8 @@ def rewrite_stage(job: Job, program: Program) -> Program:
         skip=recipe.skip,
         progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
     )
-    job.notes += [
-        f"rewrite rule {r['rule']} was undone: {r['undone']}" for r in rules_applied(result) if r.get("undone")
-    ]
+    undone = [r for r in rules_applied(result) if r.get("undone")]
+    job.notes += [f"rewrite rule {r['rule']} was undone: {r['undone']}" for r in undone]
     judge(job, "rewrite", result)
     return result
 
@@ -177,8 +176,8 @@ def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) 
     if not order or len(feeds) != 1:
         return []
     tapped = job.backend.load(graphs.with_outputs(model, order), job.options)
-    eager = export.spatial_masks(job.model.source, case.feeds)
-    figures = attention.spatial(feeds[0][1][0], eager, tapped.run(case.feeds), order)
+    reference = export.spatial_masks(job.model.source, case.feeds)
+    figures = attention.spatial(feeds[0][1][0], reference, tapped.run(case.feeds), order)
     return figures[:: -(-len(figures) // _PICTURES) or 1]  # a deep network has a mask a block: show a few, evenly
 
 

@@ -45,7 +45,9 @@ def run(
         result = pipeline.run(wanted, directory, name=name, force=force, listen=ui.listen)
         ui.emit(result.model_dump(mode="json"))
         show(ui, result)
-        ui.log(f"written: {directory}/report.html, report.json, report.md, bundle/")
+        if not (directory / "report.html").exists():
+            ui.warn("no report.html: it needs matplotlib and jinja2; pip install 'edgeattn[report]'")
+        ui.log(f"written: {directory}: {', '.join(sorted(p.name for p in directory.iterdir()))}")
     raise typer.Exit(_CODES[result.verdict])
 
 
