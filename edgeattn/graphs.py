@@ -49,8 +49,11 @@ def domains(program: Program) -> list[str]:
 
 
 def parameters(model: onnx.ModelProto) -> int:
-    """Elements in floating-point or INT8 initializers with more than one element."""
-    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type in (1, 3, 10, 11, 16) and t.dims)
+    """Weights: elements of floating-point or INT8 initializers that are no scalars, scales or zero points."""
+    qdq = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    scales = {name for node in qdq for name in node.input[1:]}
+    stored = [t for t in model.graph.initializer if t.data_type in (1, 3, 10, 11, 16) and t.dims]
+    return sum(int(np.prod(t.dims)) for t in stored if t.name not in scales)
 
 
 class GraphIndex:

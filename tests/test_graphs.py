@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-from edgeattn import graphs
-from edgeattn.program import Program, Stop, Wiring
+import numpy as np
+import pytest
+
+from edgeattn import backends, graphs
+from edgeattn.program import Case, Program, StageRecord, Stop, Wiring
+from edgeattn.quantize import quantize
 from tests.graphs import conv_net, counter
 
 
@@ -27,3 +31,12 @@ def test_tapping_adds_outputs_and_leaves_the_original_alone() -> None:
     tapped = graphs.with_outputs(model, ["r1", "features"])
     assert [v.name for v in tapped.graph.output] == ["features", "r1"]
     assert model.SerializeToString() == before
+
+
+@pytest.mark.onnxruntime
+def test_quantization_changes_no_count() -> None:
+    data = [Case("c", {"image": np.ones((1, 3, 8, 8), np.float32)})]
+    program = Program({"main": conv_net()}, history=(StageRecord("test", 0.0),))
+    quantized = quantize(program, "int8-static", backends.oracle, iter(data)).graphs["main"]
+    assert graphs.parameters(quantized) == graphs.parameters(conv_net())
+    assert graphs.multiply_accumulates(quantized) == graphs.multiply_accumulates(conv_net())

@@ -79,10 +79,58 @@ def inspect(
             program = storage.load(file)
             facts["graphs"] = {g: _facts_of(model) for g, model in program.graphs.items()}
         ui.emit(facts)
-        for key, value in facts.get("bundle", {}).items():
-            ui.table((key,), [(value,)])
+        if "bundle" in facts:
+            ui.table(("bundle", str(file)), facts["bundle"].items())
         for graph, known in facts["graphs"].items():
             _show(ui, graph, known)
+
+
+@app.command()
+def recognise(
+    file: Annotated[Path, typer.Argument(metavar="IN", help="An .onnx, or a program directory.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The attention structures found in a file, node by node."""
+    from edgeattn import storage
+    from edgeattn.recognise import recognise as find
+
+    with Ui(as_json, quiet) as ui:
+        found = [(graph, a) for graph, model in storage.load(file).graphs.items() for a in find(model)]
+        heads = ("graph", "kind", "what", "features", "gate", "nodes")
+        facts = [(g, a.kind, a.describe(), a.features, a.gate, sorted(a.nodes)) for g, a in found]
+        ui.emit([dict(zip(heads, row, strict=True)) for row in facts], "" if found else f"{file}: no attention found")
+        for graph, a in found:
+            rows = [
+                ("what", a.describe()),
+                ("reads", a.features),
+                ("gate", a.gate),
+                *(("node", n) for n in sorted(a.nodes)),
+            ]
+            ui.table((f"{graph}: {a.kind}", ""), rows)
+
+
+@app.command(name="why-not")
+def why_not(
+    rule: Annotated[str, typer.Argument(help="A rewrite rule; see `edgeattn list rules`.")],
+    file: Annotated[Path, typer.Argument(metavar="IN", help="An .onnx, or a program directory.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Why a rule does not fire on a file, nearest miss first, and the node that broke it."""
+    from edgeattn import storage
+    from edgeattn.rewrite import why_not as misses_of
+
+    with Ui(as_json, quiet) as ui:
+        misses = misses_of(rule, storage.load(file))
+        ui.emit([vars(miss) for miss in misses])
+        if misses:
+            rows = [(m.graph, m.anchor, m.culprit, m.reason) for m in misses]
+            ui.table(("graph", "looked at", "broken by", "reason"), rows, title=f"{rule}: nearest miss first")
+        else:
+            ui.emit(None, f"{rule}: no near miss; it fires wherever it starts to match, or starts to match nowhere")
 
 
 def _facts_of(model: Any) -> dict[str, Any]:
@@ -166,5 +214,6 @@ def _folder(kind: str) -> list[dict[str, str]]:
 
         names = list(ORDER)
     shown = [n if kind in ("rules", "blocks", "tasks") else n.replace("_", "-") for n in names]
-    heads = [registry.card(folder, n).splitlines()[0] for n in names]
+    heads = [registry.card(folder, n).splitlines()[0].removeprefix(f"{n}: ") for n in names]
+    heads = [head.removeprefix(f"{name}: ") for head, name in zip(heads, shown, strict=True)]
     return [{kind.removesuffix("s"): name, "about": head} for name, head in zip(shown, heads, strict=True)]
