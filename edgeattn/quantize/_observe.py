@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,9 +56,7 @@ def observe(
         BadInput: no sample, or a non-finite activation.
     """
     wanted = {graph: set(names) for graph, names in values.items()}
-    tapped = program.after(
-        program.history[-1], graphs={g: with_outputs(m, sorted(wanted[g])) for g, m in program.graphs.items()}
-    )
+    tapped = replace(program, graphs={g: with_outputs(m, sorted(wanted[g])) for g, m in program.graphs.items()})
     peaks: dict[str, dict[str, float]] = {graph: {} for graph in program.graphs}
     sessions = {graph: _Observer(session, wanted[graph], peaks[graph]) for graph, session in opener(tapped).items()}
     samples = 0
