@@ -236,7 +236,8 @@ def _alignment(index: GraphIndex, softmax: onnx.NodeProto) -> Attention | None:
         elif node.op_type in ("MatMul", "Einsum", "Gemm", "ReduceSum") and not _scores_by_vector(index, node):
             scored = True
         elif node.op_type not in ("Shape", "Size"):
-            queue += [n for n in node.input if n]
+            # what a Where chooses by is the mask; local attention computes it with a Tanh that scores nothing
+            queue += [n for n in node.input[node.op_type == "Where" :] if n]
     if not scored:
         return None
     return Attention(

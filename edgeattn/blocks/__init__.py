@@ -13,8 +13,10 @@ class Block:
 
     Attributes:
         name: the file stem.
-        kind: ``channel``, ``spatial``, ``channel+spatial`` or ``alignment``.
-        build: ``build(channels, **options) -> nn.Module``; alignment blocks take ``(query_size, memory_size)``.
+        kind: ``channel``, ``spatial``, ``channel+spatial``, ``alignment`` (one query; its weights sum to 1),
+            ``local alignment`` (one query; its weights sum to at most 1) or ``multi-head`` (a sequence of queries).
+        build: ``build(channels, **options) -> nn.Module``; alignment and multi-head blocks take
+            ``(query_size, memory_size, **options)``, multi-head ones the options ``heads``, ``kv_heads``, ``causal``.
         source: paper, section, URL-free.
     """
 

@@ -1,7 +1,9 @@
 """What every attention block must do, whichever it is."""
 
+import functools
 import inspect
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,14 +12,37 @@ from edgeattn.blocks import Block
 
 pytestmark = pytest.mark.torch
 
+KINDS = {"channel", "spatial", "channel+spatial", "alignment", "local alignment", "multi-head"}
 BLOCKS = registry.names("blocks")
-GATES = [name for name in BLOCKS if registry.get("blocks", name).kind != "alignment"]
-ALIGNMENTS = [name for name in BLOCKS if name not in GATES]
 
 
-def built(name, *sizes):
+def of_kind(*kinds):
+    return [name for name in BLOCKS if registry.get("blocks", name).kind in kinds]
+
+
+GATES = of_kind("channel", "spatial", "channel+spatial")
+DISTRIBUTIONS = of_kind("alignment")
+LOCALS = of_kind("local alignment")
+ALIGNMENTS = [*DISTRIBUTIONS, *LOCALS]
+MULTI_HEADS = of_kind("multi-head")
+# Every way an attention over a memory can be built that changes its graph.
+VARIANTS = [
+    *[(name, {}) for name in ALIGNMENTS],
+    ("luong", {"score": "dot"}),
+    ("luong", {"score": "concat"}),
+    ("luong_local", {"score": "concat"}),
+    ("luong_local", {"score": "dot", "window": 2}),
+    ("bahdanau", {"bias": True, "hidden": 5}),
+    *[(name, {"heads": 2}) for name in MULTI_HEADS],
+    *[(name, {"heads": 4, "kv_heads": 2, "causal": True}) for name in MULTI_HEADS],
+    ("mha", {"heads": 2, "rotary": True, "bias": True}),
+]
+HEADS = [{"heads": 1}, {"heads": 4}, {"heads": 4, "kv_heads": 2}]
+
+
+def built(name, *sizes, **options):
     torch.manual_seed(0)
-    return registry.get("blocks", name).build(*sizes).eval()
+    return registry.get("blocks", name).build(*sizes, **options).eval()
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -25,7 +50,7 @@ def test_is_registered_under_its_file_name_with_a_known_kind(name):
     block = registry.get("blocks", name)
     assert isinstance(block, Block)
     assert block.name == name
-    assert block.kind in {"channel", "spatial", "channel+spatial", "alignment"}
+    assert block.kind in KINDS
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -72,7 +97,7 @@ def test_gating_in_eval_mode_is_deterministic_and_independent_of_the_batch(name)
     torch.testing.assert_close(first[1:2], block(x[1:2]), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ALIGNMENTS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_alignment_weights_are_a_distribution_over_valid_positions(name):
     block = built(name, 8, 8)
     mask = torch.tensor([[True] * 5, [True, True, False, False, False], [False] * 5])
@@ -84,12 +109,169 @@ def test_alignment_weights_are_a_distribution_over_valid_positions(name):
     assert not context[2].any()
 
 
+@pytest.mark.parametrize("name", LOCALS)
+def test_local_weights_are_less_than_a_distribution_over_valid_positions(name):
+    block = built(name, 8, 8)
+    mask = torch.tensor([[True] * 5, [True, True, False, False, False], [False] * 5])
+    context, weights = block(torch.randn(3, 8), torch.randn(3, 5, 8), mask)
+    assert context.shape == (3, 8)
+    assert bool((weights >= 0).all())
+    assert not weights[~mask].any()
+    assert bool((weights[:2].sum(1) > 0).all())
+    assert bool((weights.sum(1) <= 1 + 1e-6).all())  # float32 softmax
+    assert not context[2].any()
+
+
+@pytest.mark.parametrize("name", ALIGNMENTS)
+def test_the_context_is_the_memory_under_the_weights(name):
+    block, memory, mask = built(name, 8, 6), torch.randn(2, 5, 6), torch.tensor([[True] * 5, [True] * 2 + [False] * 3])
+    context, weights = block(torch.randn(2, 8), memory, mask)
+    # float32: the same sum in another order
+    torch.testing.assert_close(context, (weights.unsqueeze(2) * memory).sum(1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MULTI_HEADS)
+@pytest.mark.parametrize("options", HEADS)
+def test_every_head_weighs_valid_positions_with_a_sum_of_one_or_nothing(name, options):
+    block, query = built(name, 8, 6, **options), torch.randn(3, 4, 8)
+    mask = torch.tensor([[True] * 5, [True, True, False, False, False], [False] * 5])
+    output, weights = block(query, torch.randn(3, 5, 6), mask)
+    assert output.shape == query.shape
+    assert weights.shape == (3, options["heads"], 4, 5)
+    assert bool((weights >= 0).all())
+    assert not weights.permute(0, 3, 1, 2)[~mask].any()
+    wanted = torch.tensor([1.0, 1.0, 0.0]).view(3, 1, 1).expand(3, options["heads"], 4)
+    torch.testing.assert_close(weights.sum(3), wanted, rtol=0, atol=1e-6)  # float32 softmax
+    assert not output[2].any()
+
+
+@pytest.mark.parametrize("name", MULTI_HEADS)
+@pytest.mark.parametrize("options", HEADS)
+def test_a_causal_mask_never_looks_ahead(name, options):
+    block, x = built(name, 8, 8, causal=True, **options), torch.randn(2, 6, 8)
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    output, weights = block(x, x, mask)
+    assert not weights.triu(1).any()
+    changed = x.clone()
+    changed[:, 4:] = torch.randn(2, 2, 8)
+    again, _ = block(changed, changed, mask)
+    # float32, same shapes, same kernels: what lies before is not touched at all
+    assert torch.equal(again[:, :4], output[:, :4])
+    assert not torch.allclose(again[:, 4:], output[:, 4:])
+
+
+@pytest.mark.parametrize("name", MULTI_HEADS)
+@pytest.mark.parametrize("options", HEADS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_multi_head_equals_pytorchs_own_attention(name, options, causal):
+    block, x = built(name, 8, 8, causal=causal, **options), torch.randn(2, 5, 8)
+    mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    visible = mask[:, None, None, :] & (torch.ones(5, 5, dtype=torch.bool).tril() if causal else torch.tensor(True))
+    q, k, v = (part(x).unflatten(2, (-1, 8 // options["heads"])).transpose(1, 2) for part in _maps(block))
+    shared = q.shape[1] != k.shape[1]
+    heads = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, enable_gqa=shared)
+    # float32: a fused kernel sums in another order
+    expected = block.output(heads.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(block(x, x, mask)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def _maps(block):
+    return block.query, block.key, block.value
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_padding_the_memory_changes_nothing(name, options):
+    block, inputs = built(name, 8, 8, **options), drawn(name, 2, 3, 4)
+    query, memory, mask = inputs.values()
+    longer = torch.cat((memory, 9 * torch.randn(2, 3, 8)), 1)
+    padded, weights = block(query, longer, torch.cat((mask, torch.zeros(2, 3, dtype=torch.bool)), 1))
+    plain, short = block(query, memory, mask)
+    assert not weights[..., 4:].any()
+    # float32; masked positions add exact zeros, but a longer sum may be cut into other blocks
+    torch.testing.assert_close(weights[..., :4], short, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(padded, plain, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_gradients_reach_every_parameter(name):
-    block = built(name, 16, 16) if name in ALIGNMENTS else built(name, 16)
-    if name in ALIGNMENTS:
-        output = block(torch.randn(2, 16), torch.randn(2, 4, 16), torch.ones(2, 4, dtype=torch.bool))[0]
-    else:
+    if name in GATES:
+        block = built(name, 16)
         output = block(torch.randn(2, 16, 5, 5))
+    else:
+        block = built(name, 16, 16)
+        query = torch.randn(2, 3, 16) if name in MULTI_HEADS else torch.randn(2, 16)
+        output = block(query, torch.randn(2, 4, 16), torch.ones(2, 4, dtype=torch.bool))[0]
     output.square().sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in block.parameters())
+
+
+@pytest.mark.onnxruntime
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_exported_it_agrees_with_eager_at_every_batch_and_length(name, options):
+    import onnxruntime
+
+    from edgeattn.standard import assert_standard
+
+    block, program = built(name, 8, 8, **options), exported(name, **options)
+    assert_standard(program, "export")
+    session = onnxruntime.InferenceSession(
+        program.graphs["main"].SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    for sizes in [(1, 1, 1), (2, 3, 5), (3, 6, 11)]:
+        inputs = drawn(name, *sizes)
+        with torch.inference_mode():
+            expected = block(*inputs.values())
+        actual = session.run(["output", "weights"], {key: value.numpy() for key, value in inputs.items()})
+        for ours, theirs in zip(expected, actual, strict=True):
+            # float32 on both sides, other kernels; the last row of every batch above 1 is fully masked
+            np.testing.assert_allclose(theirs, ours.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_exported_it_is_recognised_as_what_it_is(name, options):
+    from edgeattn.recognise import recognise
+
+    additive = name == "bahdanau" or options.get("score") == "concat"
+    program = exported(name, **options)
+    assert [a.kind for a in recognise(program.graphs["main"])] == ["additive" if additive else "multiplicative"]
+
+
+@pytest.mark.onnxruntime
+@pytest.mark.parametrize("name", ["luong", "luong_local"])
+def test_the_exported_concat_score_is_split_by_its_rule(name):
+    from edgeattn import rewrite as stage
+    from tests.rewrite.engine import open_plain
+
+    program = exported(name, score="concat")
+    result = stage.rewrite(program, open_plain)
+    (record,) = [r for r in result.history[-1].notes["rules"] if r["rule"] == "split_concat_score"]
+    assert record["count"] == 1
+    assert "undone" not in record
+    operators = {n.op_type for n in result.graphs["main"].graph.node}
+    assert not {"Concat", "Expand"} & operators, operators
+
+
+def drawn(name, batch, steps, length):
+    """Inputs of an attention over a memory, ragged; of several rows, the last is fully masked."""
+    torch.manual_seed(1)
+    lengths = torch.arange(batch - 1, -1, -1) * length // (batch - 1) if batch > 1 else torch.tensor([length])
+    mask = torch.arange(length) < lengths.unsqueeze(1)
+    query = torch.randn(batch, steps, 8) if name in MULTI_HEADS else torch.randn(batch, 8)
+    return {"query": query, "memory": torch.randn(batch, length, 8), "mask": mask}
+
+
+@functools.cache
+def exported(name, **options):
+    """The program of one attention over a memory; batch and both lengths are free."""
+    from edgeattn.export import export
+    from edgeattn.models import GraphSource, Source
+    from edgeattn.program import TensorSpec
+
+    query = ("batch", "target", 8) if name in MULTI_HEADS else ("batch", 8)
+    inputs = (
+        TensorSpec("query", "float32", query),
+        TensorSpec("memory", "float32", ("batch", "source", 8)),
+        TensorSpec("mask", "bool", ("batch", "source")),
+    )
+    block = built(name, 8, 8, **options)
+    return export(Source({"main": GraphSource(block, inputs, ("output", "weights"))}))

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+
+from edgeattn.blocks.mha import Mha
+from edgeattn.errors import UsageError
+
+pytestmark = pytest.mark.torch
+
+
+def turned(vector, position):
+    """RoFormer's equation 15: one 2x2 rotation a pair."""
+    d, result = len(vector), np.zeros_like(vector)
+    for i in range(d // 2):
+        angle = position * 10000.0 ** (-2 * i / d)
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        result[2 * i : 2 * i + 2] = rotation @ vector[2 * i : 2 * i + 2]
+    return result
+
+
+def attention(block, query, memory, mask):
+    """Equation 1, one head and one query position at a time over the memory it may see, in float64."""
+    parameters = {name: value.detach().numpy() for name, value in block.named_parameters()}
+
+    def mapped(name, x):
+        return x @ parameters[f"{name}.weight"].T + parameters.get(f"{name}.bias", 0.0)
+
+    (batch, steps, size), length, d = query.shape, memory.shape[1], query.shape[2] // block.heads
+    q, k, v = mapped("query", query), mapped("key", memory), mapped("value", memory)
+    weights, joined = np.zeros((batch, block.heads, steps, length)), np.zeros((batch, steps, size))
+    for row, head, t in np.ndindex(batch, block.heads, steps):
+        group = head * block.groups // block.heads
+        mine, theirs = slice(head * d, head * d + d), slice(group * d, group * d + d)
+        seen = [s for s in range(length) if mask[row, s] and not (block.causal and s > t)]
+        if not seen:
+            continue
+        turn = turned if block.rotary else lambda vector, position: vector
+        scores = np.array([turn(q[row, t, mine], t) @ turn(k[row, s, theirs], s) for s in seen]) / np.sqrt(d)
+        exponentials = np.exp(scores - scores.max())
+        weights[row, head, t, seen] = exponentials / exponentials.sum()
+        joined[row, t, mine] = weights[row, head, t, seen] @ v[row, seen, theirs]
+    return mapped("output", joined), weights
+
+
+OPTIONS = [
+    {"heads": 1},
+    {"heads": 4},
+    {"heads": 4, "kv_heads": 2},
+    {"heads": 4, "kv_heads": 1, "bias": True},
+    {"heads": 2, "causal": True},
+    {"heads": 4, "kv_heads": 2, "causal": True, "bias": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("lengths", "steps"), [([5, 2, 0], 4), ([1], 1), ([3, 3], 6)])
+@pytest.mark.parametrize("sizes", [(8, 8), (12, 5)])
+def test_equals_the_equations_in_float64(options, lengths, steps, sizes):
+    torch.manual_seed(0)
+    block = Mha(*sizes, **options).double().eval()
+    longest = max(lengths)
+    query = torch.randn(len(lengths), steps, sizes[0]).double()
+    memory = torch.randn(len(lengths), longest, sizes[1]).double()
+    mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+    expected = attention(block, query.numpy(), memory.numpy(), mask.numpy())
+    for actual, wanted in zip(block(query, memory, mask), expected, strict=True):
+        # float64 on both sides: only the order of sums differs
+        np.testing.assert_allclose(actual.detach().numpy(), wanted, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("options", [{"heads": 2}, {"heads": 4, "kv_heads": 2, "causal": True}])
+def test_rotary_equals_its_equation(options):
+    torch.manual_seed(0)
+    block = Mha(16, 16, rotary=True, **options).double().eval()
+    x, mask = torch.randn(2, 9, 16).double(), torch.arange(9) < torch.tensor([[9], [4]])
+    expected = attention(block, x.numpy(), x.numpy(), mask.numpy())
+    for actual, wanted in zip(block(x, x, mask), expected, strict=True):
+        # the frequencies are kept in float32, so angles up to 8 are known to 5e-7
+        np.testing.assert_allclose(actual.detach().numpy(), wanted, rtol=0, atol=5e-6)
+
+
+def test_rotary_scores_depend_on_distances_only():
+    torch.manual_seed(0)
+    block, x = Mha(8, 8, heads=2, rotary=True).double(), torch.randn(1, 3, 8).double()
+    filler = torch.zeros(1, 4, 8).double()
+    late = torch.cat((filler, x), 1)
+    _, early_weights = block(x, x, torch.ones(1, 3, dtype=torch.bool))
+    _, late_weights = block(late, late, torch.tensor([[False] * 4 + [True] * 3]))
+    # float64 rotations by other angles
+    torch.testing.assert_close(late_weights[:, :, 4:, 4:], early_weights, rtol=0, atol=1e-12)
+
+
+def test_rotary_keeps_its_table_out_of_the_weights():
+    names = ["query.weight", "key.weight", "value.weight", "output.weight"]
+    assert list(Mha(8, 8, heads=2, rotary=True).state_dict()) == names
+
+
+def test_grouped_queries_have_smaller_keys_and_values():
+    shapes = {name: tuple(value.shape) for name, value in Mha(16, 6, heads=4, kv_heads=2).named_parameters()}
+    assert shapes["key.weight"] == shapes["value.weight"] == (8, 6)
+    assert shapes["query.weight"] == shapes["output.weight"] == (16, 16)
+
+
+@pytest.mark.parametrize("options", [{"heads": 3}, {"heads": 4, "kv_heads": 3}, {"heads": 0}, {"kv_heads": 0}])
+def test_sizes_that_do_not_divide_are_refused(options):
+    with pytest.raises(UsageError, match="do not divide; the width must be a multiple of heads"):
+        Mha(16, 16, **options)
+
+
+def test_rotary_asks_for_heads_of_even_width():
+    with pytest.raises(UsageError, match="turn pairs, but a head is 3 wide; choose fewer heads"):
+        Mha(12, 12, heads=4, rotary=True)
