@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import edgeattn.backends
+import edgeattn.backends  # before any engine: it switches their telemetry off
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each starve one another
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,10 +58,11 @@ def dates_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _run("luong_dates.onnxruntime.fp32", tmp_path_factory)
 
 
+QUICK = ("--set", "latency.pairs=20", "--set", "latency.threads=1")
+
+
 def _run(recipe: str, factory: pytest.TempPathFactory) -> Path:
     out = factory.mktemp("runs") / recipe
-    done = edgeattn(
-        "run", ROOT / "export_configs" / f"{recipe}.yaml", "-o", out, "--set", "latency.pairs=20", "--quiet"
-    )
+    done = edgeattn("run", ROOT / "export_configs" / f"{recipe}.yaml", "-o", out, *QUICK, "--quiet")
     assert done.returncode == 0, done.stderr + done.stdout
     return out

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, edgeattn
+from tests.conftest import QUICK, ROOT, edgeattn
 
 pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime, pytest.mark.openvino, pytest.mark.slow]
 
@@ -67,7 +67,7 @@ def test_a_backend_is_one_new_file(checkout: Path) -> None:
 
 
 def test_a_users_own_module_goes_through_the_same_path(tmp_path: Path) -> None:
-    done = edgeattn("run", "examples/your_model.yaml", "-o", tmp_path / "run", "--set", "latency.pairs=20", "-q")
+    done = edgeattn("run", "examples/your_model.yaml", "-o", tmp_path / "run", *QUICK, "-q")
     assert done.returncode == 0, done.stderr + done.stdout
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert set(report["parity"]["outputs"]) == {"output_0", "output_1"}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeattn.bundle.manifest import verify
-from tests.conftest import ROOT, edgeattn
+from tests.conftest import QUICK, ROOT, edgeattn
 
 pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime, pytest.mark.openvino, pytest.mark.slow]
 
@@ -36,7 +36,7 @@ def test_int8_cbam_loses_at_most_half_a_point_on_openvino(digits_run: Path) -> N
 
 def test_int8_cbam_on_onnxruntime_keeps_its_accuracy_and_an_impossible_gate_exits_1(tmp_path: Path) -> None:
     recipe = ROOT / "export_configs" / "cbam_digits.onnxruntime.int8.yaml"
-    asked = ("--set", "latency.pairs=20", "--set", "gates.size_ratio=0.001")
+    asked = (*QUICK, "--set", "gates.size_ratio=0.001")
     done = edgeattn("run", recipe, "-o", tmp_path / "run", *asked, "-q")
     assert done.returncode == 1, done.stderr + done.stdout
     report = read(tmp_path / "run")
@@ -64,7 +64,7 @@ def test_the_translator_is_token_exact(dates_run: Path) -> None:
 
 def test_the_translator_is_token_exact_on_openvino(tmp_path: Path) -> None:
     recipe = ROOT / "export_configs" / "luong_dates.openvino.fp32.yaml"
-    done = edgeattn("run", recipe, "-o", tmp_path / "run", "--set", "latency.pairs=20", "-q")
+    done = edgeattn("run", recipe, "-o", tmp_path / "run", *QUICK, "-q")
     assert done.returncode == 0, done.stderr + done.stdout
     assert read(tmp_path / "run")["task"]["agreement"] == 1.0
 
@@ -194,7 +194,7 @@ def test_parity_of_a_bundle_with_pytorch_on_real_inputs(dates_run: Path) -> None
 
 
 def test_bench_times_a_bundle_beside_pytorch(digits_run: Path) -> None:
-    done = edgeattn("bench", "pytorch:cbam_digits", digits_run / "bundle", "--pairs", 20, "--json")
+    done = edgeattn("bench", "pytorch:cbam_digits", digits_run / "bundle", "--pairs", 20, "--threads", 1, "--json")
     assert done.returncode in (0, 75), done.stderr
     entries = json.loads(done.stdout)["entries"]
     assert len(entries) == 2
