@@ -16,9 +16,11 @@ class Block:
         kind: ``channel``, ``spatial``, ``channel+spatial`` or ``alignment``.
         build: ``build(channels, **options) -> nn.Module``; alignment blocks take ``(query_size, memory_size)``.
         source: paper, section, URL-free.
+        residual: the features are kept beside their gating, ``x + mask ⊙ x``: they are scaled by 1 to 2, not by 0 to 1.
     """
 
     name: str
     kind: str
     build: Callable[..., Any]
     source: str
+    residual: bool = False

@@ -2,11 +2,16 @@
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 
-from edgeattn import registry
+from edgeattn import backends, decode, registry
 from edgeattn.blocks import Block
+from edgeattn.export import export
+from edgeattn.models import GraphSource, Source
+from edgeattn.program import TensorSpec
+from edgeattn.recognise import recognise
 
 pytestmark = pytest.mark.torch
 
@@ -60,7 +65,11 @@ def test_gates_lie_between_zero_and_one_and_can_be_hooked(name):
     gated = block(x)
     assert masks, f"{name} has no submodule called 'gate'"
     assert all(mask.min() >= 0 and mask.max() <= 1 for mask in masks)
-    assert bool((gated.abs() <= x.abs()).all())
+    if registry.get("blocks", name).residual:
+        assert bool((gated.abs() >= x.abs()).all())
+        assert bool((gated.abs() <= 2 * x.abs()).all())
+    else:
+        assert bool((gated.abs() <= x.abs()).all())
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -85,11 +94,59 @@ def test_alignment_weights_are_a_distribution_over_valid_positions(name):
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_gradients_reach_every_parameter(name):
-    block = built(name, 16, 16) if name in ALIGNMENTS else built(name, 16)
-    if name in ALIGNMENTS:
-        output = block(torch.randn(2, 16), torch.randn(2, 4, 16), torch.ones(2, 4, dtype=torch.bool))[0]
+def test_gradients_reach_the_features_and_every_parameter(name):
+    alignment = name in ALIGNMENTS
+    block = built(name, 16, 16) if alignment else built(name, 16)
+    features = torch.randn((2, 4, 16) if alignment else (2, 16, 5, 5), requires_grad=True)
+    if alignment:
+        output = block(torch.randn(2, 16), features, torch.ones(2, 4, dtype=torch.bool))[0]
     else:
-        output = block(torch.randn(2, 16, 5, 5))
+        output = block(features)
     output.square().sum().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in block.parameters())
+    # A mechanism may have no parameters; the features always learn through it.
+    for learner in (features, *block.parameters()):
+        assert learner.grad is not None
+        assert torch.isfinite(learner.grad).all()
+    assert features.grad.any()
+
+
+class Behind(torch.nn.Module):
+    """A block behind a convolution, as in a network: its features are no graph input."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.stem, self.block = torch.nn.Conv2d(3, 16, 3, padding=1), block
+
+    def forward(self, image):
+        return self.block(self.stem(image))
+
+
+@pytest.fixture(scope="module", params=GATES)
+def exported(request):
+    """``(name, Program)`` of a block behind a convolution, with dynamic batch."""
+    inputs = (TensorSpec("image", "float32", ("batch", 3, 9, 6)),)
+    return request.param, export(Source({"main": GraphSource(Behind(built(request.param, 16)).eval(), inputs, ("y",))}))
+
+
+@pytest.mark.onnxruntime
+def test_exports_with_a_dynamic_batch_and_keeps_eagers_numbers(exported):
+    _, program = exported
+    sessions = backends.oracle(program)
+    batches = set()
+    for case in program.reference.cases:
+        batches.add(case.feeds["image"].shape[0])
+        expected, actual = case.outputs["y"], decode.run(sessions, None, case.feeds)["y"]
+        # float32 on both sides: sums of at most a few hundred products in another order
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-6 * max(1.0, np.abs(expected).max()))
+    assert len(batches) > 1
+
+
+# A mechanism the recogniser has no kind for must not be taken for another one.
+RECOGNISED = {"cam": ["cam"], "cbam": ["cbam"], "eca": ["eca"], "sam": ["sam"], "se": ["se"]}
+
+
+def test_is_recognised_as_what_it_is_or_not_at_all(exported):
+    name, program = exported
+    found = recognise(program.graphs["main"])
+    assert [a.kind for a in found] == RECOGNISED.get(name, [])
+    assert all(a.channels == 16 for a in found)
