@@ -1,13 +1,15 @@
 """Finds attention in an ONNX graph, whoever wrote or exported it.
 
 The search starts at what cannot be spelled differently. A *gate* ends in Sigmoid or HardSigmoid and multiplies a
-tensor; walking back from the sigmoid, every path must end in a reduction of that same tensor (or a constant).
-What was reduced tells the mechanism: space -> channel attention (SE with one pool, CAM with two), channels ->
-spatial attention (SAM); a CAM whose result a SAM gates is a CBAM. An *alignment* is a Softmax whose weights
-multiply a memory: additive if a Tanh feeds it, else multiplicative. Because only the ends are matched, the MLP may
-be Linear or Conv, with or without bias, and the pools may be spelled in any way.
+tensor; walking back from the sigmoid, every path must end in a reduction of that same tensor (or a constant). What
+was reduced tells the mechanism: space -> channel attention (SE with one pool, CAM with two, ECA if a 1-D convolution
+slides over the channels), channels -> spatial attention (SAM), rows or columns alone -> none that is known here; an SE
+or CAM whose result a SAM gates is a CBAM. An *alignment* is a Softmax whose weights multiply a memory: additive if a
+Tanh feeds it, else multiplicative. Because only the ends are matched, the MLP may be Linear or Conv, with or without
+bias, and the pools may be spelled in any way.
 
-Sources: SE (Hu 2018, section 3), CBAM (Woo 2018, section 3), Luong 2015 section 3, Bahdanau 2015 appendix A.
+Sources: SE (Hu 2018, section 3), ECA (Wang 2020, section 3.2), CBAM (Woo 2018, section 3), Luong 2015 section 3,
+Bahdanau 2015 appendix A.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class Attention:
     """One attention structure.
 
     Attributes:
-        kind: ``se``, ``cam``, ``sam``, ``cbam``, ``multiplicative`` or ``additive``.
+        kind: ``se``, ``eca``, ``cam``, ``sam``, ``cbam``, ``multiplicative`` or ``additive``.
         nodes: every node of the mechanism from the reductions (or scores) to the gate (or weights), by output name.
         gate: the value holding the mask (after the sigmoid) or the alignment weights (after the softmax).
         features: the value that is gated, or the memory that is attended to.
@@ -42,7 +44,7 @@ class Attention:
         pools: reductions used, sorted: ``mean``, ``max``.
         channels: width C of the gated tensor where the graph tells it.
         reduction: C divided by the MLP's hidden width, for channel attention.
-        kernel: kernel size of the spatial convolution.
+        kernel: kernel size of the spatial convolution, or of ECA's over the channels.
         parts: for ``cbam``, its channel and spatial halves.
     """
 
@@ -117,7 +119,7 @@ def _gate(index: GraphIndex, sigmoid: onnx.NodeProto) -> Attention | None:
         walked = _walk_to_reductions(index, sigmoid, _origin(index, features))
         if walked:
             gate = _Gate(sigmoid, multiply, features, *walked)
-            axes = {_reduced(index, r) for r in gate.reductions}
+            axes = {_reduced(index, r, _origin(index, features)) for r in gate.reductions}
             if axes == {"space"}:
                 return _channel(index, gate)
             if axes == {"channel"}:
@@ -178,10 +180,10 @@ def _reads(index: GraphIndex, node: onnx.NodeProto, features: str) -> bool:
     return name == features
 
 
-def _reduced(index: GraphIndex, node: onnx.NodeProto) -> str:
-    """``space``, ``channel`` or ``other``: what a reduction reduces."""
+def _reduced(index: GraphIndex, node: onnx.NodeProto, features: str) -> str:
+    """``space``, ``channel`` or ``other``: what a reduction of the features reduces."""
     if node.op_type in (*_GLOBAL_POOLS, *_POOLS):
-        return "space"
+        return "space" if node.op_type in _GLOBAL_POOLS or _covers(index, node) else "other"
     axes = attributes(node).get("axes")
     if axes is None and len(node.input) > 1:
         value = index.constant(node.input[1])
@@ -190,11 +192,23 @@ def _reduced(index: GraphIndex, node: onnx.NodeProto) -> str:
         return "other"
     if sorted(axes) in ([1], [-3]):
         return "channel"
-    spatial = sorted(axes) in ([2, 3], [-2, -1], [-1, 2], [2], [-1])
-    return "space" if spatial else "other"
+    flattened = _origin(index, node.input[0]) != features  # as in ``x.view(b, c, -1)``: one axis holds all of space
+    spatial = ([2], [-1]) if flattened else ([2, 3], [-2, -1], [-1, 2])
+    return "space" if sorted(axes) in spatial else "other"
+
+
+def _covers(index: GraphIndex, pool: onnx.NodeProto) -> bool:
+    """Whether a pool's window is all of space; where the graph does not tell its size, that it is no row or column."""
+    window = attributes(pool).get("kernel_shape", [])
+    size = (index.shape(pool.input[0]) or ())[2:]
+    known = bool(size) and all(isinstance(n, int) for n in size)
+    return list(window) == list(size) if known else 1 not in window
 
 
 def _channel(index: GraphIndex, gate: _Gate) -> Attention:
+    weights = [index.constant_shape(_origin(index, n.input[1])) or () for n in gate.nodes if n.op_type == "Conv"]
+    if slides := [w[2:] for w in weights if len(w) == 3 and w[:2] == (1, 1)]:  # one plane to one: along the channels
+        return gate.attention("eca", _features_width(index, gate), kernel=slides[0])
     widths = [w for n in gate.nodes if n.op_type in ("Conv", "Gemm", "MatMul") for w in _width(index, n)]
     channels, hidden = (max(widths), min(widths)) if widths else (None, None)
     kind = "cam" if len(gate.pools) == 2 else "se"
@@ -204,9 +218,13 @@ def _channel(index: GraphIndex, gate: _Gate) -> Attention:
 def _spatial(index: GraphIndex, gate: _Gate) -> Attention:
     convs = [n for n in gate.nodes if n.op_type == "Conv"]
     kernel = tuple((index.constant_shape(_origin(index, convs[0].input[1])) or ())[2:]) if convs else ()
+    return gate.attention("sam", _features_width(index, gate), kernel=kernel)
+
+
+def _features_width(index: GraphIndex, gate: _Gate) -> int | None:
+    """C of the gated tensor, where the graph tells it."""
     shape = index.shape(gate.features)
-    channels = shape[1] if shape and len(shape) > 1 and isinstance(shape[1], int) else None
-    return gate.attention("sam", channels, kernel=kernel)
+    return shape[1] if shape and len(shape) > 1 and isinstance(shape[1], int) else None
 
 
 def _width(index: GraphIndex, node: onnx.NodeProto) -> list[int]:

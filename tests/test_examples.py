@@ -45,9 +45,9 @@ def listed(checkout: Path, kind: str) -> str:
 
 
 def test_a_block_is_one_new_file(checkout: Path) -> None:
-    shutil.copy(ROOT / "examples/add_a_block/eca.py", checkout / "edgeattn/blocks")
-    assert "eca" in listed(checkout, "blocks")
-    conforms(checkout, "blocks", "eca")
+    shutil.copy(ROOT / "examples/add_a_block/simam.py", checkout / "edgeattn/blocks")
+    assert "simam" in listed(checkout, "blocks")
+    conforms(checkout, "blocks", "simam")
 
 
 def test_a_rule_is_one_new_file_and_one_line(checkout: Path) -> None:

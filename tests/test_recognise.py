@@ -62,6 +62,34 @@ class Sam(nn.Module):
         return x * torch.sigmoid(self.norm(self.conv(pooled)))
 
 
+class Eca(nn.Module):
+    """As the authors write it: the convolution runs along the transposed means."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.before = nn.Conv2d(3, 32, 3, padding=1)
+        self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, x):
+        x = self.before(x)
+        y = nn.functional.adaptive_avg_pool2d(x, 1)
+        y = self.conv(y.squeeze(-1).transpose(-1, -2)).transpose(-1, -2).unsqueeze(-1)
+        return x * torch.sigmoid(y).expand_as(x)
+
+
+class Rows(nn.Module):
+    """A gate per channel and row, as in one half of coordinate attention: it is not squeeze-and-excitation."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        self.before, self.mix = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 1)
+        self.pool = nn.AdaptiveAvgPool2d((None, 1)) if spelling == "pool" else None
+
+    def forward(self, x):
+        x = self.before(x)
+        return x * torch.sigmoid(self.mix(self.pool(x) if self.pool else x.mean(-1, keepdim=True)))
+
+
 class Additive(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -128,6 +156,24 @@ def test_finds_se_in_any_spelling(pool: str, bias: bool, gate: str, conv: bool) 
 def test_finds_sam_with_either_order_of_pools(kernel: int, mean_first: bool, norm: bool) -> None:
     (found,) = recognise(graph(Sam(kernel, mean_first, norm), IMAGE))
     assert (found.kind, found.kernel, found.pools) == ("sam", (kernel, kernel), ("max", "mean"))
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_finds_eca_and_does_not_call_it_se(kernel: int) -> None:
+    (found,) = recognise(graph(Eca(kernel), IMAGE))
+    assert (found.kind, found.channels, found.kernel, found.reduction) == ("eca", 32, (kernel,), None)
+
+
+def test_eca_before_sam_is_no_cbam() -> None:
+    spatial = Sam()
+    spatial.before = nn.Identity()  # gates what ECA has gated, as CBAM's spatial half does
+    block = nn.Sequential(Eca(3), spatial)
+    assert [a.kind for a in recognise(graph(block, IMAGE))] == ["eca", "sam"]
+
+
+@pytest.mark.parametrize("spelling", ["pool", "mean"])
+def test_a_gate_per_row_is_not_taken_for_se(spelling: str) -> None:
+    assert recognise(graph(Rows(spelling), IMAGE)) == []
 
 
 def test_finds_cbam_as_one_structure_with_two_halves() -> None:

@@ -18,9 +18,11 @@ class Block:
         build: ``build(channels, **options) -> nn.Module``; alignment and multi-head blocks take
             ``(query_size, memory_size, **options)``, multi-head ones the options ``heads``, ``kv_heads``, ``causal``.
         source: paper, section, URL-free.
+        residual: the features are kept beside their gating, ``x + mask ⊙ x``: they are scaled by 1 to 2, not by 0 to 1.
     """
 
     name: str
     kind: str
     build: Callable[..., Any]
     source: str
+    residual: bool = False

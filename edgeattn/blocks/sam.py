@@ -37,11 +37,15 @@ class Sam(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W)`` to the gated features, same shape."""
+        return x * self.mask(x)
+
+    def mask(self, x: torch.Tensor) -> torch.Tensor:
+        """M_s alone, ``(B, 1, H, W)``."""
         peak = torch.max(x, 1)[0].unsqueeze(1)
         mean = torch.mean(x, 1).unsqueeze(1)
         pooled = torch.cat((peak, mean), dim=1)
         mask: torch.Tensor = self.gate(self.norm(self.conv(pooled)))
-        return x * mask
+        return mask
 
 
 BLOCK = Block(

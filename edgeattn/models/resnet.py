@@ -12,6 +12,7 @@ pool, and one basic block a stage.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -31,7 +32,8 @@ def attention_of(name: str, channels: int, reduction: int) -> nn.Module:
     if name == "none":
         return nn.Identity()
     block = registry.get("blocks", name)
-    module: nn.Module = block.build(channels, reduction=reduction) if "channel" in block.kind else block.build(channels)
+    reduces = "reduction" in inspect.signature(block.build).parameters
+    module: nn.Module = block.build(channels, reduction=reduction) if reduces else block.build(channels)
     return module
 
 

@@ -3,7 +3,7 @@ import onnxruntime
 import pytest
 import torch
 
-from edgeattn import models
+from edgeattn import models, registry
 from edgeattn.export import export
 from edgeattn.models import resnet
 from edgeattn.models._macs import count_macs
@@ -66,6 +66,13 @@ def test_the_same_seed_builds_the_same_weights_and_leaves_the_global_stream_alon
     first, second = (resnet.ResNet(**models.find("cbam_digits")[1].options).state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("name", [n for n in registry.names("blocks") if registry.get("blocks", n).kind != "alignment"])
+def test_every_gating_block_can_be_its_attention(name):
+    block = resnet.attention_of(name, 32, reduction=4).eval()
+    x = torch.randn(1, 32, 5, 5)
+    assert block(x).shape == x.shape
 
 
 def test_attention_sits_after_the_last_norm_of_the_branch_and_before_the_sum():
