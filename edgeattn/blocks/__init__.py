@@ -26,3 +26,8 @@ class Block:
     build: Callable[..., Any]
     source: str
     residual: bool = False
+
+    @property
+    def gates(self) -> bool:
+        """Whether it weighs a feature map ``(B, C, H, W)``, as a network's attention must, and attends to no memory."""
+        return self.kind in ("channel", "spatial", "channel+spatial")

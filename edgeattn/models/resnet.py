@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from edgeattn import registry
+from edgeattn.errors import UsageError
 from edgeattn.models import Config, GraphSource, Model, Source
 from edgeattn.program import TensorSpec
 
@@ -27,11 +28,14 @@ def attention_of(name: str, channels: int, reduction: int) -> nn.Module:
     """The attention block ``name`` for ``channels``; ``none`` is the identity.
 
     Raises:
-        UnknownName: no such block.
+        UnknownName: no such block. UsageError: the block attends to a memory instead of weighing a feature map.
     """
     if name == "none":
         return nn.Identity()
     block = registry.get("blocks", name)
+    if not block.gates:
+        known = [n for n in registry.names("blocks") if registry.get("blocks", n).gates]
+        raise UsageError(f"'{name}' weighs no feature map", where="attention", hint=f"one of: {', '.join(known)}")
     reduces = "reduction" in inspect.signature(block.build).parameters
     module: nn.Module = block.build(channels, reduction=reduction) if reduces else block.build(channels)
     return module

@@ -24,7 +24,7 @@ def of_kind(*kinds):
     return [name for name in BLOCKS if registry.get("blocks", name).kind in kinds]
 
 
-GATES = of_kind("channel", "spatial", "channel+spatial")
+GATES = [name for name in BLOCKS if registry.get("blocks", name).gates]
 DISTRIBUTIONS = of_kind("alignment")
 LOCALS = of_kind("local alignment")
 ALIGNMENTS = [*DISTRIBUTIONS, *LOCALS]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from edgeattn import models, registry
+from edgeattn.errors import UsageError
 from edgeattn.export import export
 from edgeattn.models import resnet
 from edgeattn.models._macs import count_macs
@@ -68,11 +69,17 @@ def test_the_same_seed_builds_the_same_weights_and_leaves_the_global_stream_alon
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("name", [n for n in registry.names("blocks") if registry.get("blocks", n).kind != "alignment"])
+@pytest.mark.parametrize("name", [n for n in registry.names("blocks") if registry.get("blocks", n).gates])
 def test_every_gating_block_can_be_its_attention(name):
     block = resnet.attention_of(name, 32, reduction=4).eval()
     x = torch.randn(1, 32, 5, 5)
     assert block(x).shape == x.shape
+
+
+@pytest.mark.parametrize("name", [n for n in registry.names("blocks") if not registry.get("blocks", n).gates])
+def test_a_block_that_attends_to_a_memory_is_refused(name):
+    with pytest.raises(UsageError, match=f"'{name}' weighs no feature map; one of: bam, cam"):
+        resnet.attention_of(name, 32, reduction=4)
 
 
 def test_attention_sits_after_the_last_norm_of_the_branch_and_before_the_sum():
