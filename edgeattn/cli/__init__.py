@@ -74,6 +74,9 @@ def _leave(code: int) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if code == 128 + signal.SIGTERM:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if code in _SIGNALS:
+        # Everything is cleaned up by now. A Ctrl-C that hit an exec() inside some import marks the interpreter, which
+        # would then kill itself with the signal at exit instead of giving our code.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
