@@ -194,6 +194,8 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
                 verbose=False,
             )
     except Exception as error:
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
         raise Unsupported(
             f"PyTorch cannot export graph '{name}': {_cause(error)}",
             hint="data-dependent `if`/`while` in forward() is the usual cause: use torch.where, or split the graph",
@@ -250,6 +252,18 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Whether a Ctrl-C lies behind an exception: one that hits the exporter's imports surfaces as another error."""
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        if isinstance(found, KeyboardInterrupt):
+            return True
+        seen.append(found)
+        found = found.__cause__ or found.__context__
+    return False
 
 
 def _cause(error: BaseException) -> str:
