@@ -38,7 +38,7 @@ bench: $(VENV)/.ready ## Time our engines beside what you would use instead, int
 	$(BIN)/python -m tests.benchmarks.bench
 
 weights: $(VENV)/.ready ## Train the shipped weights again
-	$(BIN)/python -m edgeattn.weights.train
+	$(BIN)/python -m edgeattn.training --jobs 2
 
 clean: ## Remove runs, caches and the environment
 	rm -rf runs build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache

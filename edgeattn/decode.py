@@ -32,7 +32,9 @@ def run(sessions: Sessions, wiring: Wiring | None, feeds: Arrays, tokens: Array 
     Returns:
         A single graph's outputs; for a wired program every step output stacked on a new axis 0
         ``(steps, batch, …)``, and ``tokens`` ``(batch, steps)`` int64 when decoding greedily.
-        A sequence that has ended is padded with the end token.
+        A sequence that has ended is padded with the end token. Where another graph predicts the first token
+        (``stop.first``), its prediction is an output under that name, and ``tokens`` begins with that token.
+        Of a step output that grows from step to step only the last is returned.
     """
     if wiring is None:
         (session,) = sessions.values()
@@ -41,38 +43,53 @@ def run(sessions: Sessions, wiring: Wiring | None, feeds: Arrays, tokens: Array 
 
 
 def _forced(sessions: Sessions, wiring: Wiring, feeds: Arrays, tokens: Array) -> dict[str, Array]:
-    loop = _steps(sessions, wiring, feeds)
+    once = _once(sessions, wiring, feeds)
+    loop = _steps(sessions, wiring, feeds, once)
     next(loop)
-    return _stack([loop.send(column) for column in tokens.T])
+    return {**_first(wiring, once), **_stack([loop.send(column) for column in tokens.T])}
 
 
 def _greedy(sessions: Sessions, wiring: Wiring, feeds: Arrays) -> dict[str, Array]:
     stop = wiring.stop
+    once = _once(sessions, wiring, feeds)
     batch = len(next(iter(feeds.values())))
     token = np.full(batch, stop.start, np.int64)
     done = np.zeros(batch, bool)
     emitted, outputs = [], []
-    loop = _steps(sessions, wiring, feeds)
+    first = _first(wiring, once)
+    if first:
+        token = first[stop.first].argmax(-1).astype(np.int64)
+        emitted.append(token)
+        done |= token == stop.end
+    loop = _steps(sessions, wiring, feeds, once)
     next(loop)
-    for _ in range(stop.max_steps):
+    while len(emitted) < stop.max_steps and not done.all():
         out = loop.send(token)
         token = np.where(done, stop.end, out[_tensor(stop.emits)].argmax(-1)).astype(np.int64)
         outputs.append(out)
         emitted.append(token)
         done |= token == stop.end
-        if done.all():
-            break
-    return {**_stack(outputs), "tokens": np.stack(emitted, axis=1)}
+    return {**first, **_stack(outputs), "tokens": np.stack(emitted, axis=1)}
 
 
-def _steps(sessions: Sessions, wiring: Wiring, feeds: Arrays) -> Generator[dict[str, Array], Array, None]:
-    """A coroutine: send it a token ``(batch,)``, it runs one step and yields that step's outputs."""
-    step = sessions[wiring.loop]
+def _once(sessions: Sessions, wiring: Wiring, feeds: Arrays) -> dict[str, Array]:
+    """Outputs ``"graph.output"`` of the graphs that run before the first step."""
     once: dict[str, Array] = {}
     for name, session in sessions.items():
         if name != wiring.loop:
             wired = _wired(name, wiring.feeds, once)
             once |= {f"{name}.{k}": v for k, v in session.run(_select(session, {**feeds, **wired})).items()}
+    return once
+
+
+def _first(wiring: Wiring, once: Arrays) -> dict[str, Array]:
+    """What predicts the first token, by its edge end; nothing where decoding begins with the start token."""
+    return {wiring.stop.first: once[wiring.stop.first]} if wiring.stop.first else {}
+
+
+def _steps(sessions: Sessions, wiring: Wiring, feeds: Arrays, once: Arrays) -> Generator[dict[str, Array], Array, None]:
+    """A coroutine: send it a token ``(batch,)``, it runs one step and yields that step's outputs."""
+    step = sessions[wiring.loop]
     fixed = {**feeds, **_wired(wiring.loop, wiring.feeds, once)}
     state = _initial_state(step, wiring, fixed)
     token_name = _tensor(wiring.stop.token)
@@ -106,7 +123,12 @@ def _select(session: Session, feeds: Arrays) -> dict[str, Array]:
 
 
 def _stack(outputs: list[dict[str, Array]]) -> dict[str, Array]:
-    return {name: np.stack([o[name] for o in outputs]) for name in outputs[0]}
+    """Every step's outputs on a new axis 0; of one that grows, such as a KV cache, the last, which holds them all."""
+    stacked = {}
+    for name in outputs[0] if outputs else ():
+        values = [o[name] for o in outputs]
+        stacked[name] = np.stack(values) if len({v.shape for v in values}) == 1 else values[-1]
+    return stacked
 
 
 def _tensor(edge_end: str) -> str:

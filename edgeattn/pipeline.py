@@ -125,17 +125,17 @@ def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session
 
 def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema.TaskReport | None:
     """The task's metric for PyTorch and for the engine, on the same held-out samples."""
-    if job.task is None or job.task.metric == "none":
+    if job.task is None or job.task.metric.name == "none":
         return None
     known = job.task
 
     def scored(what: str, opened: Mapping[str, Session], wiring: Wiring | None) -> task.Scored:
         return task.scores(
-            lambda feeds: decode.run(opened, wiring, feeds),
+            lambda batch: decode.run(opened, wiring, batch.feeds, batch.tokens),
             known,
             None,
             _TASK_BATCH,
-            lambda done, total: job.listen(f"{known.metric} of {what}", done, total),
+            lambda done, total: job.listen(f"{known.metric.name} of {what}", done, total),
         )
 
     reference = scored("PyTorch", job.eager, job.model.source.wiring)

@@ -45,7 +45,10 @@ class Stop:
     Attributes:
         token: the step input that receives the last token, ``"step.token"`` (int64, shape ``(batch,)``).
         emits: the step output whose argmax over the last axis is the next token, ``"step.logits"``.
-        start: first token fed. end: token that ends a sequence. max_steps: upper bound on steps.
+        start: first token fed, where nothing else decides it. end: token that ends a sequence.
+        max_steps: upper bound on the tokens of a sequence.
+        first: the output whose argmax over the last axis is the first token, ``"prefill.logits"``: a prompt's
+            continuation starts with what the prompt predicts. Empty where decoding starts with ``start``.
     """
 
     token: str
@@ -53,6 +56,7 @@ class Stop:
     start: int
     end: int
     max_steps: int
+    first: str = ""
 
 
 @dataclass(frozen=True)

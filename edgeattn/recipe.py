@@ -58,6 +58,7 @@ Dynamic = Annotated[tuple[Annotated[str, BeforeValidator(_dynamic)], ...], Field
 Name = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class _Section(BaseModel):
@@ -106,8 +107,8 @@ class Gates(_Section):
 
     Attributes:
         parity: no parity verdict after the last stage is ``fail``.
-        task_drop: reference metric minus engine metric, absolute, is at most this.
-        task_min: the engine's metric is at least this.
+        task_drop: by how much the engine's metric is worse than PyTorch's, absolute, is at most this.
+        task_min: the engine's metric is at least this. task_max: at most, for one where lower is better (perplexity).
         agreement: share of test samples on which engine and PyTorch predict the same is at least this.
         speedup: the lower 95 % bound of median(reference / engine) is at least this.
         int8_share: share of the multiply-accumulates that really run in INT8 is at least this.
@@ -115,8 +116,9 @@ class Gates(_Section):
     """
 
     parity: bool = True
-    task_drop: Share | None = None
-    task_min: Share | None = None
+    task_drop: NotNegative | None = None
+    task_min: NotNegative | None = None
+    task_max: Positive | None = None
     agreement: Share | None = None
     speedup: Positive | None = None
     int8_share: Share | None = None

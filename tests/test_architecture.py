@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"recipe", "report", "recognise"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
     frozenset({"harness", "export", "source", "storage", "runnable"}),
-    frozenset({"job"}),
+    frozenset({"job", "training"}),
     frozenset({"outcome"}),
     frozenset({"pipeline"}),
     frozenset({"cli"}),
@@ -43,7 +43,7 @@ HEAVY = {
 }
 HEAVY |= {"matplotlib", "onnxscript", "safetensors"}
 ENGINES = {"onnxruntime", "openvino", "nncf", "tensorrt", "tensorrt_rtx"}
-TORCH_ROOMS = {"blocks", "models", "tasks", "weights", "export", "source"}
+TORCH_ROOMS = {"blocks", "models", "tasks", "weights", "training", "export", "source"}
 RUNTIME_MAY_LOAD = {"errors", "registry", "program", "decode", "files", "bundle", "backends", "runtime", "__init__"}
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,64 @@ def test_forced_tokens_replace_the_models_own() -> None:
     outputs = decode.run(backends.oracle(program), program.wiring, {"begin": np.zeros((1, 1), np.float32)}, tokens)
     assert outputs["echo"][:, 0].tolist() == [7.0, 6.0, 5.0]
     assert "tokens" not in outputs
+
+
+def test_another_graph_may_predict_the_first_token() -> None:
+    program = counting()
+    wiring = program.wiring
+    assert wiring is not None
+    first = Wiring(wiring.feeds, wiring.state, replace(wiring.stop, first="prefill.logits"))
+    prefill = Fixed({"logits": np.eye(8, dtype=np.float32)[[2, 5]]})
+    outputs = decode.run(
+        {"prefill": prefill, **backends.oracle(program)}, first, {"begin": np.array([[2.0], [5.0]], np.float32)}
+    )
+    assert outputs["tokens"].tolist() == [[2, 3, 4, 5], [5, 5, 5, 5]]
+    assert outputs["logits"].shape == (3, 2, 8)
+    assert np.array_equal(outputs["prefill.logits"], prefill.values["logits"])
+
+
+def test_a_first_token_that_ends_every_sequence_needs_no_step() -> None:
+    program = counting()
+    wiring = program.wiring
+    assert wiring is not None
+    first = Wiring(wiring.feeds, wiring.state, replace(wiring.stop, first="prefill.logits"))
+    prefill = Fixed({"logits": np.eye(8, dtype=np.float32)[[5]]})
+    outputs = decode.run(
+        {"prefill": prefill, **backends.oracle(program)}, first, {"begin": np.zeros((1, 1), np.float32)}
+    )
+    assert outputs["tokens"].tolist() == [[5]]
+
+
+def test_of_an_output_that_grows_the_last_is_returned() -> None:
+    program = counting()
+    assert program.wiring is not None
+    sessions = {"step": Growing(backends.oracle(program)["step"]), "encoder": backends.oracle(program)["encoder"]}
+    outputs = decode.run(sessions, program.wiring, {"begin": np.zeros((1, 1), np.float32)}, np.array([[1, 2, 3]]))
+    assert outputs["cache"].shape == (1, 3)
+    assert outputs["logits"].shape == (3, 1, 8)
+
+
+class Fixed:
+    """A session that always gives the same."""
+
+    inputs = outputs = ()
+
+    def __init__(self, values):  # type: ignore[no-untyped-def]
+        self.values = values
+
+    def run(self, feeds):  # type: ignore[no-untyped-def]
+        return self.values
+
+
+class Growing:
+    """A session with one more output, a column longer at every call."""
+
+    def __init__(self, session):  # type: ignore[no-untyped-def]
+        self.session, self.inputs, self.outputs, self.calls = session, session.inputs, session.outputs, 0
+
+    def run(self, feeds):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        return {**self.session.run(feeds), "cache": np.zeros((1, self.calls))}
 
 
 def test_a_state_without_a_feed_starts_at_zero() -> None:

@@ -139,6 +139,8 @@ def _selftest(ui: Ui, directory: Path) -> bool:
 
 def show(ui: Ui, result: Report) -> None:
     """The table a person reads after a run."""
+    from edgeattn.report import wording
+
     precision, target, size = result.precision, result.target, result.size
     rows: list[tuple[object, ...]] = [
         ("target", target.requested, target.effective, ""),
@@ -147,9 +149,9 @@ def show(ui: Ui, result: Report) -> None:
     for name, out in result.parity.outputs.items():
         rows.append((f"parity of {name}", out.limit, out.observed, out.verdict))
     if (task := result.task) is not None:
-        engine, reference = task.engine or 0.0, task.reference or 0.0
-        shown = f"{engine:.4f} (PyTorch {reference:.4f}, {task.samples} samples)"
-        limit = "" if task.limit is None else f"drop <= {task.limit:g}"
+        engine, reference = (wording.figure(f, task.unit) for f in (task.engine, task.reference))
+        shown = f"{engine} (PyTorch {reference}, {task.samples} samples)"
+        limit = "" if task.limit is None else f"drop <= {wording.lost(task.limit, task.unit)}"
         rows.append((f"{task.metric} on {task.name}", limit, shown, task.verdict))
     if (timed := result.latency) is not None:
         low, high = timed.speedup.ci95

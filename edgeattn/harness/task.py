@@ -7,6 +7,9 @@ The interval is a Bayesian bootstrap (Rubin 1981) of the paired differences with
 gain added. The two added pairs vanish in a large sample and keep a small one honest: without a single discordant pair
 an ordinary bootstrap says [0, 0], this one says ±3/n, the rule of three.
 
+Scores without bounds (decibels, log-likelihoods) have no full point to add: their interval is the same bootstrap over
+the samples themselves, of the difference of the two figures.
+
 Verdict for a limit on the drop: ``pass`` when the whole interval is within it, ``fail`` when the whole interval is
 past it, else ``inconclusive``: the sample is too small to say, and ``why`` tells how many samples could.
 """
@@ -14,32 +17,33 @@ past it, else ``inconclusive``: the sample is too small to say, and ``why`` tell
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeattn.errors import BadInput
-from edgeattn.report.schema import SectionVerdict, TaskReport
+from edgeattn.report.schema import Pair, SectionVerdict, TaskReport
 
 if TYPE_CHECKING:
     from edgeattn.program import Array, Arrays
-    from edgeattn.tasks import Task
+    from edgeattn.tasks import Batch, Metric, Task
 
 RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A model on a task: ``scores`` ``(n,)`` float64 in [0, 1], and what it predicted for each sample."""
+    """A model on a task: ``scores`` ``(n,)`` float64, what it predicted for each sample, means of further figures."""
 
     scores: Array
     predictions: tuple[Hashable, ...]
+    also: Mapping[str, float] = field(default_factory=dict)
 
 
 def scores(
-    run: Callable[[Arrays], Arrays],
+    run: Callable[[Batch], Arrays],
     task: Task,
     samples: int | None,
     batch: int,
@@ -48,7 +52,7 @@ def scores(
     """Score a program on the task's held-out split.
 
     Args:
-        run: program inputs to program outputs.
+        run: a batch's feeds (and forced tokens) to program outputs.
         samples: how many samples, None for all. batch: samples per call.
         progress: called with (samples done, samples in all or None).
 
@@ -57,19 +61,25 @@ def scores(
     """
     found: list[Array] = []
     predicted: list[Hashable] = []
+    also: dict[str, list[Array]] = {name: [] for name in task.also}
+    done = 0
     for part in task.test(samples, batch):
-        outputs = run(part.feeds)
+        outputs = run(part)
         got = np.asarray(task.score(outputs, part.targets), np.float64)
         if got.shape != (len(part.targets),):
             raise BadInput(f"scores have shape {got.shape} for {len(part.targets)} samples", where=f"task {task.name}")
         # A prediction that cannot be scored is a wrong one.
-        found.append(np.where(np.isfinite(got), got, 0.0))
-        predicted += predictions(outputs, len(part.targets))
+        found.append(np.where(np.isfinite(got), got, task.metric.unscorable))
+        predicted += (task.predict or predictions)(outputs, len(part.targets))
+        for name, figure in task.also.items():
+            also[name].append(figure(outputs, part.targets))
+        done += len(got)
         if progress is not None:
-            progress(len(predicted), samples)
-    if not predicted:
+            progress(done, samples)
+    if not done:
         raise BadInput("has no test samples", where=f"task {task.name}", hint="ask for at least one sample")
-    return Scored(np.concatenate(found), tuple(predicted))
+    means = {name: float(np.concatenate(values).mean()) for name, values in also.items()}
+    return Scored(np.concatenate(found), tuple(predicted), means)
 
 
 def predictions(outputs: Arrays, count: int) -> list[Hashable]:
@@ -98,19 +108,25 @@ def compare(task: Task, reference: Scored, engine: Scored, max_drop: float | Non
             f"{len(reference.scores)} reference scores and {len(engine.scores)} engine scores",
             where=f"task {task.name}",
         )
+    metric = task.metric
     drops = reference.scores - engine.scores
-    low, high = drop_interval(drops, seed)
-    verdict, why = _judge(high, low, max_drop, drops)
+    bounded = metric.unit == "share"
+    low, high = drop_interval(drops, seed) if bounded else figure_interval(metric, reference, engine, seed)
+    verdict, why = _judge(high, low, max_drop, drops, bounded)
     same = [a == b for a, b in zip(reference.predictions, engine.predictions, strict=True)]
+    means = float(reference.scores.mean()), float(engine.scores.mean())
     return TaskReport(
         name=task.name,
-        metric=task.metric,
+        metric=metric.name,
+        unit=metric.unit,
+        higher_is_better=metric.higher_is_better,
         samples=len(drops),
-        reference=float(reference.scores.mean()),
-        engine=float(engine.scores.mean()),
-        drop=float(drops.mean()),
+        reference=metric.figure(means[0]),
+        engine=metric.figure(means[1]),
+        drop=metric.drop(*means),
         ci95=(low, high),
-        agreement=sum(same) / len(same),
+        agreement=sum(same) / len(same) if same else None,
+        also={name: Pair(reference=reference.also[name], engine=engine.also[name]) for name in task.also},
         limit=max_drop,
         verdict=verdict,
         why=why,
@@ -127,7 +143,16 @@ def drop_interval(drops: Array, seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _judge(high: float, low: float, limit: float | None, drops: Array) -> tuple[SectionVerdict, str]:
+def figure_interval(metric: Metric, reference: Scored, engine: Scored, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of how much worse the engine's figure is, for scores without bounds: samples are weighted anew."""
+    rows = max(1, min(RESAMPLES, 20_000_000 // len(reference.scores)))
+    weights = np.random.default_rng(seed).dirichlet(np.ones(len(reference.scores)), size=rows)
+    pairs = np.stack([weights @ reference.scores, weights @ engine.scores], axis=1)
+    low, high = np.quantile([metric.drop(float(a), float(b)) for a, b in pairs], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _judge(high: float, low: float, limit: float | None, drops: Array, bounded: bool) -> tuple[SectionVerdict, str]:
     if limit is None:
         return "n/a", "no limit was asked"
     if high <= limit:
@@ -139,7 +164,7 @@ def _judge(high: float, low: float, limit: float | None, drops: Array) -> tuple[
     if limit <= 0:
         return "inconclusive", "no finite sample can show that a drop is at most 0; allow a small one"
     least = math.ceil(math.log(0.05) / math.log1p(-limit)) if limit < 1 else 1
-    if n < least:
+    if bounded and n < least:
         return "inconclusive", (
             f"{n} samples cannot resolve a drop of {limit:g}, it takes {least} even if none changes ({changed} did)"
         )

@@ -48,12 +48,21 @@ class Source:
 
 @dataclass(frozen=True)
 class Config:
-    """A named configuration of a family: constructor options, trained weights and the task they were trained on."""
+    """A named configuration of a family.
+
+    Attributes:
+        options: constructor options.
+        weights: shipped checkpoint, None for an untrained configuration (for latency, size and parity).
+        task: the task it was trained on.
+        training: what its training changes of ``edgeattn/training/<task>.py``'s defaults.
+        about: one line for ``edgeattn list models``.
+    """
 
     options: Mapping[str, Any]
     weights: str | None = None
     task: str | None = None
     about: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class _Observer:
-    """A session whose tapped outputs are measured and then hidden again."""
+    """A session whose tapped values are measured; those that were no outputs before are hidden again."""
 
-    def __init__(self, session: Session, taps: set[str], peaks: dict[str, float]) -> None:
+    def __init__(self, session: Session, taps: set[str], own: set[str], peaks: dict[str, float]) -> None:
         self._session, self._taps, self._peaks = session, taps, peaks
         self.inputs = session.inputs
-        self.outputs: tuple[TensorSpec, ...] = tuple(s for s in session.outputs if s.name not in taps)
+        self.outputs: tuple[TensorSpec, ...] = tuple(s for s in session.outputs if s.name in own)
 
     def run(self, feeds: Arrays) -> dict[str, Array]:
         values = {**feeds, **self._session.run(feeds)}
@@ -58,7 +58,8 @@ def observe(
     wanted = {graph: set(names) for graph, names in values.items()}
     tapped = replace(program, graphs={g: with_outputs(m, sorted(wanted[g])) for g, m in program.graphs.items()})
     peaks: dict[str, dict[str, float]] = {graph: {} for graph in program.graphs}
-    sessions = {graph: _Observer(session, wanted[graph], peaks[graph]) for graph, session in opener(tapped).items()}
+    own = {graph: {v.name for v in model.graph.output} for graph, model in program.graphs.items()}
+    sessions = {g: _Observer(session, wanted[g], own[g], peaks[g]) for g, session in opener(tapped).items()}
     samples = 0
     for case in data:
         decode.run(sessions, program.wiring, case.feeds, case.tokens)

@@ -8,6 +8,7 @@ or without a settled control it is ``inconclusive``: milliseconds of two machine
 
 from __future__ import annotations
 
+from edgeattn.report import wording
 from edgeattn.report.schema import GateReport, LatencyReport, Report, Verdict
 
 LATENCY_SLACK = 0.05
@@ -47,9 +48,10 @@ def _task(report: Report, baseline: Report) -> GateReport:
         return _gate("task", old.engine, new.engine, "inconclusive", why)
     low, high = old.ci95
     slack = (high - low) / 2 if low is not None and high is not None else 0.0
-    fell = old.engine - new.engine
+    worse = old.engine - new.engine if new.higher_is_better else new.engine - old.engine
     why = f"{old.metric} {old.engine:.4f} before, {slack:.4f} is within the baseline's own uncertainty"
-    return _gate("task", old.engine - slack, new.engine, "fail" if fell > slack else "pass", why)
+    limit = old.engine - slack if new.higher_is_better else f"≤ {wording.figure(old.engine + slack, new.unit)}"
+    return _gate("task", limit, new.engine, "fail" if worse > slack else "pass", why, new.unit)
 
 
 def _latency(report: Report, baseline: Report) -> GateReport:
@@ -80,5 +82,12 @@ def _not_comparable(report: Report, baseline: Report, new: LatencyReport, old: L
     return ""
 
 
-def _gate(name: str, limit: float | str | None, observed: float | str | None, verdict: Verdict, why: str) -> GateReport:
-    return GateReport(name=f"baseline_{name}", limit=limit, observed=observed, why=why, verdict=verdict)
+def _gate(
+    name: str,
+    limit: float | str | None,
+    observed: float | str | None,
+    verdict: Verdict,
+    why: str,
+    unit: str = "share",
+) -> GateReport:
+    return GateReport(name=f"baseline_{name}", limit=limit, observed=observed, why=why, verdict=verdict, unit=unit)

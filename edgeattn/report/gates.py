@@ -3,7 +3,7 @@
     parity       no output after the last stage fails
     task_drop    reference − engine metric, absolute, at most the limit; the verdict of the task section, which says
                  "inconclusive" where the sample cannot tell
-    task_min     the engine's metric is at least the limit
+    task_min     the engine's metric is at least the limit; task_max: at most, where lower is better
     agreement    share of test samples on which the engine predicts what PyTorch predicts, at least the limit
     speedup      lower 95 % bound of reference ÷ engine, at least the limit; inconclusive when the A/A control is
     int8_share   share of the multiply-accumulates that really run in INT8, at least the limit
@@ -82,12 +82,26 @@ def _task_drop(report: Report, limit: float | bool) -> GateReport:
     verdict: Verdict = "pass" if high <= limit else "fail" if low > limit else "inconclusive"
     # The section's own words fit when it was judged by the same limit.
     told = task.why if task.limit == limit and task.verdict == verdict else ""
-    return _gate("task_drop", limit, task.drop, verdict, "; ".join(filter(None, [interval, told])))
+    return _gate("task_drop", limit, task.drop, verdict, "; ".join(filter(None, [interval, told])), task.unit)
 
 
 def _task_min(report: Report, limit: float | bool) -> GateReport:
+    return _task_bound("task_min", report, limit, higher_is_better=True)
+
+
+def _task_max(report: Report, limit: float | bool) -> GateReport:
+    return _task_bound("task_max", report, limit, higher_is_better=False)
+
+
+def _task_bound(name: str, report: Report, limit: float | bool, *, higher_is_better: bool) -> GateReport:
     task = report.task
-    return _at_least("task_min", limit, task.engine if task else None, "the task was not run")
+    if task is None or task.engine is None:
+        return _missing(name, limit, "the task was not run")
+    if task.higher_is_better is not higher_is_better:
+        better, other = ("higher", "task_min") if task.higher_is_better else ("lower", "task_max")
+        return _gate(name, limit, task.engine, "fail", f"{better} {task.metric} is better: ask {other}", task.unit)
+    holds = task.engine >= limit if higher_is_better else task.engine <= limit
+    return _gate(name, limit, task.engine, "pass" if holds else "fail", "", task.unit)
 
 
 def _agreement(report: Report, limit: float | bool) -> GateReport:
@@ -123,6 +137,7 @@ GATES: dict[str, Callable[[Report, float | bool], GateReport]] = {
     "parity": _parity,
     "task_drop": _task_drop,
     "task_min": _task_min,
+    "task_max": _task_max,
     "agreement": _agreement,
     "speedup": _speedup,
     "int8_share": _int8_share,
@@ -140,8 +155,10 @@ def _missing(name: str, limit: float | bool, why: str) -> GateReport:
     return _gate(name, limit, None, "fail", f"{why}: nothing shows that this holds")
 
 
-def _gate(name: str, limit: float | bool, observed: float | str | None, verdict: Verdict, why: str = "") -> GateReport:
-    return GateReport(name=name, limit=limit, observed=observed, why=why, verdict=verdict)
+def _gate(
+    name: str, limit: float | bool, observed: float | str | None, verdict: Verdict, why: str = "", unit: str = "share"
+) -> GateReport:
+    return GateReport(name=name, limit=limit, observed=observed, why=why, verdict=verdict, unit=unit)
 
 
 def _points(value: float | None) -> str:

@@ -77,8 +77,8 @@ def _task(report: Report) -> list[_Case]:
     t = report.task
     if t is None:
         return []
-    asked = "not judged" if t.limit is None else f"limit {wording.points(t.limit)}"
-    seen = f"drop {wording.points(t.drop)} {wording.interval(t.ci95, 'points')} over {t.samples} samples"
+    asked = "not judged" if t.limit is None else f"limit {wording.lost(t.limit, t.unit)}"
+    seen = f"drop {wording.lost(t.drop, t.unit)} {wording.lost_interval(t.ci95, t.unit)} over {t.samples} samples"
     return [_Case("task", f"{t.name} {t.metric}", t.verdict, f"{asked}, {seen}" + (f": {t.why}" * bool(t.why)))]
 
 

@@ -117,23 +117,36 @@ class ParityReport(Value):
         return cls(outputs=known[-1].outputs if known else {}, stages=known)
 
 
+class Pair(Value):
+    """One figure of PyTorch and of the engine."""
+
+    reference: Figure
+    engine: Figure
+
+
 class TaskReport(Value):
     """The task metric of PyTorch and of the engine on the same samples.
 
     Attributes:
-        reference, engine: mean score in [0, 1]. drop: reference − engine, absolute.
-        ci95: 95 % interval of the drop (paired). agreement: share of samples with identical predictions.
+        unit: ``share`` (figures in [0, 1]), ``dB``, or nothing. higher_is_better: which way is worse.
+        reference, engine: the metric. drop: by how much the engine's is worse, absolute.
+        ci95: 95 % interval of the drop (paired). agreement: share of samples with identical predictions, None where
+            predictions cannot be identical or not.
+        also: further figures beside the metric, by name.
         limit: the largest drop allowed, None when nobody asked.
     """
 
     name: str
     metric: str
+    unit: str = "share"
+    higher_is_better: bool = True
     samples: int
     reference: Figure
     engine: Figure
     drop: Figure
     ci95: Interval
     agreement: Figure = None
+    also: Mapping[str, Pair] = {}
     limit: Figure = None
     verdict: SectionVerdict
     why: str = ""
@@ -248,9 +261,15 @@ class Environment(Value):
 
 
 class GateReport(Value):
-    """One gate: what was asked, what was seen. ``limit`` and ``observed`` are numbers or words."""
+    """One gate: what was asked, what was seen.
+
+    Attributes:
+        limit, observed: numbers or words.
+        unit: of a task gate's numbers, as in the task section.
+    """
 
     name: str
+    unit: str = "share"
     limit: float | bool | str | None = None
     observed: Annotated[float | bool | str | None, BeforeValidator(plain)] = None
     why: str = ""

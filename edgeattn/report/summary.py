@@ -39,7 +39,8 @@ def _head(report: Report) -> str:
         figures.append(f"**{ratio}**" if settled else f"speed **not settled** (showed {ratio})")
     if report.task is not None:
         figures.append(
-            f"{escape(report.task.metric)} **{w.percent(report.task.engine)}**, drop {w.points(report.task.drop)}"
+            f"{escape(report.task.metric)} **{w.figure(report.task.engine, report.task.unit)}**, "
+            f"drop {w.lost(report.task.drop, report.task.unit)}"
         )
     if report.size is not None:
         figures.append(f"**{w.size(report.size.engine_bytes)}** from {w.size(report.size.reference_bytes)}")
@@ -81,11 +82,13 @@ def _task(report: Report) -> str:
         return ""
     said = (
         f"{escape(t.name)}, {t.samples} held-out samples: "
-        f"PyTorch {w.percent(t.reference)}, engine {w.percent(t.engine)}, "
-        f"drop {w.points(t.drop)} (95 % interval {escape(w.interval(t.ci95, 'points'))}), "
-        f"same prediction on {w.percent(t.agreement)}."
+        f"PyTorch {w.figure(t.reference, t.unit)}, engine {w.figure(t.engine, t.unit)}, "
+        f"drop {w.lost(t.drop, t.unit)} (95 % interval {escape(w.lost_interval(t.ci95, t.unit))})"
     )
-    limit = "" if t.limit is None else f" Limit {w.points(t.limit)}: {MARKS[t.verdict]} **{t.verdict}**."
+    said += "." if t.agreement is None else f", same prediction on {w.percent(t.agreement)}."
+    for name, pair in t.also.items():
+        said += f" {escape(name)}: PyTorch {w.number(pair.reference, 4)}, engine {w.number(pair.engine, 4)}."
+    limit = "" if t.limit is None else f" Limit {w.lost(t.limit, t.unit)}: {MARKS[t.verdict]} **{t.verdict}**."
     return f"## Task\n\n{said}{limit}" + (f" {escape(t.why)}." if t.why else "")
 
 

@@ -8,6 +8,7 @@ GATE_MEANING = {
     "parity": "outputs match PyTorch",
     "task_drop": "task metric lost",
     "task_min": "task metric",
+    "task_max": "task metric",
     "agreement": "same prediction as PyTorch",
     "speedup": "times faster, lower bound",
     "int8_share": "multiply-accumulates in INT8",
@@ -17,10 +18,19 @@ GATE_MEANING = {
     "baseline_latency": "speedup against the baseline",
 }
 _SIGNS = {
-    **{"task_drop": "≤", "size_ratio": "≤", "task_min": "≥", "agreement": "≥", "speedup": "≥", "int8_share": "≥"},
+    **{
+        "task_drop": "≤",
+        "task_max": "≤",
+        "size_ratio": "≤",
+        "task_min": "≥",
+        "agreement": "≥",
+        "speedup": "≥",
+        "int8_share": "≥",
+    },
     **{"baseline_task": "≥", "baseline_latency": "≥"},
 }
-_SHARES = {"task_min", "agreement", "int8_share", "size_ratio", "baseline_task"}
+_SHARES = {"agreement", "int8_share", "size_ratio"}
+_TASK_FIGURES = {"task_min", "task_max", "baseline_task"}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -45,9 +55,18 @@ def percent(value: float | None, digits: int = 2) -> str:
     return "n/a" if value is None else f"{100 * value:.{digits}f} %"
 
 
-def points(value: float | None) -> str:
-    """A difference of two shares in percentage points: ``0.14 pp``."""
-    return "n/a" if value is None else f"{100 * value:.2f} pp"
+def figure(value: float | None, unit: str = "share") -> str:
+    """A task metric in its unit: ``98.61 %``, ``31.42 dB``, ``2.173``."""
+    if unit == "share" or value is None:
+        return percent(value)
+    return f"{value:.2f} {unit}" if unit else f"{value:.3f}"
+
+
+def lost(value: float | None, unit: str = "share") -> str:
+    """By how much a task metric got worse: ``0.14 pp``, ``0.02 dB``, ``0.013``."""
+    if value is None:
+        return "n/a"
+    return f"{100 * value:.2f} pp" if unit == "share" else f"{value:.3f} {unit}".rstrip()
 
 
 def milliseconds(value: float | None) -> str:
@@ -67,14 +86,18 @@ def control(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}×"
 
 
-def interval(bounds: Interval, show: str = "times") -> str:
-    """``3.38–3.47×``, ``[-0.10, 0.62] pp``."""
+def interval(bounds: Interval) -> str:
+    """A ratio's interval: ``3.38–3.47×``."""
+    low, high = bounds
+    return "n/a" if low is None or high is None else f"{low:.4g}–{high:.4g}×"
+
+
+def lost_interval(bounds: Interval, unit: str = "share") -> str:
+    """Interval of what a task metric lost: ``[-0.10, 0.62] pp``, ``[0.012, 0.031] dB``."""
     low, high = bounds
     if low is None or high is None:
         return "n/a"
-    if show == "points":
-        return f"[{100 * low:.2f}, {100 * high:.2f}] pp"
-    return f"{low:.4g}–{high:.4g}×"
+    return f"[{100 * low:.2f}, {100 * high:.2f}] pp" if unit == "share" else f"[{low:.3f}, {high:.3f}] {unit}".rstrip()
 
 
 def size(count: int) -> str:
@@ -96,7 +119,9 @@ def gate_value(gate: GateReport, value: float | bool | str | None) -> str:
     if isinstance(value, str):
         return value
     if gate.name == "task_drop":
-        return points(value)
+        return lost(value, gate.unit)
+    if gate.name in _TASK_FIGURES:
+        return figure(value, gate.unit)
     if gate.name in _SHARES:
         return percent(value)
     return times(value)
@@ -105,4 +130,5 @@ def gate_value(gate: GateReport, value: float | bool | str | None) -> str:
 def gate_limit(gate: GateReport) -> str:
     """The limit with its sign: ``≤ 0.50 %``."""
     shown = gate_value(gate, gate.limit)
-    return f"{_SIGNS[gate.name]} {shown}" if gate.name in _SIGNS and gate.limit is not None else shown
+    signed = gate.name in _SIGNS and gate.limit is not None and not isinstance(gate.limit, str)
+    return f"{_SIGNS[gate.name]} {shown}" if signed else shown

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,10 +13,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """Program inputs and what they should give: ``feeds`` by name, ``targets`` with the batch on axis 0."""
+    """Program inputs and what they should give.
+
+    Attributes:
+        feeds: program inputs by name.
+        targets: with the batch on axis 0.
+        tokens: ``(batch, steps)`` int64 to force on a wired program that is scored on given text; None lets it decode.
+    """
 
     feeds: Arrays
     targets: Array
+    tokens: Array | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How the scores of single samples become the figure a report states.
+
+    Attributes:
+        name: the report's word for it.
+        unit: ``share`` (every score lies in [0, 1]; shown in percent), ``dB``, or nothing.
+        higher_is_better: which way is worse.
+        figure: mean of the samples' scores -> the figure; must be monotonic.
+        unscorable: what a sample counts whose score is not finite: a bad one.
+    """
+
+    name: str
+    unit: str = "share"
+    higher_is_better: bool = True
+    figure: Callable[[float], float] = float
+    unscorable: float = 0.0
+
+    def drop(self, reference: float, engine: float) -> float:
+        """By how much the engine's figure is worse than the reference's, from the means of their scores."""
+        worse = self.figure(reference) - self.figure(engine)
+        return worse if self.higher_is_better else -worse
+
+
+ACCURACY = Metric("accuracy")
+EXACT_MATCH = Metric("exact_match")
+PSNR = Metric("psnr", unit="dB")
+# A sample's score is its mean negative log-likelihood a token, in nats; e^100 stands for "impossible".
+PERPLEXITY = Metric("perplexity", unit="", higher_is_better=False, figure=math.exp, unscorable=100.0)
+UNSCORED = Metric("none")
 
 
 @dataclass(frozen=True)
@@ -24,20 +64,25 @@ class Task:
 
     Attributes:
         name: the file stem.
-        metric: ``accuracy`` or ``exact_match``; higher is better, each sample scores in [0, 1].
+        metric: what ``score`` gives and how it is summed up; ``UNSCORED`` where there is nothing to score.
         train: ``train(samples, batch) -> Iterator[Batch]`` over the training split, in a fixed order.
         test: ``test(samples, batch) -> Iterator[Batch]`` over the held-out split; ``samples=None`` is all of it.
         score: ``score(outputs, targets) -> (batch,)`` float64, a score per sample.
         assets: files an app needs beside the engine (labels, vocabulary), name -> bytes.
         read: ``read(feeds, tokens) -> (source, target)``: the first sample's symbols, to label an alignment.
+        predict: ``predict(outputs, batch) -> list``: one comparable prediction a sample, for ``agreement``; None takes
+            decoded tokens or the argmax of the logits, an empty list says that there is nothing to compare.
+        also: further figures to report beside the metric, name -> a function like ``score``; their means are reported.
         about: one line for ``edgeattn list tasks``.
     """
 
     name: str
-    metric: str
+    metric: Metric
     train: Callable[[int | None, int], Iterator[Batch]]
     test: Callable[[int | None, int], Iterator[Batch]]
     score: Callable[[Arrays, Array], Array]
     assets: Callable[[], Mapping[str, bytes]]
     read: Callable[[Arrays, Array], tuple[tuple[str, ...], tuple[str, ...]]] | None = None
     about: str = ""
+    predict: Callable[[Arrays, int], list[Hashable]] | None = None
+    also: Mapping[str, Callable[[Arrays, Array], Array]] = field(default_factory=dict)

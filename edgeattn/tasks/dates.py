@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeattn.errors import BadInput
-from edgeattn.tasks import Batch, Task
+from edgeattn.tasks import EXACT_MATCH, Batch, Task
 
 if TYPE_CHECKING:
     from edgeattn.program import Array, Arrays
@@ -183,7 +183,7 @@ def assets() -> Mapping[str, bytes]:
 
 TASK = Task(
     name="dates",
-    metric="exact_match",
+    metric=EXACT_MATCH,
     train=lambda samples, batch: _batches("train", samples, batch),
     test=lambda samples, batch: _batches("test", samples, batch),
     score=score,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeattn.errors import MissingPackage
-from edgeattn.tasks import Batch, Task
+from edgeattn.tasks import ACCURACY, Batch, Task
 
 if TYPE_CHECKING:
     from edgeattn.program import Array, Arrays
@@ -103,7 +103,7 @@ def assets() -> Mapping[str, bytes]:
 
 TASK = Task(
     name="digits",
-    metric="accuracy",
+    metric=ACCURACY,
     train=lambda samples, batch: _batches("train", samples, batch),
     test=lambda samples, batch: _batches("test", samples, batch),
     score=score,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeattn.errors import MissingPackage
-from edgeattn.tasks import Batch, Task
+from edgeattn.tasks import UNSCORED, Batch, Task
 
 if TYPE_CHECKING:
     from edgeattn.program import Array
@@ -59,7 +59,7 @@ def _batches(samples: int | None, batch: int, *, held_out: bool) -> Iterator[Bat
 
 TASK = Task(
     name="photos",
-    metric="none",
+    metric=UNSCORED,
     train=lambda samples, batch: _batches(samples, batch, held_out=False),
     test=lambda samples, batch: _batches(samples, batch, held_out=True),
     score=lambda outputs, targets: np.zeros(len(targets)),

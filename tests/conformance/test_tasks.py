@@ -19,7 +19,7 @@ def test_is_registered_under_its_file_name_and_says_what_it_is(name):
     assert isinstance(task, Task)
     assert task.name == name
     assert task.about
-    assert task.metric
+    assert task.metric.name
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -5,7 +5,7 @@ import pytest
 
 from edgeattn.errors import BadInput
 from edgeattn.harness.task import Scored, compare, drop_interval, predictions, scores
-from edgeattn.tasks import Batch, Task
+from edgeattn.tasks import ACCURACY, PERPLEXITY, PSNR, Batch, Task
 
 
 def task(count=10, shape_fault=False):
@@ -18,7 +18,7 @@ def task(count=10, shape_fault=False):
         right = (np.asarray(outputs["logits"]).argmax(-1) == targets).astype(np.float64)
         return right[:, None] if shape_fault else right
 
-    return Task("toy", "accuracy", test, test, score, dict)
+    return Task("toy", ACCURACY, test, test, score, dict)
 
 
 def scored(values):
@@ -36,7 +36,7 @@ def pairs(n, losses=0, gains=0):
 def test_scores_runs_every_sample_once_and_reports_progress():
     seen = []
     found = scores(
-        lambda feeds: {"logits": feeds["x"]}, task(), None, 4, lambda done, total: seen.append((done, total))
+        lambda batch: {"logits": batch.feeds["x"]}, task(), None, 4, lambda done, total: seen.append((done, total))
     )
     assert found.scores.tolist() == [1.0] * 10
     assert found.predictions == (0, 1, 2, 0, 1, 2, 0, 1, 2, 0)
@@ -44,12 +44,12 @@ def test_scores_runs_every_sample_once_and_reports_progress():
 
 
 def test_an_engine_that_gives_the_wrong_class_loses_that_sample():
-    def engine(feeds):
-        logits = feeds["x"].copy()
+    def engine(batch):
+        logits = batch.feeds["x"].copy()
         logits[0] = logits[0][::-1]
         return {"logits": logits}
 
-    clean = scores(lambda feeds: {"logits": feeds["x"]}, task(), None, 10)
+    clean = scores(lambda batch: {"logits": batch.feeds["x"]}, task(), None, 10)
     report = compare(task(), clean, scores(engine, task(), None, 10), max_drop=0.01)
     assert (report.reference, report.engine) == (1.0, 0.9)
     assert report.drop == pytest.approx(0.1, abs=1e-12)
@@ -63,12 +63,12 @@ def test_swapped_scores_are_refused_when_the_samples_do_not_pair():
 
 def test_a_task_that_scores_the_wrong_shape_is_named():
     with pytest.raises(BadInput, match=r"task toy: scores have shape \(10, 1\) for 10 samples"):
-        scores(lambda feeds: {"logits": feeds["x"]}, task(shape_fault=True), None, 10)
+        scores(lambda batch: {"logits": batch.feeds["x"]}, task(shape_fault=True), None, 10)
 
 
 def test_a_task_without_samples_is_refused():
     with pytest.raises(BadInput, match="has no test samples"):
-        scores(lambda feeds: {"logits": feeds["x"]}, task(count=0), None, 10)
+        scores(lambda batch: {"logits": batch.feeds["x"]}, task(count=0), None, 10)
 
 
 def test_no_discordant_pair_gives_the_rule_of_three_and_not_zero():
@@ -118,8 +118,8 @@ def test_without_a_limit_the_drop_is_reported_and_not_judged():
 
 
 def test_scores_that_are_not_finite_count_as_wrong():
-    broken = Task("toy", "accuracy", task().train, task().test, lambda o, t: np.full(len(t), np.nan), dict)
-    assert scores(lambda feeds: {"logits": feeds["x"]}, broken, None, 10).scores.tolist() == [0.0] * 10
+    broken = Task("toy", ACCURACY, task().train, task().test, lambda o, t: np.full(len(t), np.nan), dict)
+    assert scores(lambda batch: {"logits": batch.feeds["x"]}, broken, None, 10).scores.tolist() == [0.0] * 10
 
 
 def test_decoded_tokens_compare_without_their_padding():
@@ -136,3 +136,40 @@ def test_predictions_prefer_logits_over_other_outputs():
 def test_outputs_without_the_batch_are_named():
     with pytest.raises(BadInput, match="no output has 4 samples on axis 0; outputs: y"):
         predictions({"y": np.zeros((1, 4))}, 4)
+
+
+def unbounded(metric, also=()):
+    return Task("toy", metric, task().train, task().test, lambda o, t: t, dict, also=dict(also))
+
+
+def test_decibels_are_paired_over_the_samples_and_more_is_better():
+    rng = np.random.default_rng(0)
+    ref = rng.normal(30, 3, 200)
+    lost = rng.normal(0.1, 0.02, 200)
+    report = compare(unbounded(PSNR), Scored(ref, ()), Scored(ref - lost, ()), max_drop=0.2)
+    assert report.unit == "dB"
+    assert report.drop == pytest.approx(lost.mean())
+    # the images differ by 3 dB, the pairs by 0.02: the interval must be that of the pairs
+    assert report.ci95[1] - report.ci95[0] == pytest.approx(2 * 1.96 * 0.02 / 200**0.5, rel=0.15)
+    assert report.verdict == "pass"
+    assert report.agreement is None
+
+
+def test_perplexity_is_the_exponential_of_the_mean_and_less_is_better():
+    ref = np.log(np.full(50, 2.0))
+    report = compare(unbounded(PERPLEXITY), Scored(ref, ()), Scored(ref + np.log(1.5), ()), max_drop=0.5)
+    assert (report.reference, report.engine) == (pytest.approx(2.0), pytest.approx(3.0))
+    assert report.drop == pytest.approx(1.0)
+    assert (report.higher_is_better, report.verdict) == (False, "fail")
+
+
+def test_a_log_likelihood_that_is_not_finite_counts_as_impossible():
+    broken = Task("toy", PERPLEXITY, task().train, task().test, lambda o, t: np.full(len(t), np.inf), dict)
+    assert scores(lambda batch: {"logits": batch.feeds["x"]}, broken, None, 10).scores.tolist() == [100.0] * 10
+
+
+def test_further_figures_are_reported_beside_the_metric():
+    known = unbounded(PSNR, {"double": lambda outputs, targets: 2.0 * targets})
+    found = scores(lambda batch: {"logits": batch.feeds["x"]}, known, None, 10)
+    report = compare(known, found, found, None)
+    assert report.also["double"].engine == pytest.approx(1.8)  # twice the mean of ten labels 0, 1, 2, 0 …

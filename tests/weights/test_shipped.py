@@ -29,7 +29,7 @@ def test_a_checkpoint_is_small_and_says_where_it_comes_from(name):
     _, config, metadata = loaded(name)
     assert weights.locate(name).stat().st_size < 2_000_000
     assert metadata["task"] == config.task
-    assert metadata["metric"] == registry.get("tasks", config.task).metric
+    assert metadata["metric"] == registry.get("tasks", config.task).metric.name
     assert float(metadata["score"]) >= FLOORS[config.task]
     assert metadata.keys() >= {"seed", "torch", "source_sha256"}
 
