@@ -315,7 +315,7 @@ def test_exports_with_a_dynamic_batch_and_keeps_eagers_numbers(behind_a_convolut
 
 
 # A mechanism the recogniser has no kind for must not be taken for another one.
-RECOGNISED = {"cam": ["cam"], "cbam": ["cbam"], "eca": ["eca"], "sam": ["sam"], "se": ["se"]}
+RECOGNISED = {name: [name] for name in ("bam", "cam", "cbam", "coordinate", "eca", "sam", "se")}
 
 
 def test_is_recognised_as_what_it_is_or_not_at_all(behind_a_convolution):
