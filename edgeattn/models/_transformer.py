@@ -101,9 +101,10 @@ class Layer(nn.Module):
 
     def _after(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Both residual sums, once the attention has spoken."""
-        if self.post_norm:
-            x = self.attention_norm(x + attended)
-            y: torch.Tensor = self.feed_forward_norm(x + self.feed_forward(x))
-            return y
         x = x + attended
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        if self.post_norm:
+            x = self.attention_norm(x)
+            y: torch.Tensor = self.feed_forward_norm(x + self.feed_forward(x))
+        else:
+            y = x + self.feed_forward(self.feed_forward_norm(x))
+        return y
