@@ -160,6 +160,22 @@ MODEL = Model(
     build=Bert,
     source=source,
     configs={
+        "bert_numbers": Config(
+            {
+                "vocabulary": 31,
+                "longest": 73,
+                "width": 96,
+                "layers": 3,
+                "heads": 4,
+                "slots": 7,
+                "labels": 12,
+                "positions": "rotary",
+            },
+            weights="bert_numbers",
+            task="numbers",
+            training={"steps": 800, "batch": 64, "peak_rate": 2e-3},
+            about="numbers in words to digits, all at once: a slot for each digit and the end",
+        ),
         "bert_base": Config(
             {"vocabulary": 30522, "longest": 512, "width": 768, "layers": 12, "heads": 12, "segments": 2},
             about="BERT base (110M) with pooler, untrained: for latency",
