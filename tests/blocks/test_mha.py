@@ -25,9 +25,9 @@ def attention(block, query, memory, mask):
     def mapped(name, x):
         return x @ parameters[f"{name}.weight"].T + parameters.get(f"{name}.bias", 0.0)
 
-    (batch, steps, size), length, d = query.shape, memory.shape[1], query.shape[2] // block.heads
+    (batch, steps, _), length = query.shape, memory.shape[1]
     q, k, v = mapped("query", query), mapped("key", memory), mapped("value", memory)
-    weights, joined = np.zeros((batch, block.heads, steps, length)), np.zeros((batch, steps, size))
+    weights, joined, d = np.zeros((batch, block.heads, steps, length)), np.zeros_like(q), q.shape[2] // block.heads
     for row, head, t in np.ndindex(batch, block.heads, steps):
         group = head * block.groups // block.heads
         mine, theirs = slice(head * d, head * d + d), slice(group * d, group * d + d)
@@ -49,6 +49,7 @@ OPTIONS = [
     {"heads": 4, "kv_heads": 1, "bias": True},
     {"heads": 2, "causal": True},
     {"heads": 4, "kv_heads": 2, "causal": True, "bias": True},
+    {"heads": 2, "inner": 6, "bias": True},
 ]
 
 
@@ -77,6 +78,14 @@ def test_rotary_equals_its_equation(options):
     for actual, wanted in zip(block(x, x, mask), expected, strict=True):
         # the frequencies are kept in float32, so angles up to 8 are known to 5e-7
         np.testing.assert_allclose(actual.detach().numpy(), wanted, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_no_mask_says_that_every_position_is_valid(causal):
+    torch.manual_seed(0)
+    block, query, memory = Mha(8, 6, heads=2, causal=causal), torch.randn(2, 4, 8), torch.randn(2, 7, 6)
+    every = torch.ones(2, 7, dtype=torch.bool)
+    assert all(map(torch.equal, block(query, memory, None), block(query, memory, every)))
 
 
 def test_rotary_scores_depend_on_distances_only():
