@@ -173,7 +173,7 @@ MODEL = Model(
             },
             weights="bert_numbers",
             task="numbers",
-            training={"steps": 800, "batch": 64, "peak_rate": 2e-3},
+            training={"steps": 1200, "batch": 64, "peak_rate": 2e-3},
             about="numbers in words to digits, all at once: a slot for each digit and the end",
         ),
         "bert_base": Config(

@@ -11,8 +11,11 @@ Python version to the next, and figures with it.
 
 A sample is 96 characters of one held-out topic: a prompt of 32, and a continuation of 64 that the model predicts while
 it is fed the true one. Its score is the mean negative log-likelihood a character, in nats; the figure is e to the mean
-of the samples' scores. A model that knows only how frequent each character is reaches UNIGRAM, one that counts what
-followed the last two characters BIGRAM: see :func:`baselines`.
+of the samples' scores. Counting reaches, on Python 3.11's text (:func:`baselines` computes it for yours):
+
+    how frequent each character is              21.7
+    what followed the last two characters        6.5
+    what followed the last four, the best        3.8
 """
 
 from __future__ import annotations
