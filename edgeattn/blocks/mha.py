@@ -105,9 +105,11 @@ class Mha(nn.Module):
             positions: ``(B, T)`` of the queries, which rotary ones are turned by; they count from 0 when not given.
         """
         q = self._turn(self._split(self.query(query), self.heads), positions)
-        scores = torch.matmul(q, self._spread(keys).transpose(2, 3)) / math.sqrt(self.width)  # (B, H, T, S)
+        # The heads of a group stand one below the other as queries, so that no key or value is copied for each.
+        scores = torch.matmul(self._gather(q), keys.transpose(2, 3)) / math.sqrt(self.width)
+        scores = self._scatter(scores)  # (B, H, T, S)
         weights = torch.softmax(scores, dim=3) if visible is None else masked_softmax(scores, visible)
-        heads = torch.matmul(weights, self._spread(values))  # (B, H, T, d)
+        heads = self._scatter(torch.matmul(self._gather(weights), values))  # (B, H, T, d)
         output: torch.Tensor = self.output(heads.transpose(1, 2).flatten(2))
         return output, weights
 
@@ -115,11 +117,17 @@ class Mha(nn.Module):
         """``(B, N, heads · d)`` to ``(B, heads, N, d)``."""
         return torch.unflatten(x, 2, (heads, self.width)).transpose(1, 2)
 
-    def _spread(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, G, S, d)`` to ``(B, H, S, d)``: every group once for each of its query heads."""
+    def _gather(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, H, T, n)`` to ``(B, G, H/G · T, n)``: the rows of all heads that read one group."""
         if self.groups == self.heads:
             return x
-        return x.unsqueeze(2).expand(-1, -1, self.heads // self.groups, -1, -1).flatten(1, 2)
+        return torch.unflatten(x, 1, (self.groups, self.heads // self.groups)).flatten(2, 3)
+
+    def _scatter(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, G, H/G · T, n)`` back to ``(B, H, T, n)``."""
+        if self.groups == self.heads:
+            return x
+        return torch.unflatten(x, 2, (self.heads // self.groups, -1)).flatten(1, 2)
 
     def _turn(self, x: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
         """Rotate every pair of ``(B, heads, N, d)`` by the angle of its position ``(B, N)``, if rotary."""
