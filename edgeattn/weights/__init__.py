@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeattn.errors import BadInput, UnknownName
-from edgeattn.weights._format import read, write
+from edgeattn.weights._format import read, read_metadata, write
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["load", "locate", "names", "read", "write"]
+__all__ = ["load", "locate", "metadata", "names", "read", "write"]
 
 FOLDER = Path(__file__).parent
 
@@ -62,6 +62,11 @@ def load(module: nn.Module, name_or_path: str | Path, strict: bool = True) -> Ma
     _check(path, wanted, tensors, strict)
     module.load_state_dict(tensors, strict=False)
     return metadata
+
+
+def metadata(name: str) -> Mapping[str, str]:
+    """What a shipped checkpoint says of itself (task, metric, score …), without its tensors or torch."""
+    return read_metadata(locate(name))
 
 
 def _check(path: Path, wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], strict: bool) -> None:
