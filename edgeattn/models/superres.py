@@ -12,7 +12,7 @@ are free. ``cbam_superres_x2`` has the baseline dimensions of EDSR (N = 16, C = 
 Source: Lim, Son, Kim, Nah, Lee, "Enhanced Deep Residual Networks for Single Image Super-Resolution", CVPR Workshops
 2017, sections 3.1–3.2, figures 2c and 3; Shi et al., "Real-Time Single Image and Video Super-Resolution Using an
 Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016, section 3.2, equation 4; Kim, Lee, Lee, "Accurate Image
-Super-Resolution Using Very Deep Convolutional Networks", CVPR 2016, section 3.1 (learning the residual to the bicubic
+Super-Resolution Using Very Deep Convolutional Networks", CVPR 2016, section 3 (learning the residual to the bicubic
 image); Woo et al., CBAM, ECCV 2018, section 3.
 Deviations: EDSR has neither attention nor the skip U; ½ stands for its mean colour. The last convolution of each branch
 starts small, and that of the tail at a tenth, so that an untrained network gives about the bicubic image.
