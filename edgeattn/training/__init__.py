@@ -91,6 +91,7 @@ def source_digest(net: nn.Module, task: str) -> str:
     sha = hashlib.sha256()
     for folder in (package / "tasks", package / "training"):
         ours |= {folder / f"{task}.py", *folder.glob("_[a-z]*.py")}
+    ours.add(Path(inspect.getfile(registry.get("tasks", task).score)))
     for file in sorted(ours):
         sha.update(file.read_bytes())
     return sha.hexdigest()
