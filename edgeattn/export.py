@@ -8,6 +8,7 @@ the exporter is found at once.
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import time
 import warnings
@@ -199,7 +200,6 @@ def _fit_for_tracing(runnable: Sequence[Case], inputs: Sequence[TensorSpec]) -> 
 
 def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -> onnx.ModelProto:
     args = tuple(torch.from_numpy(np.ascontiguousarray(session.last_feeds[s.name])) for s in graph.inputs)
-    dynamic = tuple({i: d for i, d in enumerate(s.shape) if isinstance(d, str)} for s in graph.inputs)
     try:
         with _quiet_exporter():
             exported = torch.onnx.export(
@@ -209,7 +209,7 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
                 opset_version=max(opset, 18),  # what the exporter writes itself; 17 is made from it
                 input_names=[s.name for s in graph.inputs],
                 output_names=list(graph.outputs),
-                dynamic_shapes=dynamic,
+                dynamic_shapes=_dynamic_shapes(graph),
                 verbose=False,
             )
     except Exception as error:
@@ -233,6 +233,16 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
     for value in model.graph.output:
         _declare(value, _true_shape(value.name, graph.inputs, session.seen))
     return model
+
+
+def _dynamic_shapes(graph: GraphSource) -> tuple[Any, ...]:
+    """Each input's dynamic axes and their names; the exporter wants those of ``forward(…, *rest)`` in one tuple."""
+    dynamic = tuple({i: d for i, d in enumerate(s.shape) if isinstance(d, str)} for s in graph.inputs)
+    kinds = [p.kind for p in inspect.signature(graph.module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return dynamic
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*dynamic[:named], dynamic[named:])
 
 
 def _true_shape(name: str, inputs: Sequence[TensorSpec], seen: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Any]:

@@ -77,14 +77,39 @@ class Mha(nn.Module):
         """Result ``(B, T, D)`` and weights ``(B, H, T, S)`` of query ``(B, T, D)``, memory ``(B, S, E)``, bool mask
         ``(B, S)`` that is True at valid memory positions; None says that all are, and masks nothing in the graph.
         """
-        q = self._split(self.query(query), self.heads)
+        keys, values = self.project(memory)
+        return self.attend(query, keys, values, self._visible(mask, query, memory))
+
+    def project(self, memory: torch.Tensor, positions: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values ``(B, G, S, d)`` of memory ``(B, S, E)``: what a cache keeps of it.
+
+        ``positions`` ``(B, S)``, which rotary keys are turned by, count from 0 when not given.
+        """
         k, v = self._split(self.key(memory), self.groups), self._split(self.value(memory), self.groups)
-        if self.rotary:
-            q, k = self._turn(q), self._turn(k)
-        scores = torch.matmul(q, self._spread(k).transpose(2, 3)) / math.sqrt(self.width)  # (B, H, T, S)
-        visible = self._visible(mask, scores)
+        return self._turn(k, positions), v
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        visible: torch.Tensor | None,
+        positions: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Result ``(B, T, D)`` and weights ``(B, H, T, S)`` of query ``(B, T, D)`` over projected keys and values.
+
+        Args:
+            query: ``(B, T, D)``. keys, values: ``(B, G, S, d)``, see :meth:`project`.
+            visible: bool, broadcast to ``(B, H, T, S)``, True where a query may see a key; None is everywhere.
+                It decides alone: ``causal`` plays no part.
+            positions: ``(B, T)`` of the queries, which rotary ones are turned by; they count from 0 when not given.
+        """
+        q = self._turn(self._split(self.query(query), self.heads), positions)
+        # The heads of a group stand one below the other as queries, so that no key or value is copied for each.
+        scores = torch.matmul(self._gather(q), keys.transpose(2, 3)) / math.sqrt(self.width)
+        scores = self._scatter(scores)  # (B, H, T, S)
         weights = torch.softmax(scores, dim=3) if visible is None else masked_softmax(scores, visible)
-        heads = torch.matmul(weights, self._spread(v))  # (B, H, T, d)
+        heads = self._scatter(torch.matmul(self._gather(weights), values))  # (B, H, T, d)
         output: torch.Tensor = self.output(heads.transpose(1, 2).flatten(2))
         return output, weights
 
@@ -92,26 +117,35 @@ class Mha(nn.Module):
         """``(B, N, heads · d)`` to ``(B, heads, N, d)``."""
         return torch.unflatten(x, 2, (heads, self.width)).transpose(1, 2)
 
-    def _spread(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, G, S, d)`` to ``(B, H, S, d)``: every group once for each of its query heads."""
+    def _gather(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, H, T, n)`` to ``(B, G, H/G · T, n)``: the rows of all heads that read one group."""
         if self.groups == self.heads:
             return x
-        return x.unsqueeze(2).expand(-1, -1, self.heads // self.groups, -1, -1).flatten(1, 2)
+        return torch.unflatten(x, 1, (self.groups, self.heads // self.groups)).flatten(2, 3)
 
-    def _turn(self, x: torch.Tensor) -> torch.Tensor:
-        """Rotate every pair of ``(B, heads, N, d)`` by its position's angle."""
-        position = torch.arange(x.shape[2], dtype=x.dtype, device=x.device)
-        angle = position.unsqueeze(1) * self.frequencies  # (N, d/2)
-        cos, sin = torch.cos(angle), torch.sin(angle)
+    def _scatter(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, G, H/G · T, n)`` back to ``(B, H, T, n)``."""
+        if self.groups == self.heads:
+            return x
+        return torch.unflatten(x, 2, (self.heads // self.groups, -1)).flatten(1, 2)
+
+    def _turn(self, x: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        """Rotate every pair of ``(B, heads, N, d)`` by the angle of its position ``(B, N)``, if rotary."""
+        if not self.rotary:
+            return x
+        if positions is None:
+            positions = torch.arange(x.shape[2], device=x.device)
+        angle = positions.to(x.dtype).unsqueeze(-1) * self.frequencies  # (B, N, d/2) or (N, d/2)
+        cos, sin = torch.cos(angle).unsqueeze(-3), torch.sin(angle).unsqueeze(-3)
         even, odd = torch.unflatten(x, 3, (self.width // 2, 2)).unbind(4)  # (B, heads, N, d/2) each
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=4).flatten(3)
 
-    def _visible(self, mask: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor | None:
+    def _visible(self, mask: torch.Tensor | None, query: torch.Tensor, memory: torch.Tensor) -> torch.Tensor | None:
         """What each query position may see, ``(B, 1, 1, S)`` or, causal, ``(B, 1, T, S)``; None is everything."""
         visible = None if mask is None else mask.unsqueeze(1).unsqueeze(2)
         if not self.causal:
             return visible
-        t, s = (torch.arange(n, device=scores.device) for n in scores.shape[2:])
+        t, s = (torch.arange(x.shape[1], device=x.device) for x in (query, memory))
         past = s <= t.unsqueeze(1)
         return past if visible is None else visible & past
 

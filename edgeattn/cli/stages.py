@@ -262,7 +262,7 @@ def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:
 
     if not calib.endswith(".npz"):
         for batch in registry.get("tasks", calib).train(samples, 4):
-            yield Case("calibration", batch.feeds)
+            yield Case("calibration", batch.feeds, batch.tokens)
         return
     specs = program_inputs(program)
     data = read_npz(Path(calib), specs)

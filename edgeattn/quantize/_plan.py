@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from edgeattn.quantize import Settings
 
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 _NARROW = 16  # INT8 kernels work on 16 and more channels; below, float is faster and more accurate
 _SAME_SCALE = ("MaxPool", "Concat")  # pick or stack values: input and output share one scale
 _ACTIVATIONS = ("Relu", "Clip")  # every engine fuses these into the convolution before them
@@ -49,7 +50,7 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
     result = Plan(attention=found, unsigned=settings.qdq.unsigned)
     chosen: list[onnx.NodeProto] = []
     for node in index.nodes:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        if node.op_type not in WEIGHTED:
             continue
         why = _why_float(index, node, gates, settings)
         if why:

@@ -90,7 +90,8 @@ def source_digest(net: nn.Module, task: str) -> str:
     ours = {file for file in classes if file.is_relative_to(package)}
     here = package / "training"
     sha = hashlib.sha256()
-    for file in (*sorted(ours), package / "tasks" / f"{task}.py", here / f"{task}.py", here / "_optimise.py"):
+    data = {package / "tasks" / f"{task}.py", Path(inspect.getfile(registry.get("tasks", task).score))}
+    for file in (*sorted(ours), *sorted(data), here / f"{task}.py", here / "_optimise.py"):
         sha.update(file.read_bytes())
     return sha.hexdigest()
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgeattn import backends, decode, registry
+from edgeattn import decode, registry
+from edgeattn.backends import Options
 from edgeattn.blocks import Block
 from edgeattn.export import export
 from edgeattn.models import GraphSource, Source
@@ -18,6 +19,9 @@ pytestmark = pytest.mark.torch
 
 KINDS = {"channel", "spatial", "channel+spatial", "alignment", "local alignment", "multi-head", "latent"}
 BLOCKS = registry.names("blocks")
+
+
+ENGINES = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("onnxruntime", "openvino")]
 
 
 def of_kind(*kinds):
@@ -242,26 +246,22 @@ def test_gradients_reach_the_features_and_every_parameter(name):
     assert features.grad.any()
 
 
-@pytest.mark.onnxruntime
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_exported_it_agrees_with_eager_at_every_batch_and_length(name, options):
-    import onnxruntime
-
+def test_exported_it_agrees_with_eager_at_every_batch_and_length(name, options, engine):
     from edgeattn.standard import assert_standard
 
     block, program = attending(name, **options), exported(name, **options)
     assert_standard(program, "export")
-    session = onnxruntime.InferenceSession(
-        program.graphs["main"].SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = opened(program, engine)["main"]
     for sizes in [(1, 1, 1), (2, 3, 5), (3, 6, 11)]:
         inputs = drawn(name, *sizes)
         with torch.inference_mode():
             expected = block(*inputs.values())
-        actual = session.run(["output", "weights"], {key: value.numpy() for key, value in inputs.items()})
-        for ours, theirs in zip(expected, actual, strict=True):
+        actual = session.run({key: value.numpy() for key, value in inputs.items()})
+        for key, ours in zip(("output", "weights"), expected, strict=True):
             # float32 on both sides, other kernels; the last row of every batch above 1 is fully masked
-            np.testing.assert_allclose(theirs, ours.numpy(), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(actual[key], ours.numpy(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
@@ -301,6 +301,12 @@ def drawn(name, batch, steps, length):
     return {**own, "memory": torch.randn(batch, length, 8), "mask": mask}
 
 
+def opened(program, engine):
+    """The sessions of a program in an engine, with its own optimisations on."""
+    backend = registry.get("backends", engine)
+    return {name: backend.load(model, Options("cpu", threads=1)) for name, model in program.graphs.items()}
+
+
 @functools.cache
 def exported(name, **options):
     """The program of one attention over a memory; batch and both lengths are free."""
@@ -330,10 +336,10 @@ def behind_a_convolution(request):
     return request.param, export(Source({"main": GraphSource(Behind(built(request.param, 16)).eval(), inputs, ("y",))}))
 
 
-@pytest.mark.onnxruntime
-def test_exports_with_a_dynamic_batch_and_keeps_eagers_numbers(behind_a_convolution):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_exports_with_a_dynamic_batch_and_keeps_eagers_numbers(behind_a_convolution, engine):
     _, program = behind_a_convolution
-    sessions = backends.oracle(program)
+    sessions = opened(program, engine)
     batches = set()
     for case in program.reference.cases:
         batches.add(case.feeds["image"].shape[0])
@@ -344,7 +350,7 @@ def test_exports_with_a_dynamic_batch_and_keeps_eagers_numbers(behind_a_convolut
 
 
 # A mechanism the recogniser has no kind for must not be taken for another one.
-RECOGNISED = {"cam": ["cam"], "cbam": ["cbam"], "eca": ["eca"], "sam": ["sam"], "se": ["se"]}
+RECOGNISED = {name: [name] for name in ("bam", "cam", "cbam", "coordinate", "eca", "sam", "se")}
 
 
 def test_is_recognised_as_what_it_is_or_not_at_all(behind_a_convolution):

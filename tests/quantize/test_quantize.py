@@ -217,3 +217,20 @@ def test_a_vendor_operator_is_refused_with_exit_4() -> None:
     with pytest.raises(Unsupported, match=r"com\.microsoft") as refused:
         quantized(graph)
     assert refused.value.exit_code == 4
+
+
+def test_an_embedding_that_is_the_output_map_too_is_looked_up_in_float_and_multiplied_in_int8() -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["x"], name="embed"),
+        helper.make_node("Gemm", ["x", "table"], ["logits"], name="head", transB=1),
+    ]
+    graph = model(nodes, {"tokens": ["batch"]}, {"logits": ["batch", 20]}, {"table": w(20, 16)})
+    graph.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    data = [Case("c", {"tokens": np.arange(20)})]
+    result = quantize(program(graph), "int8-static", backends.oracle, iter(data)).graphs["main"]
+    index = GraphIndex(result)
+    table = index.constant(index.producer["x"].input[0])
+    assert table is not None
+    assert table.dtype == np.float32
+    assert {index.producer[name].op_type for name in index.producer["logits"].input} == {"DequantizeLinear"}
+    assert [t.data_type for t in result.graph.initializer if t.name == "table_int8"] == [onnx.TensorProto.INT8]
