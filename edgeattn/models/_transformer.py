@@ -108,3 +108,11 @@ class Layer(nn.Module):
         else:
             y = x + self.feed_forward(self.feed_forward_norm(x))
         return y
+
+
+def initialise(net: nn.Module) -> None:
+    """Xavier's uniform weights and zero biases for every linear map, from the global stream."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)

@@ -258,3 +258,20 @@ def test_an_embedding_that_is_the_output_map_too_is_looked_up_in_float_and_multi
     assert table.dtype == np.float32
     assert {index.producer[name].op_type for name in index.producer["logits"].input} == {"DequantizeLinear"}
     assert [t.data_type for t in result.graph.initializer if t.name == "table_int8"] == [onnx.TensorProto.INT8]
+
+
+@pytest.mark.torch
+def test_a_transformers_norms_softmax_and_gelu_stay_in_float_and_its_linear_maps_do_not() -> None:
+    from edgeattn.export import export
+    from edgeattn.models import vit
+
+    net = vit.Vit(size=8, patch=4, channels=3, width=16, layers=2, heads=2, hidden=32, classes=16).eval()
+    found = quantize(export(vit.source(net)), "int8-static", backends.oracle, iter(DATA)).graphs["main"]
+    index = GraphIndex(found)
+    quantized = {n.output[0] for n in found.graph.node if n.op_type == "DequantizeLinear"}
+    for node in found.graph.node:
+        if node.op_type in ("LayerNormalization", "Softmax", "Erf", "Add", "Mul", "Div"):
+            assert not quantized & set(node.input), node
+    constant = [n for n in index.nodes if n.op_type in ("MatMul", "Gemm", "Conv") and n.input[1] in quantized]
+    assert len(constant) == 1 + 2 * 6 + 1  # patches; queries, keys, values, output and two dense layers; head
+    assert all(n.input[0] in quantized for n in constant)
