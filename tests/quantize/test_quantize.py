@@ -167,6 +167,30 @@ def test_engines_that_need_it_get_every_convolution_output_quantized() -> None:
     assert "c2" in plan(residual_net(), Settings(qdq=QdqDialect(requantize_conv_outputs=True))).activations
 
 
+@pytest.mark.parametrize(
+    ("asked", "behind", "operators"),
+    [
+        (True, {}, ["Gemm", "Add", "Tanh"]),
+        (False, {}, ["Gemm", "Tanh"]),
+        (True, {"beta": 0.5}, ["Gemm", "Tanh"]),  # an Add would give all of the bias
+    ],
+)
+def test_a_bias_is_added_behind_a_gemm_whose_output_stays_float_where_the_engine_asks(asked, behind, operators) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["product"], name="gemm", **behind),
+        helper.make_node("Tanh", ["product"], ["y"], name="tanh"),
+    ]
+    net = model(nodes, {"x": ["batch", 32]}, {"y": ["batch", 16]}, {"w": w(32, 16), "b": w(16)})
+    data = [Case("c", {"x": w(4, 32)})]
+    settings = Settings(qdq=QdqDialect(bias_apart=asked))
+    result = quantize(program(net), "int8-static", backends.oracle, iter(data), settings)
+    kept = [n.op_type for n in result.graphs["main"].graph.node if "Linear" not in n.op_type]
+    assert kept == operators
+    before, after = (backends.oracle(p)["main"].run(data[0].feeds)["y"] for p in (program(net), result))
+    # one INT8 step of an input and a weight near 0.3 in 32 products of 0.01: far below 0.01
+    np.testing.assert_allclose(after, before, atol=0.01, rtol=0)
+
+
 def test_pooling_shares_the_scale_of_what_it_picks_from() -> None:
     n = helper.make_node
     nodes = [
