@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import onnx
 import pytest
+from onnx import helper
 
 from edgeattn.recognise import masks, recognise
+from tests.graphs import model as model_of
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -396,3 +398,11 @@ def test_tells_additive_from_multiplicative_alignment() -> None:
 )
 def test_finds_nothing_where_there_is_no_attention(module) -> None:
     assert recognise(graph(module, IMAGE)) == []
+
+
+def test_masks_that_fork_and_meet_again_many_times_cost_no_more_than_their_nodes() -> None:
+    nodes = [helper.make_node("Sigmoid", ["x"], ["m0"])]
+    for i in range(60):  # every path taken by itself would be 2 ** 60 of them
+        nodes += [helper.make_node("Identity", [f"m{i}"], [f"{side}{i}"]) for side in "ab"]
+        nodes.append(helper.make_node("Mul", [f"a{i}", f"b{i}"], [f"m{i + 1}"]))
+    assert recognise(model_of(nodes, {"x": ["batch", 8]}, {"m60": ["batch", 8]}, {})) == []

@@ -84,17 +84,22 @@ def _number(index: GraphIndex, name: str) -> float | None:
 
 def _products(index: GraphIndex, mask: str) -> Iterator[Product]:
     """The multiplications a mask reaches through reshaping nodes, products with other masks, and a sum with one."""
-    queue = [(mask, False)]
-    for name, kept in queue:
+    queue, seen = [(mask, False, False)], {mask}
+    for name, kept, multiplied in queue:
         for node in index.consumers.get(name, []):
             if node.op_type == "Mul" and len(node.input) == 2:
-                others = [other for other in node.input if other != name]
+                others = [other for other in node.input if other != name and not index.is_constant(other)]
                 yield from (Product(node, other, kept) for other in others)
-                queue.append((node.output[0], kept))
+                step = (node.output[0], kept, True)
             elif node.op_type in RESHAPING + QDQ:
-                queue.append((node.output[0], kept))
-            elif node.op_type == "Add" and any(_number(index, other) == 1.0 for other in node.input):
-                queue.append((node.output[0], True))
+                step = (node.output[0], kept, multiplied)
+            elif node.op_type == "Add" and not multiplied and any(_number(index, n) == 1.0 for n in node.input):
+                step = (node.output[0], True, False)
+            else:
+                continue
+            if step[0] not in seen:
+                seen.add(step[0])
+                queue.append(step)
 
 
 def _multiplied(index: GraphIndex, operand: str) -> Iterator[str]:

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgeattn import decode, registry
+from edgeattn import decode, registry, rewrite
 from edgeattn.backends import Options
 from edgeattn.blocks import Block
 from edgeattn.export import export
 from edgeattn.models import GraphSource, Source
 from edgeattn.program import TensorSpec
+from edgeattn.quantize import Settings
+from edgeattn.quantize._plan import plan
 from edgeattn.recognise import recognise
 
 pytestmark = pytest.mark.torch
@@ -274,11 +276,10 @@ def test_exported_it_is_recognised_as_what_it_is(name, options):
 @pytest.mark.onnxruntime
 @pytest.mark.parametrize("name", ["luong", "luong_local"])
 def test_the_exported_concat_score_is_split_by_its_rule(name):
-    from edgeattn import rewrite as stage
     from tests.rewrite.engine import open_plain
 
     program = exported(name, score="concat")
-    result = stage.rewrite(program, open_plain)
+    result = rewrite.rewrite(program, open_plain)
     (record,) = [r for r in result.history[-1].notes["rules"] if r["rule"] == "split_concat_score"]
     assert record["count"] == 1
     assert "undone" not in record
@@ -358,3 +359,15 @@ def test_is_recognised_as_what_it_is_or_not_at_all(behind_a_convolution):
     found = recognise(program.graphs["main"])
     assert [a.kind for a in found] == RECOGNISED.get(name, [])
     assert all(a.channels == 16 for a in found)
+
+
+@pytest.mark.onnxruntime
+def test_under_the_gate_policy_none_of_its_weights_becomes_int8_rewritten_or_not(behind_a_convolution):
+    from tests.rewrite.engine import open_plain
+
+    name, program = behind_a_convolution
+    for graph in (program.graphs["main"], rewrite.rewrite(program, open_plain).graphs["main"]):
+        assert [a.kind for a in recognise(graph)] == RECOGNISED.get(name, [])
+        chosen = plan(graph, Settings())
+        assert len(chosen.weights) == 1, "the stem's"
+        assert set(chosen.kept.values()) == {"inside an attention gate (policy gate=float)"}
