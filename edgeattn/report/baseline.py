@@ -3,7 +3,7 @@
 Parity may not change from passing to failing. The task metric may not fall by more than the baseline's own 95 %
 half-width: less than that the baseline itself could not tell. A figure in dB or without a unit may move by a thousandth
 in any case, since its paired interval can be as narrow as a rounding error. Latency is compared as *speedup over the
-same reference* and fails when the intervals are apart by more than 5 % (CI machines are not quiet); on another CPU, with
+same reference* and fails when the intervals are apart by more than 5 % (CI machines are noisy); on another CPU, with
 other threads or without a settled control it is ``inconclusive``: milliseconds of two machines say nothing about the
 code.
 """

@@ -88,10 +88,13 @@ def source_digest(net: nn.Module, task: str) -> str:
     package = Path(__file__).parent.parent
     classes = {Path(inspect.getfile(type(module))) for module in net.modules()}
     ours = {file for file in classes if file.is_relative_to(package)}
-    sha = hashlib.sha256()
-    for folder in (package / "tasks", package / "training"):
-        ours |= {folder / f"{task}.py", *folder.glob("_[a-z]*.py")}
+    for folder in ("tasks", "training"):
+        module = importlib.import_module(f"edgeattn.{folder}.{task}")
+        used = {str(getattr(value, "__module__", "")) for value in vars(module).values()} | {module.__name__}
+        frames = [name for name in used if name == module.__name__ or name.startswith(f"edgeattn.{folder}._")]
+        ours |= {package.parent.joinpath(*name.split(".")).with_suffix(".py") for name in frames}
     ours.add(Path(inspect.getfile(registry.get("tasks", task).score)))
+    sha = hashlib.sha256()
     for file in sorted(ours):
         sha.update(file.read_bytes())
     return sha.hexdigest()
