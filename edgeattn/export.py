@@ -272,15 +272,17 @@ def _declare(value: onnx.ValueInfoProto, dims: Sequence[Any]) -> None:
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
     """Keep the exporter's own warnings (about its internals and packages it could use) out of the user's terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _interrupted(error: BaseException) -> bool:

@@ -184,7 +184,7 @@ def show(ui: Ui, result: Report) -> None:
         engine, reference = (wording.figure(f, task.unit) for f in (task.engine, task.reference))
         shown = f"{engine} (PyTorch {reference}, {task.samples} samples)"
         limit = "" if task.limit is None else f"drop <= {wording.lost(task.limit, task.unit)}"
-        rows.append((f"{task.metric} on {task.name}", limit, shown, task.verdict))
+        rows.append((f"{wording.metric(task.metric)} on {task.name}", limit, shown, task.verdict))
     if (timed := result.latency) is not None:
         low, high = timed.speedup.ci95
         shown = f"{timed.engine.p50_ms:.3f} ms (PyTorch {timed.reference.p50_ms:.3f} ms), {timed.threads} threads"
@@ -202,13 +202,9 @@ def show(ui: Ui, result: Report) -> None:
 
 def show_gates(ui: Ui, result: Report) -> None:
     """The gates, what was asked and what was seen, and the verdict over all."""
-    rows = [(g.name, _shown(g.limit), _shown(g.observed), g.verdict, g.why) for g in result.gates]
+    from edgeattn.report import wording
+
+    rows = [(g.name, wording.gate_limit(g), wording.gate_value(g, g.observed), g.verdict, g.why) for g in result.gates]
     ui.table(("gate", "limit", "observed", "verdict", "why"), rows)
     if not ui.as_json:
         ui.emit(None, f"verdict: {result.verdict}")
-
-
-def _shown(value: float | bool | str | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -66,8 +66,8 @@ class Layer(nn.Module):
         self.feed_forward = FeedForward(width, hidden, approximate)
         self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """``(B, T, D)`` and the bool mask ``(B, T)`` of valid positions to ``(B, T, D)``."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """``(B, T, D)`` and the bool mask ``(B, T)`` of valid positions (None: all are) to ``(B, T, D)``."""
         z = self._before(x)
         attended, _ = self.attention(z, z, mask)
         return self._after(x, attended)
@@ -108,3 +108,11 @@ class Layer(nn.Module):
         else:
             y = x + self.feed_forward(self.feed_forward_norm(x))
         return y
+
+
+def initialise(net: nn.Module) -> None:
+    """Xavier's uniform weights and zero biases for every linear map, from the global stream."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)

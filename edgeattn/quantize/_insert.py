@@ -49,7 +49,7 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
             # An embedding that is the output map too is looked up in float: a table is not unpacked for a row of it.
             if name not in plan.weights or node.op_type in WEIGHTED:
                 node.input[i] = renamed.get(name, name)
-        ordered.append(node)
+        ordered += _apart(node) if node.output[0] in plan.bias_apart else [node]
         for output in node.output:
             ordered += after.get(output, [])
     del graph.node[:]
@@ -60,6 +60,15 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
     graph.initializer.extend([*kept, *constants])
     del graph.value_info[:]
     return result
+
+
+def _apart(gemm: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """A Gemm as a Gemm without bias and an Add."""
+    from onnx import helper
+
+    bias, output = gemm.input.pop(), gemm.output[0]
+    gemm.output[0] = f"{output}_product"
+    return [gemm, helper.make_node("Add", [gemm.output[0], bias], [output], name=f"{output}_bias")]
 
 
 def quantize_weight(weight: Array, axis: int) -> tuple[Array, Array]:

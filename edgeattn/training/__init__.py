@@ -84,14 +84,18 @@ def evaluate(family: Model, module: nn.Module, task: Task, samples: int | None =
 
 
 def source_digest(net: nn.Module, task: str) -> str:
-    """sha256 of the sources that decide the weights: those of the net's classes, the task, and how it is trained."""
+    """sha256 of the sources that decide the weights: the net's classes, the task, its training, what these share."""
     package = Path(__file__).parent.parent
     classes = {Path(inspect.getfile(type(module))) for module in net.modules()}
     ours = {file for file in classes if file.is_relative_to(package)}
-    here = package / "training"
+    for folder in ("tasks", "training"):
+        module = importlib.import_module(f"edgeattn.{folder}.{task}")
+        used = {str(getattr(value, "__module__", "")) for value in vars(module).values()} | {module.__name__}
+        frames = [name for name in used if name == module.__name__ or name.startswith(f"edgeattn.{folder}._")]
+        ours |= {package.parent.joinpath(*name.split(".")).with_suffix(".py") for name in frames}
+    ours.add(Path(inspect.getfile(registry.get("tasks", task).score)))
     sha = hashlib.sha256()
-    data = {package / "tasks" / f"{task}.py", Path(inspect.getfile(registry.get("tasks", task).score))}
-    for file in (*sorted(ours), *sorted(data), here / f"{task}.py", here / "_optimise.py"):
+    for file in sorted(ours):
         sha.update(file.read_bytes())
     return sha.hexdigest()
 
