@@ -6,8 +6,7 @@ lower-cased, white space becomes one space, a paragraph ends with ``\\n`` and a 
 quotes and dashes become those of ASCII, and any other character outside the alphabet the unknown token.
 
 Every eighth topic, by a hash of its name, is held out, so that no Python's training text holds a topic of another's
-test text. Topics quote one another: a paragraph that a held-out topic has is not trained on. The text grows from one
-Python version to the next, and figures with it.
+test text. Topics quote one another: a paragraph that a held-out topic has is not trained on.
 
 A sample is 96 characters of one held-out topic: a prompt of 32, and a continuation of 64 that the model predicts while
 it is fed the true one. Its score is the mean negative log-likelihood a character, in nats; the figure is e to the mean
@@ -16,6 +15,9 @@ of the samples' scores. Counting reaches, on Python 3.11's text (:func:`baseline
     how frequent each character is              21.7
     what followed the last two characters        6.5
     what followed the last four, the best        3.8
+
+The text grows from one Python version to the next: from 3.10 to 3.13 these figures move by 3 % at most, and those of
+one model by less than 1 %.
 """
 
 from __future__ import annotations
