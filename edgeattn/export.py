@@ -8,20 +8,17 @@ the exporter is found at once.
 from __future__ import annotations
 
 import copy
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from edgeattn import cases, decode
+from edgeattn import cases, decode, obstacles, theirs
 from edgeattn.downgrade import to_opset_17
-from edgeattn.errors import BadInput, Unsupported, UsageError
+from edgeattn.errors import BadInput, EdgeattnError, Unsupported, UsageError
 from edgeattn.models import GraphSource, Source
 from edgeattn.program import Case, Program, Reference, StageRecord, TensorSpec, free_inputs
 
@@ -51,16 +48,27 @@ class EagerSession:
     def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run the module eagerly; see :class:`edgeattn.program.Session`."""
         self.last_feeds = dict(feeds)
-        tensors = [self._tensor(feeds[spec.name]) for spec in self.inputs]
+        tensors = {spec.name: self._tensor(feeds[spec.name]) for spec in self.inputs}
         with torch.inference_mode():
-            values = self._module(*tensors)
-        values = (values,) if isinstance(values, torch.Tensor) else values
-        results = {name: value.numpy() for name, value in zip(self._names, values, strict=True)}
+            values = theirs.forward(self._module, tensors)
+        results = self._named((values,) if isinstance(values, torch.Tensor) else values)
         self.seen.append({name: value.shape for name, value in (*feeds.items(), *results.items())})
         return results
 
+    def _named(self, values: Any) -> dict[str, Array]:
+        where = f"{type(self._module).__name__}.forward()"
+        if not isinstance(values, tuple | list) or not all(isinstance(v, torch.Tensor) for v in values):
+            hint = "return a tensor or a tuple of tensors"
+            raise Unsupported(f"returns {type(values).__name__}", where=where, hint=hint)
+        if len(values) != len(self._names):
+            names = f"{len(self._names)} {'output' if len(self._names) == 1 else 'outputs'} ({', '.join(self._names)})"
+            raise BadInput(
+                f"returns {len(values)} tensors, declared are {names}", where=where, hint="name each of them"
+            )
+        return {name: value.numpy() for name, value in zip(self._names, values, strict=True)}
+
     def _tensor(self, value: Array) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        tensor = torch.from_numpy(np.asarray(value, order="C"))
         return tensor.to(self._dtype) if self._dtype is not None and tensor.is_floating_point() else tensor
 
 
@@ -81,48 +89,85 @@ def export(source: Source, *, opset: int = 18, seed: int = 0, real: Sequence[Cas
         source: modules, specs and wiring.
         opset: ONNX opset, 17 to 20 (what TensorRT 8.5 to 10.7 and every CPU engine read).
         seed: fixes the oracle's inputs.
-        real: cases with feeds from the task's data, named ``real…``.
+        real: cases with feeds from the task's or the user's data, named ``real…``; of a wired program, those without
+            tokens are forced to the tokens that eager PyTorch decodes.
 
     Raises:
         UsageError: opset out of range. BadInput: the module does not take the inputs or does not repeat itself.
-        Unsupported: PyTorch cannot export it; the hint names the usual cause.
+        Unsupported: PyTorch cannot export it; the line in the user's file is named where one is to blame.
     """
     if opset not in OPSETS:
         raise UsageError(f"opset {opset} is not exported", where="--opset", hint="17 to 20; 18 suits every engine")
     started = time.perf_counter()
-    reference = oracle(source, seed, real)
+    reference, golden = oracle(source, seed, real)
     sessions = eager_sessions(source)
     _rerun(source, sessions, reference)
     graphs = {name: _to_onnx(name, graph, sessions[name], opset) for name, graph in source.graphs.items()}
-    notes = {"opset": opset, "exporter": f"torch {torch.__version__} dynamo", "cases": len(reference.cases)}
+    notes = {
+        "opset": opset,
+        "exporter": f"torch {torch.__version__} dynamo",
+        "cases": len(reference.cases),
+        "golden": golden,
+    }
     record = StageRecord("export", time.perf_counter() - started, notes)
     return Program(graphs, source.wiring, reference, (record,))
 
 
-def oracle(source: Source, seed: int, real: Sequence[Case] = ()) -> Reference:
-    """What eager PyTorch computes on the seeded and the real cases, in its own dtype and in float64."""
+def oracle(source: Source, seed: int, real: Sequence[Case] = ()) -> tuple[Reference, str]:
+    """What eager PyTorch computes on the seeded and the real cases, in its own dtype and in float64.
+
+    Returns:
+        the reference, and ``float64`` or why the module does not run in it; its golden values are absent then.
+
+    Raises:
+        BadInput: forward() fails, or does not repeat itself.
+    """
     drawn = list(source.cases(seed)) if source.cases else cases.draw(program_inputs(source), seed)
     eager = eager_sessions(source)
-    double = eager_sessions(source, torch.float64)
 
     def run(sessions: Mapping[str, EagerSession], case: Case) -> Arrays:
         return decode.run(sessions, source.wiring, case.feeds, case.tokens)
 
+    forced = [c if c.tokens is not None else replace(c, tokens=_forced_tokens(source, eager, c.feeds)) for c in real]
+    reference = cases.answered([*drawn, *forced], "pytorch eager", lambda c: run(eager, c))
+    _refuse_unsteady(reference.cases[0], lambda: run(eager, drawn[0]))
     try:
-        reference = cases.answered([*drawn, *real], "pytorch eager", lambda c: run(eager, c))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise BadInput(
-            f"the module does not run on its declared inputs: {_last_line(error)}",
-            hint=f"declared: {'; '.join(map(str, program_inputs(source)))}",
-        ) from error
-    again = run(eager, drawn[0])
-    unsteady = [n for n, v in again.items() if not np.array_equal(v, reference.cases[0].outputs[n], equal_nan=True)]
-    if unsteady:
-        raise BadInput(
-            f"output '{unsteady[0]}' differs between two runs on the same input",
-            hint="remove randomness from forward(), or seed it inside; a parity gate needs a deterministic model",
-        )
-    return replace(reference, cases=tuple(replace(c, golden=dict(run(double, c))) for c in reference.cases))
+        double = eager_sessions(source, torch.float64)
+        golden = [dict(run(double, case)) for case in reference.cases]
+    except (EdgeattnError, RuntimeError) as error:  # a dtype written into forward(), or a module that cannot be copied
+        return reference, f"no float64: {theirs.said(error)}"
+    return replace(reference, cases=tuple(map(_with_golden, reference.cases, golden))), "float64"
+
+
+def _with_golden(case: Case, golden: Mapping[str, Array]) -> Case:
+    return replace(case, golden=golden)
+
+
+def _refuse_unsteady(case: Case, run: Callable[[], Arrays]) -> None:
+    """Raise BadInput for a model that answers twice differently, and say what draws random numbers if anything does."""
+    unsteady = [n for n, v in run().items() if not np.array_equal(v, case.outputs[n], equal_nan=True)]
+    if not unsteady:
+        return
+    place, operator = obstacles.random_operator(run)
+    drawn = f": {operator} draws random numbers" if operator else ""
+    raise BadInput(
+        f"output '{unsteady[0]}' differs between two runs on the same input{drawn}",
+        where=place,
+        hint="remove randomness from forward() (dropout belongs to training: training=self.training), or seed it "
+        "inside; a parity gate needs a deterministic model",
+    )
+
+
+def _forced_tokens(source: Source, eager: Mapping[str, EagerSession], feeds: Arrays) -> Array | None:
+    """The tokens that PyTorch decodes, as they are fed back; None for a program that decodes nothing."""
+    wiring = source.wiring
+    if wiring is None:
+        return None
+    tokens = decode.run(eager, wiring, feeds)["tokens"]
+    if wiring.stop.first:
+        return tokens[:, :-1] if tokens.shape[1] > 1 else tokens
+    start = np.full((len(tokens), 1), wiring.stop.start, np.int64)
+    return np.concatenate([start, tokens[:, :-1]], axis=1)
 
 
 def spatial_masks(source: Source, feeds: Arrays) -> list[tuple[str, Array]]:
@@ -179,10 +224,11 @@ def _fit_for_tracing(runnable: Sequence[Case], inputs: Sequence[TensorSpec]) -> 
 
 
 def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -> onnx.ModelProto:
-    args = tuple(torch.from_numpy(np.ascontiguousarray(session.last_feeds[s.name])) for s in graph.inputs)
+    args = tuple(torch.from_numpy(np.asarray(session.last_feeds[s.name], order="C")) for s in graph.inputs)
     dynamic = tuple({i: d for i, d in enumerate(s.shape) if isinstance(d, str)} for s in graph.inputs)
+    guards = obstacles.Guards()
     try:
-        with _quiet_exporter():
+        with guards.listening():
             exported = torch.onnx.export(
                 graph.module.eval(),
                 args,
@@ -194,12 +240,9 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
                 verbose=False,
             )
     except Exception as error:
-        if _interrupted(error):
+        if obstacles.interrupted(error):
             raise KeyboardInterrupt from error
-        raise Unsupported(
-            f"PyTorch cannot export graph '{name}': {_cause(error)}",
-            hint="data-dependent `if`/`while` in forward() is the usual cause: use torch.where, or split the graph",
-        ) from error
+        raise obstacles.explained(error, name, guards) from error
     if exported is None:
         raise Unsupported(f"PyTorch exported nothing for graph '{name}'")
     model: onnx.ModelProto = exported.model_proto
@@ -238,41 +281,3 @@ def _declare(value: onnx.ValueInfoProto, dims: Sequence[Any]) -> None:
     del shape.dim[:]
     for dim in dims:
         shape.dim.add(**({"dim_value": dim} if isinstance(dim, int) else {"dim_param": dim}))
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's own warnings (about its internals and packages it could use) out of the user's terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _interrupted(error: BaseException) -> bool:
-    """Whether a Ctrl-C lies behind an exception: one that hits the exporter's imports surfaces as another error."""
-    seen: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in seen:
-        if isinstance(found, KeyboardInterrupt):
-            return True
-        seen.append(found)
-        found = found.__cause__ or found.__context__
-    return False
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost exception's first line; the exporter wraps the real one in pages of advice."""
-    root: Any = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    return next((line.strip() for line in str(root).splitlines() if line.strip()), type(root).__name__)
-
-
-def _last_line(error: BaseException) -> str:
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
