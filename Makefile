@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint type bench weights clean
+.PHONY: help demo test test-fast test-paper lint type bench weights facts zoo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,7 +24,10 @@ test: $(VENV)/.ready ## Run every test
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.ready ## Run the tests that take seconds
-	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not slow and not paper" $(PYTEST_ARGS)
+
+test-paper: $(VENV)/.ready ## Hold every model of paper size to PyTorch's numbers on every engine (about an hour, 16 GB)
+	$(BIN)/pytest -m paper tests/conformance/test_models_on_engines.py
 
 lint: $(VENV)/.ready ## Style: ruff check and format
 	$(BIN)/ruff check .
@@ -39,6 +42,12 @@ bench: $(VENV)/.ready ## Time our engines beside what you would use instead, int
 
 weights: $(VENV)/.ready ## Train the shipped weights again
 	$(BIN)/python -m edgeattn.training --jobs 2
+
+facts: $(VENV)/.ready ## Measure the models' parameters and multiply-accumulates again, for `edgeattn list models`
+	$(BIN)/python -m edgeattn.models._facts
+
+zoo: $(VENV)/.ready ## Run every recipe of a trained model and write docs/zoo.md (about half an hour on two cores)
+	$(BIN)/python -m tests.benchmarks.zoo --out docs/zoo.md
 
 clean: ## Remove runs, caches and the environment
 	rm -rf runs build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -109,6 +109,8 @@ class Case:
         tokens: teacher-forced tokens ``(batch, steps)`` int64 for wired programs, else None.
         outputs: what the oracle computed in the model's own dtype (step outputs stacked on axis 0).
         golden: the same in float64, or empty where no float64 oracle exists.
+        rounded: as ``golden``, with every weight moved by a unit in its last place (float32): how far from
+            ``golden`` an implementation may come that folds or merges weights and rounds them once more.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Case:
     tokens: Array | None = None
     outputs: Arrays = field(default_factory=dict)
     golden: Arrays = field(default_factory=dict)
+    rounded: Arrays = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"recipe", "report", "recognise"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
-    frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles"}),
+    frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager"}),
     frozenset({"job", "training"}),
     frozenset({"outcome"}),
     frozenset({"pipeline"}),
@@ -54,7 +54,18 @@ HEAVY = {
 }
 HEAVY |= {"matplotlib", "onnxscript", "safetensors"}
 ENGINES = {"onnxruntime", "openvino", "nncf", "tensorrt", "tensorrt_rtx"}
-TORCH_ROOMS = {"blocks", "models", "tasks", "weights", "training", "export", "source", "signature", "obstacles"}
+TORCH_ROOMS = {
+    "blocks",
+    "models",
+    "tasks",
+    "weights",
+    "training",
+    "export",
+    "source",
+    "signature",
+    "obstacles",
+    "eager",
+}
 RUNTIME_MAY_LOAD = {"errors", "registry", "program", "decode", "files", "bundle", "backends", "runtime", "__init__"}
 
 

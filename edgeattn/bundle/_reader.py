@@ -147,8 +147,7 @@ class Reader:
     def wiring(self, raw: Any) -> Wiring:
         values = self.keys(raw, Wiring, "wiring")
         feeds, state = (self.mapping(values[key], f"wiring.{key}", self.text) for key in ("feeds", "state"))
-        told = values["stop"]
-        stop = self.keys({"first": "", **told} if isinstance(told, dict) else told, Stop, "wiring.stop")
+        stop = self.keys(values["stop"], Stop, "wiring.stop")
         ends = [*feeds, *feeds.values(), *state, *state.values()]
         ends += [self.text(stop[key], f"wiring.stop.{key}") for key in ("token", "emits")]
         ends += [first] if (first := self.text(stop["first"], "wiring.stop.first")) else []

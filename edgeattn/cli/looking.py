@@ -1,4 +1,4 @@
-"""``list``, ``explain``, ``inspect``: what there is, what it does, and what is in a file."""
+"""``inspect``, ``recognise``, ``why-not``: what is in a file."""
 
 from __future__ import annotations
 
@@ -9,48 +9,6 @@ import typer
 
 from edgeattn.cli.app import Debug, Json, Quiet, app
 from edgeattn.cli.ui import Ui
-from edgeattn.errors import UnknownName
-
-_KINDS = ("models", "blocks", "rules", "schemes", "targets", "recipes", "tasks")
-_FOLDERS = {"blocks": "blocks", "rules": "rewrite", "schemes": "quantize", "targets": "backends", "tasks": "tasks"}
-
-
-@app.command(name="list")
-def list_(
-    kind: Annotated[str, typer.Argument(help=f"{', '.join(_KINDS)}.")],
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """List what edgeattn knows of a kind."""
-    with Ui(as_json, quiet) as ui:
-        if kind not in _KINDS:
-            raise UnknownName("kind", kind, _KINDS)
-        rows = {"models": _models, "recipes": _recipes, "targets": _targets}.get(kind, lambda: _folder(kind))()
-        ui.emit([dict(row) for row in rows])
-        if rows:
-            ui.table(tuple(rows[0]), [tuple(row.values()) for row in rows])
-
-
-@app.command()
-def explain(
-    name: Annotated[str, typer.Argument(help="A block, rule, scheme, target, task or model.")],
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Print the card of a block, rule, scheme, target, task or model family: what, why, when safe, source."""
-    from edgeattn import registry
-
-    with Ui(as_json, quiet) as ui:
-        stem = name.replace("-", "_")
-        for folder in registry.KINDS:
-            if stem in registry.names(folder):
-                card = registry.card(folder, stem)
-                ui.emit({"name": name, "kind": folder, "card": card}, card)
-                return
-        known = [n for folder in registry.KINDS for n in registry.names(folder)]
-        raise UnknownName("name", name, known)
 
 
 @app.command()
@@ -169,51 +127,3 @@ def _show(ui: Ui, graph: str, known: dict[str, Any]) -> None:
         *(("attention", f"{a['kind']}: {a['what']} (gate {a['gate']})") for a in known["attention"]),
     ]
     ui.table((graph, ""), rows)
-
-
-def _models() -> list[dict[str, str]]:
-    from edgeattn import models
-
-    heads = ("model", "family", "weights", "task", "about")
-    return [
-        dict(zip(heads, (name, family.name, config.weights or "", config.task or "", config.about), strict=True))
-        for name, (family, config) in models.configurations().items()
-    ]
-
-
-def _recipes() -> list[dict[str, str]]:
-    from edgeattn.recipe import FOLDER, Recipe
-
-    rows = []
-    for path in sorted(FOLDER.glob("*.yaml")):
-        recipe = Recipe.load(path)
-        name = path.name.removesuffix(".yaml")
-        rows.append({"recipe": name, "model": recipe.model, "target": recipe.target, "precision": recipe.precision})
-    return rows
-
-
-def _targets() -> list[dict[str, str]]:
-    from edgeattn import registry
-
-    rows = []
-    for name in registry.names("backends"):
-        backend = registry.get("backends", name)
-        here = backend.probe()
-        state = here.version if here.available else f"{here.why}; {here.hint}"
-        rows.append({"target": name.replace("_", "-"), "devices": ", ".join(backend.devices), "here": state})
-    return rows
-
-
-def _folder(kind: str) -> list[dict[str, str]]:
-    from edgeattn import registry
-
-    folder = _FOLDERS[kind]
-    names = registry.names(folder)
-    if kind == "rules":
-        from edgeattn.rewrite import ORDER
-
-        names = list(ORDER)
-    shown = [n if kind in ("rules", "blocks", "tasks") else n.replace("_", "-") for n in names]
-    heads = [registry.card(folder, n).splitlines()[0].removeprefix(f"{n}: ") for n in names]
-    heads = [head.removeprefix(f"{name}: ") for head, name in zip(heads, shown, strict=True)]
-    return [{kind.removesuffix("s"): name, "about": head} for name, head in zip(shown, heads, strict=True)]

@@ -111,6 +111,38 @@ def report(
 
 
 @app.command()
+def table(
+    directories: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories, or folders of them.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write Markdown here instead.")] = None,
+    force: Force = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Several runs in one table: parity, accuracy and size of model x target x precision."""
+    from edgeattn import report as reports
+    from edgeattn.publish import new_file
+
+    with Ui(as_json, quiet) as ui:
+        found = [reports.Report.read(place) for given in directories for place in _reports_in(given)]
+        ui.emit(reports.table.facts(found))
+        if out is not None:
+            with new_file(out, force) as file:
+                file.write_text(reports.table.markdown(found), encoding="utf-8")
+            ui.log(f"{out}: {len(found)} runs")
+        else:
+            ui.table(reports.table.HEADS, [tuple(row.values()) for row in reports.table.rows(found)])
+
+
+def _reports_in(given: Path) -> list[Path]:
+    """The report of a run directory, or those of every run in a folder."""
+    found = [given / "report.json"] if (given / "report.json").exists() else sorted(given.glob("*/report.json"))
+    if not found:
+        raise BadInput("holds no report.json", where=str(given), hint="give run directories, as `edgeattn run` leaves")
+    return found
+
+
+@app.command()
 def verify(
     directory: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")],
     as_json: Json = False,

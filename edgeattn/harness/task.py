@@ -86,10 +86,13 @@ def _asked(figure: Callable[[Arrays, Array], Array], task: Task, outputs: Arrays
     """What a task makes of some outputs; one that it looks for in vain is named."""
     try:
         return figure(outputs, targets)
-    except KeyError as error:
+    except (KeyError, BadInput) as error:  # a user's task tells its own line, as a BadInput
+        sought = error if isinstance(error, KeyError) else error.__cause__
+        if not isinstance(sought, KeyError) or sought.args[0] in outputs:
+            raise
         raise BadInput(
-            f"scores the output {error}, which this model does not have",
-            where=f"task {task.name}",
+            f"scores the output {sought}, which this model does not have",
+            where=error.where if isinstance(error, BadInput) else f"task {task.name}",
             hint=f"it has {', '.join(outputs)}; an edgeattn Source names its outputs as you like",
         ) from error
 

@@ -68,4 +68,5 @@ class Layer(nn.Module):
             return y
         z = self.attention_norm(x)
         x = x + self.attention(z, z, mask)[0]
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        summed: torch.Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+        return summed

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeattn.errors import MissingPackage
-from edgeattn.report import evidence
+from edgeattn.report import evidence, table
 from edgeattn.report.evidence import AttentionFigure, RawSamples
 from edgeattn.report.gates import evaluate
 from edgeattn.report.junit_xml import render as junit
@@ -18,7 +18,7 @@ from edgeattn.report.page import render as html
 from edgeattn.report.schema import Report
 from edgeattn.report.summary import render as markdown
 
-__all__ = ["AttentionFigure", "RawSamples", "Report", "evaluate", "html", "junit", "load", "markdown", "write"]
+__all__ = ["AttentionFigure", "RawSamples", "Report", "evaluate", "html", "junit", "load", "markdown", "table", "write"]
 
 
 def write(

@@ -59,7 +59,7 @@ def _gates(report: Report) -> str:
          escape(w.gate_value(g, g.observed)), escape(g.why))
         for g in report.gates
     ]  # fmt: skip
-    return "## Gates\n\n" + _table(("verdict", "gate", "limit", "observed", "why"), rows)
+    return "## Gates\n\n" + render_table(("verdict", "gate", "limit", "observed", "why"), rows)
 
 
 def _parity(report: Report) -> str:
@@ -73,7 +73,7 @@ def _parity(report: Report) -> str:
     if not rows:
         return ""
     head = ("after", "output", "verdict", "max error", "SQNR", "cosine", "NaN/Inf", "limit", "why or worst case")
-    return "## Parity with PyTorch\n\n" + _table(head, rows)
+    return "## Parity with PyTorch\n\n" + render_table(head, rows)
 
 
 def _task(report: Report) -> str:
@@ -102,7 +102,7 @@ def _latency(report: Report) -> str:
     ]
     control = f"A/A control {w.control(l.aa_control.median)} ({w.interval(l.aa_control.ci95)})"
     return (
-        f"## Latency per {escape(l.unit)}\n\n{_table(('', 'median', 'p90', 'p95', 'p99'), rows)}\n\n"
+        f"## Latency per {escape(l.unit)}\n\n{render_table(('', 'median', 'p90', 'p95', 'p99'), rows)}\n\n"
         f"Speedup **{w.times(l.speedup.median)}**, 95 % interval {w.interval(l.speedup.ci95)}; {control}; "
         f"{l.rounds} rounds, {l.threads or 'default'} threads, {len(l.attempts)} attempt(s): "
         f"{MARKS[l.verdict]} {l.verdict}" + (f", {escape(l.why)}" if l.why else "")
@@ -114,7 +114,7 @@ def _rewrites(report: Report) -> str:
     if not fired:
         return ""
     rows = [(escape(r.rule), str(r.count), f"{r.nodes_before} → {r.nodes_after}", w.error(r.max_abs)) for r in fired]
-    return "## Rewrites\n\n" + _table(("rule", "fired", "nodes", "max error"), rows)
+    return "## Rewrites\n\n" + render_table(("rule", "fired", "nodes", "max error"), rows)
 
 
 def _notes(report: Report) -> str:
@@ -131,6 +131,7 @@ def _environment(report: Report) -> str:
     return f"<sub>{escape(e.cpu)}, {e.cores} cores ({isa}){load}. {versions}.</sub>"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def render_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of cells that are escaped already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

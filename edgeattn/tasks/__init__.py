@@ -111,6 +111,11 @@ def find(name: str) -> Task:
         raise BadInput(
             f"'{theirs.split(name, 'TASK')[1]}' is {type(found).__name__}, not a Task", where=name, hint=hint
         )
+    for part in ("metric", "train", "test", "score", "assets"):
+        value = getattr(found, part)
+        if not (isinstance(value, Metric) if part == "metric" else callable(value)):
+            hint = f"give a {'Metric' if part == 'metric' else 'function'}, such as tasks/digits.py has"
+            raise BadInput(f"its {part} is {type(value).__name__}", where=name, hint=hint)
     return _guarded(found, name)
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from edgeattn.errors import BadInput, UnknownName
 from edgeattn.files import read_regular
 from edgeattn.weights import _pytorch
-from edgeattn.weights._format import MAX_FILE, parse, read, refuse_executable, write
+from edgeattn.weights._format import MAX_FILE, parse, read, read_metadata, refuse_executable, write
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["load", "locate", "names", "read", "write"]
+__all__ = ["load", "locate", "metadata", "names", "read", "write"]
 
 FOLDER = Path(__file__).parent
 
@@ -71,6 +71,11 @@ def load(
     _check(path, wanted, tensors, strict)
     module.load_state_dict(dict(tensors), strict=False)
     return metadata
+
+
+def metadata(name: str) -> Mapping[str, str]:
+    """What a shipped checkpoint says of itself (task, metric, score …), without its tensors or torch."""
+    return read_metadata(locate(name))
 
 
 def _tensors(path: Path, note: Callable[[str], None]) -> tuple[Mapping[str, torch.Tensor], Mapping[str, str]]:

@@ -44,12 +44,25 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 def parse(path: Path, data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of the bytes of a safetensors file; raises BadInput as ``read`` does."""
     header, start = _header(path, data)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise _broken(path, "metadata that is not text")
+    metadata = _metadata(path, header)
     spans = {key: _span(path, key, entry) for key, entry in header.items()}
     _check_layout(path, spans, len(data) - start)
     return {key: _tensor(data, start, *span) for key, span in spans.items()}, metadata
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file alone; raises as ``read`` does."""
+    data = read_regular(path, MAX_FILE)
+    refuse_executable(path, data)
+    return _metadata(path, _header(path, data)[0])
+
+
+def _metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
+    """Taken out of the header."""
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _broken(path, "metadata that is not text")
+    return metadata
 
 
 def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:

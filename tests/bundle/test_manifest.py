@@ -189,6 +189,7 @@ KEYS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no wiring": (put("wiring", value=None), "must have a wiring exactly if"),
     "edge end": (put("wiring", "feeds", value={"step": "encoder.h"}), "not GRAPH.TENSOR"),
     "loop graph": (put("wiring", "stop", "token", value="decoder.token"), "which is not a graph"),
+    "first token": (put("wiring", "stop", "first", value="logits"), "the edge end 'logits', which is not GRAPH.TENSOR"),
     "endless": (put("wiring", "stop", "max_steps", value=0), "at least 1"),
     "tensor twice": (put("graphs", "step", "inputs", value=[SPEC, SPEC]), "names a tensor twice"),
     "negative dim": (put("graphs", "step", "inputs", value=[{**SPEC, "shape": [-1]}]), "not a whole number"),

@@ -74,3 +74,39 @@ def test_lists_are_tables_and_json(kind: str) -> None:
 @pytest.mark.parametrize("name", ["cbam", "merge_shared_mlp", "int8-static", "openvino", "digits"])
 def test_explain_prints_the_card(name: str) -> None:
     assert len(said("explain", name)["card"]) > 100
+
+
+def test_models_are_listed_with_parameters_macs_task_and_what_they_were_trained_to() -> None:
+    rows = {row["model"]: row for row in said("list", "models")}
+    cbam = rows["cbam_digits"]
+    assert (cbam["parameters"], cbam["macs"], cbam["task"]) == (314_002, {"main": 12_177_312}, "digits")
+    assert (cbam["metric"], cbam["score"]) == ("accuracy", 0.9956)
+    assert rows["luong_dates"]["macs"].keys() == {"encoder", "step"}
+    assert rows["resnet50"]["score"] is None
+    shown = edgeattn("list", "models", "-q").stdout
+    assert "accuracy 99.56 %" in shown
+    assert "untrained" in shown
+
+
+def test_explain_leads_from_a_configuration_to_the_card_of_its_family() -> None:
+    found = said("explain", "cbam_digits")
+    assert found["family"] == "resnet"
+    assert "He, Zhang, Ren, Sun" in found["card"]
+    wrong = edgeattn("explain", "cbam_digit")
+    assert wrong.returncode == 2
+    assert "did you mean 'cbam_digits'" in wrong.stderr
+
+
+def test_several_runs_are_shown_in_one_table(digits_run: Path, dates_run: Path, tmp_path: Path) -> None:
+    rows = said("table", digits_run, dates_run)
+    assert [(r["model"], r["precision"]["requested"]) for r in rows] == [
+        ("cbam_digits", "int8"),
+        ("luong_dates", "fp32"),
+    ]
+    out = tmp_path / "zoo.md"
+    done = edgeattn("table", digits_run.parent, "-o", out)
+    assert done.returncode == 0, done.stderr
+    assert "| cbam\\_digits | openvino:cpu | int8 |" in out.read_text().replace("cbam_digits", "cbam\\_digits")
+    empty = edgeattn("table", tmp_path)
+    assert empty.returncode == 3
+    assert "holds no report.json; give run directories" in empty.stderr

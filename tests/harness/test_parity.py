@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -304,3 +306,13 @@ def test_an_override_that_is_no_tolerance_is_refused(option):
 def test_an_unknown_precision_lists_the_known():
     with pytest.raises(UsageError, match="known: rewrite, fp32, fp16, bf16, int8"):
         Limits.of("fp8")
+
+
+def test_fp32_allows_three_times_what_rounding_the_weights_once_more_does():
+    c, golden = golden_case(own_error=1e-5)
+    sensitive = replace(c, rounded={"y": golden + 1e-3})
+    off = {"y": (golden + 2.9e-3).astype(np.float32)}
+    assert judge("engine", lambda case: off, [c], Limits.fp32()).outputs["y"].verdict == "fail"
+    assert judge("engine", lambda case: off, [sensitive], Limits.fp32()).outputs["y"].verdict == "pass"
+    further = {"y": (golden + 3.2e-3).astype(np.float32)}
+    assert judge("engine", lambda case: further, [sensitive], Limits.fp32()).outputs["y"].verdict == "fail"

@@ -28,7 +28,8 @@ from edgeattn.report.schema import (
 
 def output(verdict="pass", **changes):
     figures = {"max_abs": 0.021, "mean_abs": 0.004, "sqnr_db": 34.2, "cosine": 0.9998, "observed": "SQNR 34.2 dB"}
-    return OutputParity(limit="SQNR ≥ 30 dB (fails < 20), cosine ≥ 0.997", verdict=verdict, **{**figures, **changes})
+    limit = "SQNR ≥ 30 dB (fails < 20), cosine ≥ 0.997"
+    return OutputParity(**{"limit": limit, "verdict": verdict, **figures, **changes})
 
 
 def latency(verdict="pass", ci=(3.31, 3.42), why=""):

@@ -39,7 +39,7 @@ def test_the_keys_that_scripts_rely_on_are_there():
     assert {"reference", "engine", "speedup", "aa_control", "verdict"} <= set(data["latency"])
     assert {"p50_ms", "p90_ms", "n"} <= set(data["latency"]["engine"])
     assert {"cpu", "isa", "cores", "threads", "versions", "load"} <= set(data["environment"])
-    assert set(data["gates"][0]) == {"name", "limit", "observed", "why", "verdict"}
+    assert {"name", "limit", "observed", "why", "verdict"} <= set(data["gates"][0])
 
 
 def test_figures_that_are_not_finite_become_null_and_never_nan():

@@ -1,0 +1,140 @@
+"""``list`` and ``explain``: what there is, and what it does."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgeattn.cli.app import Debug, Json, Quiet, app
+from edgeattn.cli.ui import Ui
+from edgeattn.errors import UnknownName
+
+_KINDS = ("models", "blocks", "rules", "schemes", "targets", "recipes", "tasks")
+_FOLDERS = {"blocks": "blocks", "rules": "rewrite", "schemes": "quantize", "targets": "backends", "tasks": "tasks"}
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(_KINDS)}.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """List what edgeattn knows of a kind."""
+    with Ui(as_json, quiet) as ui:
+        if kind not in _KINDS:
+            raise UnknownName("kind", kind, _KINDS)
+        if kind == "models":
+            _models(ui)
+            return
+        rows = {"recipes": _recipes, "targets": _targets}.get(kind, lambda: _folder(kind))()
+        ui.emit([dict(row) for row in rows])
+        if rows:
+            ui.table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="A block, rule, scheme, target, task or model.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Print the card of a block, rule, scheme, target, task or model family: what, why, when safe, source."""
+    from edgeattn import registry
+
+    with Ui(as_json, quiet) as ui:
+        stem = name.replace("-", "_")
+        for folder in registry.KINDS:
+            if stem in registry.names(folder):
+                card = registry.card(folder, stem)
+                ui.emit({"name": name, "kind": folder, "card": card}, card)
+                return
+        _explain_configuration(ui, name)
+
+
+def _explain_configuration(ui: Ui, name: str) -> None:
+    """The card of a configuration's family, below the line that tells the configuration."""
+    from edgeattn import models, registry
+
+    configurations = models.configurations()
+    if name not in configurations:
+        known = [n for folder in registry.KINDS for n in registry.names(folder)]
+        raise UnknownName("name", name, [*known, *configurations])
+    family, config = configurations[name]
+    card = registry.card("models", family.name)
+    head = f"{name}: {config.about}\nA configuration of '{family.name}'.\n\n"
+    ui.emit({"name": name, "kind": "models", "family": family.name, "about": config.about, "card": card}, head + card)
+
+
+def _models(ui: Ui) -> None:
+    from edgeattn import models, registry, weights
+    from edgeattn.models import _facts
+    from edgeattn.report import wording
+
+    known, data, rows = _facts.known(), [], []
+    for name, (family, config) in models.configurations().items():
+        facts = known[name]
+        trained = dict(weights.metadata(config.weights)) if config.weights else {}
+        score, shown = (float(trained["score"]) if trained else None), "untrained"
+        if trained and config.task:
+            metric = registry.get("tasks", config.task).metric
+            shown = f"{metric.name.replace('_', ' ')} {wording.figure(score, metric.unit)}"
+        data.append(
+            {
+                **{"model": name, "family": family.name, "parameters": facts.parameters, "macs": dict(facts.macs)},
+                **{"task": config.task, "metric": trained.get("metric"), "score": score, "about": config.about},
+            }
+        )
+        macs = ", ".join(_amount(n) + (f" {graph}" if len(facts.macs) > 1 else "") for graph, n in facts.macs.items())
+        rows.append((name, f"{facts.parameters:,}", macs, config.task or "", shown, config.about))
+    ui.emit(data)
+    ui.table(("model", "parameters", "MACs", "task", "trained to", "about"), rows)
+    ui.log(f"MACs: multiply-accumulates at {_facts.SETTING}; `edgeattn explain FAMILY` prints the card of a family")
+
+
+def _amount(count: int) -> str:
+    """``12.2 M``, ``3.86 G``."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
+
+
+def _recipes() -> list[dict[str, str]]:
+    from edgeattn.recipe import FOLDER, Recipe
+
+    rows = []
+    for path in sorted(FOLDER.glob("*.yaml")):
+        recipe = Recipe.load(path)
+        name = path.name.removesuffix(".yaml")
+        rows.append({"recipe": name, "model": recipe.model, "target": recipe.target, "precision": recipe.precision})
+    return rows
+
+
+def _targets() -> list[dict[str, str]]:
+    from edgeattn import registry
+
+    rows = []
+    for name in registry.names("backends"):
+        backend = registry.get("backends", name)
+        here = backend.probe()
+        state = here.version if here.available else f"{here.why}; {here.hint}"
+        rows.append({"target": name.replace("_", "-"), "devices": ", ".join(backend.devices), "here": state})
+    return rows
+
+
+def _folder(kind: str) -> list[dict[str, str]]:
+    from edgeattn import registry
+
+    folder = _FOLDERS[kind]
+    names = registry.names(folder)
+    if kind == "rules":
+        from edgeattn.rewrite import ORDER
+
+        names = list(ORDER)
+    shown = [n if kind in ("rules", "blocks", "tasks") else n.replace("_", "-") for n in names]
+    heads = [registry.card(folder, n).splitlines()[0].removeprefix(f"{n}: ") for n in names]
+    heads = [head.removeprefix(f"{name}: ") for head, name in zip(heads, shown, strict=True)]
+    return [{kind.removesuffix("s"): name, "about": head} for name, head in zip(shown, heads, strict=True)]
