@@ -1,7 +1,7 @@
 """From a sequence-to-sequence model as tutorials write it to engines: one forward() with a Python loop -> two graphs.
 
     edgeattn run examples/tutorial_seq2seq.yaml -o runs/numbers        # export, rewrite, compile, prove
-    python examples/tutorial_seq2seq.py                                # train it again, about a minute
+    python examples/tutorial_seq2seq.py                                # train it again, ten seconds
     python examples/tutorial_seq2seq.py "nine hundred and four"        # PyTorch's own loop: 904
 
 The model reads numbers ("two thousand and forty one") and writes their digits. `Encoder`, `Decoder` and `Translator`
@@ -196,7 +196,7 @@ TASK = Task(
 )
 
 
-def train(epochs: int = 12, seed: int = 0) -> Translator:
+def train(epochs: int = 6, seed: int = 0) -> Translator:
     """Teacher forcing, Adam and a cosine schedule on the training numbers; the last weights are kept."""
     torch.manual_seed(seed)
     module = Translator()
