@@ -7,6 +7,7 @@ the exporter is found at once.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,6 @@ def _fit_for_tracing(runnable: Sequence[Case], inputs: Sequence[TensorSpec]) -> 
 
 def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -> onnx.ModelProto:
     args = tuple(torch.from_numpy(np.asarray(session.last_feeds[s.name], order="C")) for s in graph.inputs)
-    dynamic = tuple({i: d for i, d in enumerate(s.shape) if isinstance(d, str)} for s in graph.inputs)
     guards = obstacles.Guards()
     try:
         with guards.listening():
@@ -128,7 +128,7 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
                 opset_version=max(opset, 18),  # what the exporter writes itself; 17 is made from it
                 input_names=[s.name for s in graph.inputs],
                 output_names=list(graph.outputs),
-                dynamic_shapes=dynamic,
+                dynamic_shapes=_dynamic_shapes(graph),
                 verbose=False,
             )
     except Exception as error:
@@ -149,6 +149,16 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
     for value in model.graph.output:
         _declare(value, _true_shape(value.name, graph.inputs, session.seen))
     return model
+
+
+def _dynamic_shapes(graph: GraphSource) -> tuple[Any, ...]:
+    """Each input's dynamic axes and their names; the exporter wants those of ``forward(…, *rest)`` in one tuple."""
+    dynamic = tuple({i: d for i, d in enumerate(s.shape) if isinstance(d, str)} for s in graph.inputs)
+    kinds = [p.kind for p in inspect.signature(graph.module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return dynamic
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*dynamic[:named], dynamic[named:])
 
 
 def _true_shape(name: str, inputs: Sequence[TensorSpec], seen: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgeattn.program import Array, Program
 
 MAC_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
+_RECURRENT = ("LSTM", "GRU", "RNN")
 _TYPICAL = {"batch": 1, "height": 224, "width": 224}
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 
@@ -131,7 +132,8 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def multiply_accumulates(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> int:
-    """Multiply-accumulates of one run: Conv, Gemm and MatMul with constant weights, the papers' "FLOPs".
+    """Multiply-accumulates of one run: Conv, Gemm, MatMul and recurrent layers with constant weights, the papers'
+    "FLOPs".
 
     Args:
         model: one graph.
@@ -144,7 +146,7 @@ def macs_by_node(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None)
     """Multiply-accumulates of each weighted node by its name (its first output's, if it has none)."""
     shapes = GraphIndex(_at_sizes(model, {**_TYPICAL, **(sizes or {})}))
     index = GraphIndex(model)
-    weighted = [n for n in index.nodes if n.op_type in ("Conv", "Gemm", "MatMul")]
+    weighted = [n for n in index.nodes if n.op_type in ("Conv", "Gemm", "MatMul", *_RECURRENT)]
     return {n.name or n.output[0]: _node_macs(index, shapes, n) for n in weighted}
 
 
@@ -160,6 +162,8 @@ def _at_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelPro
 
 
 def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:
+    if node.op_type in _RECURRENT:
+        return _recurrent_macs(index, shapes, node)
     weight, shape = index.constant_shape(_weight_source(index, node.input[1])), shapes.shape(node.output[0])
     if weight is None or shape is None:
         return 0
@@ -168,6 +172,15 @@ def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> i
         return int(np.prod(sizes)) * int(np.prod(weight[1:]))
     inner = weight[0] if node.op_type == "MatMul" or not attributes(node).get("transB") else weight[1]
     return int(np.prod(sizes)) * int(inner)
+
+
+def _recurrent_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:
+    """Both weights ``(directions, gates · H, …)`` once for every position and sample of ``(S, B, I)``."""
+    weights, shape = [index.constant_shape(name) for name in node.input[1:3]], shapes.shape(node.input[0])
+    if shape is None or any(weight is None for weight in weights):
+        return 0
+    positions = [d if isinstance(d, int) else 1 for d in shape[:2]]
+    return int(np.prod(positions)) * sum(int(np.prod(weight)) for weight in weights if weight is not None)
 
 
 def _weight_source(index: GraphIndex, name: str) -> str:

@@ -185,6 +185,6 @@ def _calibration(job: Job, samples: int) -> Iterator[Case]:
     assert job.task is not None
     done = 0
     for batch in job.task.train(samples, _CALIBRATION_BATCH):
-        yield Case("calibration", batch.feeds)
+        yield Case("calibration", batch.feeds, batch.tokens)
         done += len(batch.targets)
         job.listen("calibrate", done, samples)

@@ -71,10 +71,13 @@ class QdqDialect:
             quantizer's saturation at 0 replaces the ReLU; zero point 128 and the symmetric scale elsewhere.
         requantize_conv_outputs: quantize what each convolution writes, even where its reader computes in float:
             the engine runs a convolution in INT8 only between two quantized tensors.
+        bias_apart: a Gemm whose output stays in float gets its bias from an Add behind it: the engine adds biases in
+            INT32, which is only right before quantizing again, and runs such a Gemm in float.
     """
 
     unsigned: bool = False
     requantize_conv_outputs: bool = False
+    bias_apart: bool = False
 
 
 @dataclass(frozen=True)

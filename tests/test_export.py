@@ -213,3 +213,17 @@ def test_a_python_loop_over_a_length_is_explained_at_its_line(module: nn.Module,
         export(source(module, shape, ("y",)))
     assert says(refused, line, f"axis {axis} of input 'image' is declared dynamic, but forward() fixes it at ")
     assert "a Python loop over a length is the usual cause: use tensor operations" in str(refused.value)
+
+
+class Sum(nn.Module):
+    def forward(self, first, *rest):
+        return sum((x.mean(1) for x in rest), first.mean(1))
+
+
+def test_a_module_that_takes_any_number_of_inputs_exports_with_its_dynamic_dimensions() -> None:
+    specs = tuple(TensorSpec(name, "float32", ("batch", f"{name}_length")) for name in ("a", "b", "c"))
+    program = export(Source({"main": GraphSource(Sum().eval(), specs, ("y",))}))
+    sessions = backends.oracle(program)
+    feeds = {name: np.full((3, length), length, np.float32) for name, length in (("a", 1), ("b", 5), ("c", 9))}
+    # means of equal small integers are exact
+    assert decode.run(sessions, None, feeds)["y"].tolist() == [15.0, 15.0, 15.0]

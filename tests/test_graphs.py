@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from edgeattn import backends, graphs
 from edgeattn.program import Case, Program, StageRecord, Stop, Wiring
 from edgeattn.quantize import quantize
-from tests.graphs import conv_net, counter
+from tests.graphs import conv_net, counter, model
 
 
 def test_reads_inputs_and_outputs_with_their_dynamic_dimensions() -> None:
@@ -17,6 +18,13 @@ def test_reads_inputs_and_outputs_with_their_dynamic_dimensions() -> None:
 def test_counts_parameters_and_multiply_accumulates() -> None:
     assert graphs.parameters(conv_net()) == 16 * 27 + 16 + 16 * 144 + 16
     assert graphs.multiply_accumulates(conv_net()) == 64 * (16 * 27 + 16 * 144)
+
+
+def test_a_recurrent_layer_counts_both_its_weights_at_every_position() -> None:
+    weights = {"w": np.ones((2, 12, 5), np.float32), "r": np.ones((2, 12, 4), np.float32)}
+    node = helper.make_node("GRU", ["x", "w", "r"], ["y"], hidden_size=4, direction="bidirectional")
+    recurrent = model([node], {"x": ["length", "batch", 5]}, {"y": None}, weights)
+    assert graphs.multiply_accumulates(recurrent, {"length": 7, "batch": 3}) == 7 * 3 * 2 * 12 * (5 + 4)
 
 
 def test_a_program_asks_only_for_what_no_wire_feeds() -> None:

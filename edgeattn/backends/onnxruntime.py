@@ -68,7 +68,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     extra = "onnxruntime"
     devices = ("cpu",)
-    qdq = QdqDialect(unsigned=True, requantize_conv_outputs=True)
+    qdq = QdqDialect(unsigned=True, requantize_conv_outputs=True, bias_apart=True)
 
     def probe(self) -> Availability:
         """Whether ``onnxruntime`` imports, and its version."""

@@ -7,6 +7,7 @@ bf16 or f16 by itself on CPUs that have it; what really runs is read back from t
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ _DTYPES |= {f"{s}{n}": f"{k}{n}" for s, k in (("i", "int"), ("u", "uint")) for n
 _PINNED = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
 _LABELS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 _MAC_LAYERS = {"Convolution", "FullyConnected", "MatMul", "Deconvolution", "RNNCell", "RNNSeq", "LSTMCell", "LSTMSeq"}
+_FUSION_MARKS = re.compile("(/WithoutBiases|/DequantizationMultiply)+$")
 _NEWEST_OPSET = 23
 
 
@@ -99,7 +101,7 @@ class OpenVinoBackend:
             compiled = _compile(out / files[graph], options)
             effective[graph] = {
                 "device": ",".join(compiled.get_property("EXECUTION_DEVICES")).lower(),
-                "precision": precision_summary(_executed(compiled), macs_by_node(model)),
+                "precision": precision_summary(_executed(compiled, model), macs_by_node(model)),
                 "settings": {
                     "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
                     "inference_precision": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
@@ -146,16 +148,20 @@ def _compile(model: Any, options: Options) -> Any:
         raise EngineFailed(first_line(error), where="openvino") from error
 
 
-def _executed(compiled: Any) -> Iterator[tuple[str, str]]:
-    """``(node, precision)`` of every multiply-accumulate layer in the compiled model."""
+def _executed(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """``(node, precision)`` of every multiply-accumulate layer in the compiled model, by the names in ``model``."""
+    given = {node.name for node in model.graph.node}
+    writers = {output: node.name or output for node in model.graph.node for output in node.output}
     for op in compiled.get_runtime_model().get_ops():
         info = op.get_rt_info()
         layer = info["layerType"].astype(str) if "layerType" in info else ""
         if layer in _MAC_LAYERS:
             precision = info["runtimePrecision"].astype(str)
             fused = info["originalLayersNames"].astype(str).split(",") if "originalLayersNames" in info else [""]
-            # The first name is the convolution's own; without its bias it carries a suffix.
-            yield fused[0].removesuffix("/WithoutBiases"), _LABELS.get(precision, precision)
+            # The first name is the layer's own; what was fused into it may have left its mark there.
+            name = _FUSION_MARKS.sub("", fused[0])
+            # A node that writes a graph output is called after that output.
+            yield name if name in given else writers.get(name, name), _LABELS.get(precision, precision)
 
 
 def _spec(port: Any) -> TensorSpec:

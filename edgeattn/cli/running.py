@@ -184,7 +184,7 @@ def show(ui: Ui, result: Report) -> None:
         engine, reference = (wording.figure(f, task.unit) for f in (task.engine, task.reference))
         shown = f"{engine} (PyTorch {reference}, {task.samples} samples)"
         limit = "" if task.limit is None else f"drop <= {wording.lost(task.limit, task.unit)}"
-        rows.append((f"{task.metric} on {task.name}", limit, shown, task.verdict))
+        rows.append((f"{wording.metric(task.metric)} on {task.name}", limit, shown, task.verdict))
     if (timed := result.latency) is not None:
         low, high = timed.speedup.ci95
         shown = f"{timed.engine.p50_ms:.3f} ms (PyTorch {timed.reference.p50_ms:.3f} ms), {timed.threads} threads"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -21,7 +22,9 @@ def count_macs(module: nn.Module, *inputs: torch.Tensor) -> int:
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), counter:
-            module.eval()(*inputs)
+            # Detached: the counter cannot track a view of a parameter, which asks for a gradient and has none here.
+            frozen = {name: value.detach() for name, value in module.named_parameters()}
+            functional_call(module.eval(), frozen, inputs)
     finally:
         module.train(training)
     return int(counter.get_total_flops()) // 2  # a multiply-accumulate is counted as two operations

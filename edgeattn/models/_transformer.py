@@ -4,6 +4,9 @@
     post-norm   x ← N₁(x + A(x));  x ← N₂(x + F(x))           as published, and in BERT
     F(x) = W₂ gelu(W₁ x + b₁) + b₂                            x (B, T, D), W₁ (M, D), W₂ (D, M)
 
+A decoder calls ``cached`` instead of ``forward``: it attends to the keys and values of earlier calls too, and gives
+back all it attended to, for the next call.
+
 Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.1 and equation 2; GELU: Hendrycks, Gimpel,
 2016; pre-norm: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3.
 """
@@ -16,6 +19,9 @@ import torch
 from torch import nn
 
 from edgeattn import registry
+
+Cache = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values ``(B, G, P, d)`` of the positions that came before."""
 
 
 class FeedForward(nn.Module):
@@ -60,13 +66,53 @@ class Layer(nn.Module):
         self.feed_forward = FeedForward(width, hidden, approximate)
         self.feed_forward_norm = nn.LayerNorm(width, eps=eps)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """``(B, T, D)`` and the bool mask ``(B, T)`` of valid positions to ``(B, T, D)``."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """``(B, T, D)`` and the bool mask ``(B, T)`` of valid positions (None: all are) to ``(B, T, D)``."""
+        z = self._before(x)
+        attended, _ = self.attention(z, z, mask)
+        return self._after(x, attended)
+
+    def cached(
+        self, x: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor, past: Cache | None = None
+    ) -> tuple[torch.Tensor, Cache]:
+        """New positions after those in a cache.
+
+        Args:
+            x: ``(B, N, D)``. positions: ``(B, N)``, where each stands in its sequence.
+            visible: bool, broadcast to ``(B, 1, N, P + N)``: which of the past and of themselves they may see.
+            past: keys and values ``(B, G, P, d)`` of earlier calls.
+
+        Returns:
+            ``(B, N, D)``, and keys and values ``(B, G, P + N, d)``.
+        """
+        z = self._before(x)
+        keys, values = self.attention.project(z, positions)
+        if past is not None:
+            keys, values = torch.cat((past[0], keys), 2), torch.cat((past[1], values), 2)
+        attended, _ = self.attention.attend(z, keys, values, visible, positions)
+        return self._after(x, attended), (keys, values)
+
+    def _before(self, x: torch.Tensor) -> torch.Tensor:
+        """What the attention reads."""
         if self.post_norm:
-            x = self.attention_norm(x + self.attention(x, x, mask)[0])
+            return x
+        z: torch.Tensor = self.attention_norm(x)
+        return z
+
+    def _after(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Both residual sums, once the attention has spoken."""
+        x = x + attended
+        if self.post_norm:
+            x = self.attention_norm(x)
             y: torch.Tensor = self.feed_forward_norm(x + self.feed_forward(x))
-            return y
-        z = self.attention_norm(x)
-        x = x + self.attention(z, z, mask)[0]
-        summed: torch.Tensor = x + self.feed_forward(self.feed_forward_norm(x))
-        return summed
+        else:
+            y = x + self.feed_forward(self.feed_forward_norm(x))
+        return y
+
+
+def initialise(net: nn.Module) -> None:
+    """Xavier's uniform weights and zero biases for every linear map, from the global stream."""
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)

@@ -1,31 +1,34 @@
-"""Luong's LSTM encoder-decoder with global attention and input feeding, batch first throughout.
+"""Luong's LSTM encoder-decoder with global or local attention and input feeding, batch first throughout.
 
     encoder   H = LSTM(E_src[src])                          src (B, S), H (B, S, D), the top layer's states
               h₀ = last valid state of each layer           h₀ (B, L, D);  c₀ = W_b h₀ + b_b, layer by layer
     step      h_t, c_t = LSTM([E_tgt[y_{t−1}]; h̃_{t−1}])    input feeding: h̃ (B, D) starts at zero
-              c, α = attention(h_t, H, mask)                see the card of ``luong``
+              c, α = attention(h_t, H, mask)                see the cards of ``luong`` and ``luong_local``
               h̃_t = tanh(W_c [c; h_t])                      W_c (D, 2D)
               logits = W_s h̃_t + b_s                        (B, V)
 
+Without input feeding the LSTM reads E_tgt[y_{t−1}] alone and h̃ is no state.
+
 Source: Luong, Pham, Manning, "Effective Approaches to Attention-based Neural Machine Translation", EMNLP 2015,
-sections 3 (equations 5 and 6), 3.1 and 3.3 (input feeding).
+sections 3 (equations 5 and 6), 3.1, 3.2 (local-p) and 3.3 (input feeding).
 Deviations: sources are padded at the end and masked. A recurrent layer runs on into the padding, so the state handed
 to the decoder is gathered at the last valid position, from every layer's outputs; no layer puts out its cell states,
 so c₀ is a learned linear map of h₀ where the paper copies the cell. A row without valid positions hands over zeros.
-No dropout, and the source is not reversed.
+No dropout, and the source is not reversed. Local attention's window ends in a step, where the least rounding decides:
+``source`` draws its cases so that no position lies within 0.01 of an edge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 from torch import nn
 
 from edgeattn import registry
-from edgeattn.models import Config, GraphSource, Model, Source
-from edgeattn.program import Case, Stop, TensorSpec, Wiring
+from edgeattn.models import Config, Model
+from edgeattn.models._translator import Translator, source, stop_at, valid_lengths
+from edgeattn.program import Case
+
+_EDGE = 0.01  # positions: a thousand times FP32's rounding of S·σ(·), and still one case in two is fair at once
 
 
 class Encoder(nn.Module):
@@ -43,7 +46,7 @@ class Encoder(nn.Module):
 
         The mask is True on a prefix of each row.
         """
-        lengths = src_mask.long().sum(1)  # (B,)
+        lengths = valid_lengths(src_mask)
         last = (lengths - 1).clamp(min=0)
         states, memory = [], self.embed(src)
         for layer in self.layers:
@@ -59,39 +62,49 @@ class Encoder(nn.Module):
 class Step(nn.Module):
     """One decoder step: LSTM cells, attention, attentional state, logits."""
 
-    def __init__(self, vocabulary: int, embedding: int, width: int, layers: int, score: str) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        embedding: int,
+        width: int,
+        layers: int,
+        score: str,
+        window: float | None,
+        feeding: bool,
+    ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, embedding)
-        sizes = [embedding + width] + [width] * (layers - 1)
+        sizes = [embedding + width * feeding] + [width] * (layers - 1)
         self.cells = nn.ModuleList(nn.LSTMCell(size, width) for size in sizes)
-        self.attention = registry.get("blocks", "luong").build(width, width, score=score)
+        kind, options = ("luong", {}) if window is None else ("luong_local", {"window": window})
+        self.attention = registry.get("blocks", kind).build(width, width, score=score, **options)
         self.combine = nn.Linear(2 * width, width, bias=False)
         self.output = nn.Linear(width, vocabulary)
 
     def forward(
         self,
         token: torch.Tensor,
-        h: torch.Tensor,
-        c: torch.Tensor,
-        feed: torch.Tensor,
         memory: torch.Tensor,
         src_mask: torch.Tensor,
+        h: torch.Tensor,
+        c: torch.Tensor,
+        feed: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
-        """Token ``(B,)``, h and c ``(B, L, D)``, feed ``(B, D)``, memory ``(B, S, D)``, mask ``(B, S)``.
+        """Token ``(B,)``, memory ``(B, S, D)``, mask ``(B, S)``, h and c ``(B, L, D)``, feed ``(B, D)`` if it is fed.
 
         Returns:
-            logits ``(B, V)``, the next h, c and feed, and the alignment ``(B, S)``.
+            logits ``(B, V)``, the alignment ``(B, S)``, and the next h, c and (if it is fed) feed.
         """
         h, c = self.recur(token, h, c, feed)
         context, alignment = self.attention(h[:, -1], memory, src_mask)
-        logits, feed = self.emit(context, h)
-        return logits, h, c, feed, alignment
+        logits, following = self.emit(context, h)
+        return (logits, alignment, h, c) if feed is None else (logits, alignment, h, c, following)
 
     def recur(
-        self, token: torch.Tensor, h: torch.Tensor, c: torch.Tensor, feed: torch.Tensor
+        self, token: torch.Tensor, h: torch.Tensor, c: torch.Tensor, feed: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The next h and c of every layer, ``(B, L, D)``."""
-        x = torch.cat((self.embed(token), feed), 1)
+        x = self.embed(token) if feed is None else torch.cat((self.embed(token), feed), 1)
         states = []
         for index, cell in enumerate(self.cells):
             states.append(cell(x, (h[:, index], c[:, index])))
@@ -104,15 +117,19 @@ class Step(nn.Module):
         return self.output(feed), feed
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(Translator):
     """Encoder and decoder step, and what the decode loop has to know about them.
 
     Args:
         source_vocabulary: number of source tokens. target_vocabulary: V.
-        embedding: width of both embeddings. width: D. layers: L. score: Luong's ``general`` or ``dot``.
+        embedding: width of both embeddings. width: D. layers: L. score: Luong's ``general``, ``dot`` or ``concat``.
+        window: radius of local-p attention; None attends globally. feeding: whether h̃ is fed into the next step.
         start: first token fed to the decoder. end: token that ends an output. max_steps: bound on decoder steps.
         max_source: longest source that ``cases`` draws; the graphs take any. seed: of the initial weights.
     """
+
+    encoder: Encoder
+    step: Step
 
     def __init__(
         self,
@@ -122,20 +139,22 @@ class Seq2Seq(nn.Module):
         width: int,
         layers: int = 1,
         score: str = "general",
+        window: float | None = None,
+        feeding: bool = True,
         start: int = 0,
         end: int = 1,
         max_steps: int = 32,
         max_source: int = 32,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        states = {"h": (layers, width), "c": (layers, width)} | ({"feed": (width,)} if feeding else {})
+        vocabularies = (source_vocabulary, target_vocabulary)
+        super().__init__(vocabularies, stop_at(start, end, max_steps), max_source, width, states, ("h", "c"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = Encoder(source_vocabulary, embedding, width, layers)
-            self.step = Step(target_vocabulary, embedding, width, layers, score)
-        self.width, self.layers, self.max_source = width, layers, max_source
-        self.vocabularies = (source_vocabulary, target_vocabulary)
-        self.stop = Stop("step.token", "step.logits", start, end, max_steps)
+            self.step = Step(target_vocabulary, embedding, width, layers, score, window, feeding)
+        self.width, self.layers, self.window, self.feeding = width, layers, window, feeding
 
     def forward(self, src: torch.Tensor, src_mask: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Teacher-forced logits ``(B, T, V)``, for training; the keys are projected once instead of T times.
@@ -147,65 +166,45 @@ class Seq2Seq(nn.Module):
         memory, h, c = self.encoder(src, src_mask)
         attention = self.step.attention
         keys = attention.project(memory)
-        feed, logits = torch.zeros_like(h[:, 0]), []
+        feed, logits = (torch.zeros_like(h[:, 0]) if self.feeding else None), []
         for token in tokens.unbind(1):
             h, c = self.step.recur(token, h, c, feed)
             context, _ = attention.attend(h[:, -1], keys, memory, src_mask)
-            step_logits, feed = self.step.emit(context, h)
+            step_logits, following = self.step.emit(context, h)
+            feed = following if self.feeding else None
             logits.append(step_logits)
         return torch.stack(logits, 1)
 
+    def fair(self, case: Case) -> bool:
+        """Whether no position lies so near the edge of a local window that an engine's rounding decides its side."""
+        return self.window is None or self.edge_distance(case) > _EDGE
 
-def source(module: Seq2Seq) -> Source:
-    """Two graphs, ``encoder`` and ``step``; the memory is handed over once, the states after every step."""
-    states = ("batch", module.layers, module.width)
-    mask = TensorSpec("src_mask", "bool", ("batch", "source"))
-    encoder = GraphSource(module.encoder, (TensorSpec("src", "int64", ("batch", "source")), mask), ("memory", "h", "c"))
-    inputs = (
-        TensorSpec("token", "int64", ("batch",)),
-        TensorSpec("h", "float32", states),
-        TensorSpec("c", "float32", states),
-        TensorSpec("feed", "float32", ("batch", module.width)),
-        TensorSpec("memory", "float32", ("batch", "source", module.width)),
-        mask,
-    )
-    step = GraphSource(module.step, inputs, ("logits", "h_out", "c_out", "feed_out", "alignment"))
-    wiring = Wiring(
-        feeds={"step.memory": "encoder.memory", "step.h": "encoder.h", "step.c": "encoder.c"},
-        state={"step.h": "step.h_out", "step.c": "step.c_out", "step.feed": "step.feed_out"},
-        stop=module.stop,
-    )
-    return Source({"encoder": encoder, "step": step}, wiring, lambda seed: cases(module, seed))
+    def edge_distance(self, case: Case) -> float:
+        """How near a valid position comes to an edge of the local window, over all steps of a case, in positions."""
+        attention, centres = self.step.attention, []
+        hook = attention.locate.register_forward_hook(lambda *call: centres.append(call[-1]))
+        src, src_mask, tokens = (torch.from_numpy(v) for v in (case.feeds["src"], case.feeds["src_mask"], case.tokens))
+        try:
+            with torch.inference_mode():
+                self(src, src_mask, tokens)
+        finally:
+            hook.remove()
+        centre = valid_lengths(src_mask).unsqueeze(1) * torch.stack(centres)  # (T, B, 1)
+        edges = ((torch.arange(src.shape[1]) - centre).abs() - attention.window).abs()  # (T, B, S)
+        return float(edges.masked_fill(~src_mask, torch.inf).min())
 
 
-def cases(module: Seq2Seq, seed: int) -> Sequence[Case]:
-    """Seeded sources and forced tokens: plain, length 1 and maximum, ragged, fully masked, one repeated token."""
-    rng = np.random.default_rng(seed)
-    longest = module.max_source
-    lengths = {
-        "normal-b1": [longest // 2],
-        "normal-b2": [longest // 2, longest // 2],
-        "length-1": [1, 1],
-        "length-max": [longest, longest],
-        "ragged": [longest // 2, 1, longest // 4 + 1],
-        "masked-row": [longest // 2, 0],
-        "repeated-token": [longest // 2, longest // 2],
-    }
-    return [_case(module, rng, name, np.array(rows)) for name, rows in lengths.items()]
-
-
-def _case(
-    module: Seq2Seq, rng: np.random.Generator, name: str, lengths: np.ndarray[tuple[int], np.dtype[np.int64]]
-) -> Case:
-    batch, longest, steps = len(lengths), max(int(lengths.max()), 1), min(module.stop.max_steps, 6)
-    src = rng.integers(0, module.vocabularies[0], (batch, longest))
-    if name == "repeated-token":
-        src[:] = src[0, 0]
-    tokens = rng.integers(0, module.vocabularies[1], (batch, steps))
-    tokens[:, 0] = module.stop.start
-    mask = np.arange(longest) < lengths[:, None]
-    return Case(name, {"src": src, "src_mask": mask}, tokens)
-
+_LARGE = {
+    "source_vocabulary": 8000,
+    "target_vocabulary": 8000,
+    "embedding": 256,
+    "width": 512,
+    "layers": 2,
+    "start": 1,
+    "end": 2,
+    "max_steps": 64,
+    "max_source": 50,
+}
 
 MODEL = Model(
     name="seq2seq",
@@ -227,20 +226,11 @@ MODEL = Model(
             task="dates",
             about="human-written dates to ISO 8601, character by character, Luong 'general'",
         ),
-        "luong_2x512": Config(
-            {
-                "source_vocabulary": 8000,
-                "target_vocabulary": 8000,
-                "embedding": 256,
-                "width": 512,
-                "layers": 2,
-                "start": 1,
-                "end": 2,
-                "max_steps": 64,
-                "max_source": 50,
-            },
-            about="2×LSTM-512, vocabulary 8,000, untrained: for latency",
-        ),
+        "luong_2x512": Config(_LARGE, about="2×LSTM-512, vocabulary 8,000, untrained: for latency"),
+        "luong_dot_2x512": Config({**_LARGE, "score": "dot"}, about="luong_2x512 with the score 'dot'"),
+        "luong_concat_2x512": Config({**_LARGE, "score": "concat"}, about="luong_2x512 with the score 'concat'"),
+        "luong_local_2x512": Config({**_LARGE, "window": 10}, about="luong_2x512 with local-p attention, window 10"),
+        "luong_no_feeding_2x512": Config({**_LARGE, "feeding": False}, about="luong_2x512 without input feeding"),
     },
     paper="Luong et al., Effective Approaches to Attention-based NMT, EMNLP 2015, sections 3-3.3",
 )

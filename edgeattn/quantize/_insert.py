@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeattn.quantize._plan import WEIGHTED
+
 if TYPE_CHECKING:
     import onnx
 
@@ -44,17 +46,29 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
     ordered = [*before, *(n for v in after if v not in produced for n in after[v])]
     for node in nodes:
         for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
-        ordered.append(node)
+            # An embedding that is the output map too is looked up in float: a table is not unpacked for a row of it.
+            if name not in plan.weights or node.op_type in WEIGHTED:
+                node.input[i] = renamed.get(name, name)
+        ordered += _apart(node) if node.output[0] in plan.bias_apart else [node]
         for output in node.output:
             ordered += after.get(output, [])
     del graph.node[:]
     graph.node.extend(ordered)
-    kept = [t for t in graph.initializer if t.name not in plan.weights]
+    read = {name for node in nodes for name in node.input}
+    kept = [t for t in graph.initializer if t.name not in plan.weights or t.name in read]
     del graph.initializer[:]
     graph.initializer.extend([*kept, *constants])
     del graph.value_info[:]
     return result
+
+
+def _apart(gemm: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """A Gemm as a Gemm without bias and an Add."""
+    from onnx import helper
+
+    bias, output = gemm.input.pop(), gemm.output[0]
+    gemm.output[0] = f"{output}_product"
+    return [gemm, helper.make_node("Add", [gemm.output[0], bias], [output], name=f"{output}_bias")]
 
 
 def quantize_weight(weight: Array, axis: int) -> tuple[Array, Array]:

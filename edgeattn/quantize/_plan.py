@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from edgeattn.quantize import Settings
 
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 _NARROW = 16  # INT8 kernels work on 16 and more channels; below, float is faster and more accurate
 _SAME_SCALE = ("MaxPool", "Concat")  # pick or stack values: input and output share one scale
 _ACTIVATIONS = ("Relu", "Clip")  # every engine fuses these into the convolution before them
@@ -29,6 +30,7 @@ class Plan:
         nonnegative: activations that cannot be negative, and neither can any that shares their scale.
         unsigned: activations are stored as UINT8.
         weights: constant value -> the axis of its output channels.
+        bias_apart: outputs of Gemms whose bias an Add behind them gives.
         kept: node name -> why it stays in float, for nodes that could have been quantized.
         attention: what the recogniser found.
     """
@@ -37,6 +39,7 @@ class Plan:
     nonnegative: set[str] = field(default_factory=set)
     unsigned: bool = False
     weights: dict[str, int] = field(default_factory=dict)
+    bias_apart: set[str] = field(default_factory=set)
     kept: dict[str, str] = field(default_factory=dict)
     attention: tuple[Attention, ...] = ()
 
@@ -49,7 +52,7 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
     result = Plan(attention=found, unsigned=settings.qdq.unsigned)
     chosen: list[onnx.NodeProto] = []
     for node in index.nodes:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        if node.op_type not in WEIGHTED:
             continue
         why = _why_float(index, node, gates, settings)
         if why:
@@ -65,6 +68,8 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
             _take_residual(index, add, chosen, result, settings)
     for value in list(result.activations):
         _link_scales(index, value, result)
+    if settings.qdq.bias_apart:
+        result.bias_apart.update(n.output[0] for n in chosen if _biased(n) and n.output[0] not in result.activations)
     signed = {root for value, root in result.activations.items() if not _never_negative(index, value)}
     result.nonnegative.update(value for value, root in result.activations.items() if root not in signed)
     return result
@@ -100,6 +105,10 @@ def _why_float(index: GraphIndex, node: onnx.NodeProto, gates: set[str], setting
     if outputs < _NARROW or (inputs < _NARROW and not reads_input and attributes(node).get("group", 1) == 1):
         return f"narrow: {inputs} -> {outputs} channels, INT8 pays from {_NARROW}"
     return ""
+
+
+def _biased(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Gemm" and len(node.input) > 2 and attributes(node).get("beta", 1.0) == 1.0
 
 
 def _channels(node: onnx.NodeProto, shape: tuple[int, ...]) -> tuple[int, int]:

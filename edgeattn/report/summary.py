@@ -39,7 +39,7 @@ def _head(report: Report) -> str:
         figures.append(f"**{ratio}**" if settled else f"speed **not settled** (showed {ratio})")
     if report.task is not None:
         figures.append(
-            f"{escape(report.task.metric)} **{w.figure(report.task.engine, report.task.unit)}**, "
+            f"{escape(w.metric(report.task.metric))} **{w.figure(report.task.engine, report.task.unit)}**, "
             f"drop {w.lost(report.task.drop, report.task.unit)}"
         )
     if report.size is not None:
@@ -81,13 +81,13 @@ def _task(report: Report) -> str:
     if t is None:
         return ""
     said = (
-        f"{escape(t.name)}, {t.samples} held-out samples: "
+        f"{escape(t.name)}, {t.samples} held-out samples, {escape(w.metric(t.metric))}: "
         f"PyTorch {w.figure(t.reference, t.unit)}, engine {w.figure(t.engine, t.unit)}, "
         f"drop {w.lost(t.drop, t.unit)} (95 % interval {escape(w.lost_interval(t.ci95, t.unit))})"
     )
     said += "." if t.agreement is None else f", same prediction on {w.percent(t.agreement)}."
     for name, pair in t.also.items():
-        said += f" {escape(name)}: PyTorch {w.number(pair.reference, 4)}, engine {w.number(pair.engine, 4)}."
+        said += f" {escape(w.metric(name))}: PyTorch {w.number(pair.reference, 4)}, engine {w.number(pair.engine, 4)}."
     limit = "" if t.limit is None else f" Limit {w.lost(t.limit, t.unit)}: {MARKS[t.verdict]} **{t.verdict}**."
     return f"## Task\n\n{said}{limit}" + (f" {escape(t.why)}." if t.why else "")
 

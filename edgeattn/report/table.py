@@ -78,7 +78,7 @@ def _or(value: float | None, instead: float) -> float:
 def _task(task: TaskReport | None) -> tuple[str, str, str]:
     if task is None:
         return "", "", ""
-    metric = f"{task.name}, {task.metric.replace('_', ' ')} of {task.samples}"
+    metric = f"{task.name}, {w.metric(task.metric)} of {task.samples}"
     return metric, w.figure(task.reference, task.unit), w.figure(task.engine, task.unit)
 
 

@@ -31,6 +31,7 @@ _SIGNS = {
 }
 _SHARES = {"agreement", "int8_share", "size_ratio"}
 _TASK_FIGURES = {"task_min", "task_max", "baseline_task"}
+_ABBREVIATIONS = {"psnr", "ssim"}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -53,6 +54,11 @@ def decibels(value: float | None) -> str:
 def percent(value: float | None, digits: int = 2) -> str:
     """A share as percent: ``98.61 %``."""
     return "n/a" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def metric(name: str) -> str:
+    """A metric's name in words: ``accuracy``, ``exact match``, ``PSNR``."""
+    return name.upper() if name in _ABBREVIATIONS else name.replace("_", " ")
 
 
 def figure(value: float | None, unit: str = "share") -> str:

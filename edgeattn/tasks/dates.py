@@ -11,18 +11,14 @@ split is never seen in training in any spelling.
 from __future__ import annotations
 
 import datetime
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeattn.errors import BadInput
-from edgeattn.tasks import EXACT_MATCH, Batch, Task
+from edgeattn.tasks._characters import END, PAD, SOURCE_SPECIALS, START, TARGET_SPECIALS, UNKNOWN, Characters, score
 
-if TYPE_CHECKING:
-    from edgeattn.program import Array, Arrays
+__all__ = ["END", "PAD", "START", "TASK", "UNKNOWN", "score"]
 
 Date = datetime.date
 
@@ -31,15 +27,11 @@ MONTHS = (
     *("july", "august", "september", "october", "november", "december"),
 )
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-SOURCE_TOKENS = ("<pad>", "<unk>", *" ,./-'", *"0123456789", *"abcdefghijklmnopqrstuvwxyz")
-TARGET_TOKENS = ("<s>", "</s>", "-", *"0123456789")
-PAD, UNKNOWN, START, END = 0, 1, 0, 1
+SOURCE_TOKENS = (*SOURCE_SPECIALS, *" ,./-'", *"0123456789", *"abcdefghijklmnopqrstuvwxyz")
+TARGET_TOKENS = (*TARGET_SPECIALS, "-", *"0123456789")
 TARGET_LENGTH = 11  # ten characters and the end token
 MAX_LENGTH = 40  # characters of the longest text
 TEST_DATES, SPLIT_SEED = 2500, 1999
-
-_SOURCE_IDS = {token: index for index, token in enumerate(SOURCE_TOKENS)}
-_TARGET_IDS = {token: index for index, token in enumerate(TARGET_TOKENS)}
 
 
 def ordinal(day: int) -> str:
@@ -102,92 +94,14 @@ def pairs(part: str) -> Iterator[tuple[str, str]]:
         yield FORMS[index % len(FORMS)](date), date.isoformat()
 
 
-def encode(texts: Sequence[str]) -> dict[str, Array]:
-    """Texts to ``src`` ``(B, S)`` int64 and ``src_mask`` ``(B, S)`` bool; S is the longest text of the batch.
-
-    Raises:
-        BadInput: no text, or one longer than the model was made for.
-    """
-    if not texts:
-        raise BadInput("no text to encode", hint="give at least one")
-    texts = [text.lower() for text in texts]
-    long = next((text for text in texts if len(text) > MAX_LENGTH), None)
-    if long is not None:
-        raise BadInput(f"text of {len(long)} characters: '{long}'", hint=f"at most {MAX_LENGTH} are understood")
-    lengths = np.array([len(text) for text in texts])
-    src = np.full((len(texts), max(int(lengths.max()), 1)), PAD, np.int64)
-    for row, text in zip(src, texts, strict=True):
-        row[: len(text)] = [_SOURCE_IDS.get(character, UNKNOWN) for character in text]
-    return {"src": src, "src_mask": np.arange(src.shape[1]) < lengths[:, None]}
-
-
-def encode_targets(dates: Sequence[str]) -> Array:
-    """ISO dates to tokens ``(B, 11)`` int64, the end token last."""
-    return np.array([[*(_TARGET_IDS[c] for c in date), END] for date in dates], np.int64)
-
-
-def decode(tokens: Array) -> list[str]:
-    """Tokens ``(B, T)`` to texts, each up to its first end token; the start token is written as nothing."""
-    texts = []
-    for row in tokens.tolist():
-        ended = row[: row.index(END)] if END in row else row
-        texts.append("".join(TARGET_TOKENS[token] for token in ended if token != START))
-    return texts
-
-
-def read(feeds: Arrays, tokens: Array) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The characters of the first text and of the first decoded date, end token included as ``⏎``."""
-    length = int(feeds["src_mask"][0].sum())
-    source = tuple(SOURCE_TOKENS[i] for i in feeds["src"][0, :length])
-    target = decode(tokens[:1])[0]
-    return source, (*target, "⏎")
-
-
-def score(outputs: Arrays, targets: Array) -> Array:
-    """1.0 where the whole of ``tokens`` ``(B, steps)`` is the target, else 0.0; ``(B,)`` float64.
-
-    The shorter of the two is padded with the end token: a decoder that stops early, or runs on, is judged alike.
-    """
-    tokens = outputs["tokens"]
-    width = max(tokens.shape[1], targets.shape[1])
-    right: Array = (_padded(tokens, width) == _padded(targets, width)).all(1)
-    return right.astype(np.float64)
-
-
-def _padded(tokens: Array, width: int) -> Array:
-    return np.pad(tokens, ((0, 0), (0, width - tokens.shape[1])), constant_values=END)
-
-
-def _batches(part: str, samples: int | None, batch: int) -> Iterator[Batch]:
-    rows = list(pairs(part))[:samples]
-    for start in range(0, len(rows), batch):
-        texts, dates = zip(*rows[start : start + batch], strict=True)
-        yield Batch(encode(texts), encode_targets(dates))
-
-
-def assets() -> Mapping[str, bytes]:
-    """The vocabulary: all that an app needs to encode a text and decode the tokens."""
-    vocabulary = {
-        "source": list(SOURCE_TOKENS),
-        "target": list(TARGET_TOKENS),
-        "pad": PAD,
-        "unknown": UNKNOWN,
-        "start": START,
-        "end": END,
-        "max_length": MAX_LENGTH,
-        "lower_case": True,
-        "convention": "day before month unless the year comes first; two-digit years mean 1950 to 2049",
-    }
-    return {"vocabulary.json": json.dumps(vocabulary, indent=1).encode()}
-
-
-TASK = Task(
-    name="dates",
-    metric=EXACT_MATCH,
-    train=lambda samples, batch: _batches("train", samples, batch),
-    test=lambda samples, batch: _batches("test", samples, batch),
-    score=score,
-    assets=assets,
-    read=read,
-    about="human-written dates in 20 forms to ISO 8601 (2,500 held-out dates): exact match",
+_TEXT = Characters(
+    SOURCE_TOKENS,
+    TARGET_TOKENS,
+    MAX_LENGTH,
+    TARGET_LENGTH,
+    "day before month unless the year comes first; two-digit years mean 1950 to 2049",
 )
+encode, encode_targets, decode, read, assets = (
+    _TEXT.encode, _TEXT.encode_targets, _TEXT.decode, _TEXT.read, _TEXT.assets,
+)  # fmt: skip
+TASK = _TEXT.task("dates", pairs, "human-written dates in 20 forms to ISO 8601 (2,500 held-out dates): exact match")

@@ -2,7 +2,7 @@
 
 Real images for calibrating and judging ImageNet-sized networks whose weights are not trained here. There are no
 labels, so there is no metric: parity on these crops is judged instead.
-Split: the rightmost 224 columns of each photograph are held out, the rest is for calibration; no pixel is in both.
+The split is that of ``_photographs.py``: the leftmost 224 columns of each are held out; no pixel is in both parts.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeattn.errors import MissingPackage
 from edgeattn.tasks import UNSCORED, Batch, Task
+from edgeattn.tasks._photographs import parts
 
 if TYPE_CHECKING:
     from edgeattn.program import Array
@@ -27,27 +27,17 @@ _DEFAULT = 64
 def crops(samples: int, *, held_out: bool) -> Array:
     """``(samples, 3, 224, 224)`` float32 crops, the same ones every time; flipped at random on the training side."""
     rng = np.random.default_rng(1 if held_out else 0)
-    photos = _photographs()
+    photos = parts(held_out=held_out)
     result = np.empty((samples, 3, SIZE, SIZE), np.float32)
     for i in range(samples):
         photo = photos[i % len(photos)]
         height, width = photo.shape[:2]
-        low, high = (width - SIZE, width - SIZE) if held_out else (0, width - 2 * SIZE)
-        x, y = rng.integers(low, high + 1), rng.integers(0, height - SIZE + 1)
+        x, y = rng.integers(0, width - SIZE + 1), rng.integers(0, height - SIZE + 1)
         crop = photo[y : y + SIZE, x : x + SIZE].astype(np.float32) / 255.0
         if not held_out and rng.random() < 0.5:
             crop = crop[:, ::-1]
         result[i] = ((crop - _MEAN) / _STD).transpose(2, 0, 1)
     return result
-
-
-def _photographs() -> list[Array]:
-    try:
-        from sklearn.datasets import load_sample_images
-    except ImportError as error:
-        raise MissingPackage("scikit-learn", "export", why="the photographs come with it") from error
-    images: list[Array] = load_sample_images().images
-    return images
 
 
 def _batches(samples: int | None, batch: int, *, held_out: bool) -> Iterator[Batch]:

@@ -84,13 +84,15 @@ def evaluate(family: Model, module: nn.Module, task: Task, samples: int | None =
 
 
 def source_digest(net: nn.Module, task: str) -> str:
-    """sha256 of the sources that decide the weights: those of the net's classes, the task, and how it is trained."""
+    """sha256 of the sources that decide the weights: the net's classes, the task, its training, what these share."""
     package = Path(__file__).parent.parent
     classes = {Path(inspect.getfile(type(module))) for module in net.modules()}
     ours = {file for file in classes if file.is_relative_to(package)}
-    here = package / "training"
     sha = hashlib.sha256()
-    for file in (*sorted(ours), package / "tasks" / f"{task}.py", here / f"{task}.py", here / "_optimise.py"):
+    for folder in (package / "tasks", package / "training"):
+        ours |= {folder / f"{task}.py", *folder.glob("_[a-z]*.py")}
+    ours.add(Path(inspect.getfile(registry.get("tasks", task).score)))
+    for file in sorted(ours):
         sha.update(file.read_bytes())
     return sha.hexdigest()
 

@@ -32,7 +32,14 @@ def optimise(
 
 
 def forced_logits(net: nn.Module, feeds: Any, targets: torch.Tensor, start: int) -> torch.Tensor:
-    """A translator's logits ``(B, T, V)`` when it is fed the right tokens: ``start``, then all targets but the last."""
-    tokens = torch.cat((torch.full_like(targets[:, :1], start), targets[:, :-1]), 1)
-    logits: torch.Tensor = net(torch.from_numpy(feeds["src"]), torch.from_numpy(feeds["src_mask"]), tokens)
+    """Logits ``(B, T, V)`` of a net that reads a source.
+
+    A translator is fed the right tokens, ``start`` and then all targets but the last; a net with slots needs none.
+    """
+    source = torch.from_numpy(feeds["src"]), torch.from_numpy(feeds["src_mask"])
+    if getattr(net, "slots", None) is not None:
+        logits: torch.Tensor = net(*source)
+    else:
+        tokens = torch.cat((torch.full_like(targets[:, :1], start), targets[:, :-1]), 1)
+        logits = net(*source, tokens)
     return logits

@@ -25,9 +25,9 @@ def attention(block, query, memory, mask):
     def mapped(name, x):
         return x @ parameters[f"{name}.weight"].T + parameters.get(f"{name}.bias", 0.0)
 
-    (batch, steps, size), length, d = query.shape, memory.shape[1], query.shape[2] // block.heads
+    (batch, steps, _), length = query.shape, memory.shape[1]
     q, k, v = mapped("query", query), mapped("key", memory), mapped("value", memory)
-    weights, joined = np.zeros((batch, block.heads, steps, length)), np.zeros((batch, steps, size))
+    weights, joined, d = np.zeros((batch, block.heads, steps, length)), np.zeros_like(q), q.shape[2] // block.heads
     for row, head, t in np.ndindex(batch, block.heads, steps):
         group = head * block.groups // block.heads
         mine, theirs = slice(head * d, head * d + d), slice(group * d, group * d + d)
@@ -49,6 +49,7 @@ OPTIONS = [
     {"heads": 4, "kv_heads": 1, "bias": True},
     {"heads": 2, "causal": True},
     {"heads": 4, "kv_heads": 2, "causal": True, "bias": True},
+    {"heads": 2, "inner": 6, "bias": True},
 ]
 
 
@@ -77,6 +78,14 @@ def test_rotary_equals_its_equation(options):
     for actual, wanted in zip(block(x, x, mask), expected, strict=True):
         # the frequencies are kept in float32, so angles up to 8 are known to 5e-7
         np.testing.assert_allclose(actual.detach().numpy(), wanted, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_no_mask_says_that_every_position_is_valid(causal):
+    torch.manual_seed(0)
+    block, query, memory = Mha(8, 6, heads=2, causal=causal), torch.randn(2, 4, 8), torch.randn(2, 7, 6)
+    every = torch.ones(2, 7, dtype=torch.bool)
+    assert all(map(torch.equal, block(query, memory, None), block(query, memory, every)))
 
 
 def test_rotary_scores_depend_on_distances_only():
@@ -110,3 +119,51 @@ def test_sizes_that_do_not_divide_are_refused(options):
 def test_rotary_asks_for_heads_of_even_width():
     with pytest.raises(UsageError, match="turn pairs, but a head is 3 wide; choose fewer heads"):
         Mha(12, 12, heads=4, rotary=True)
+
+
+CACHED = [{"heads": 2}, {"heads": 4, "kv_heads": 2}, {"heads": 4, "kv_heads": 1, "rotary": True}]
+
+
+@pytest.mark.parametrize("options", CACHED)
+@pytest.mark.parametrize("split", [1, 4])
+def test_projected_in_pieces_and_attended_one_by_one_equals_causal_attention(options, split):
+    torch.manual_seed(0)
+    block, x = Mha(8, 8, causal=True, **options).double(), torch.randn(2, 6, 8).double()
+    whole, whole_weights = block(x, x, torch.ones(2, 6, dtype=torch.bool))
+    order = torch.arange(6).expand(2, 6)
+    pieces = [block.project(x[:, a:b], order[:, a:b]) for a, b in ((0, split), (split, 6))]
+    keys, values = (torch.cat(parts, 2) for parts in zip(*pieces, strict=True))
+    for t in range(6):
+        now = slice(t, t + 1)
+        visible = torch.ones(2, 1, 1, t + 1, dtype=torch.bool)
+        y, weights = block.attend(x[:, now], keys[:, :, : t + 1], values[:, :, : t + 1], visible, order[:, now])
+        # float64 on both sides: only the order of sums differs
+        torch.testing.assert_close(y, whole[:, now], rtol=0, atol=1e-12)
+        torch.testing.assert_close(weights[:, :, 0], whole_weights[:, :, t, : t + 1], rtol=0, atol=1e-12)
+
+
+def test_each_row_is_turned_by_positions_of_its_own():
+    torch.manual_seed(0)
+    block, x = Mha(8, 8, heads=2, rotary=True).double(), torch.randn(2, 3, 8).double()
+    positions = torch.tensor([[0, 1, 2], [5, 9, 30]])
+    keys, values = block.project(x, positions)
+    plain, same = block.project(x, torch.zeros(2, 3, dtype=torch.int64))
+    assert torch.equal(values, same)
+    for row, head, n in np.ndindex(2, 2, 3):
+        expected = turned(plain[row, head, n].detach().numpy(), positions[row, n].item())
+        # the frequencies are kept in float32, so an angle up to 30 is known to 2e-6
+        np.testing.assert_allclose(keys[row, head, n].detach().numpy(), expected, rtol=0, atol=1e-5)
+
+
+def test_what_is_not_visible_changes_nothing_and_nothing_visible_gives_zeros():
+    torch.manual_seed(0)
+    block, x = Mha(8, 8, heads=2).eval(), torch.randn(1, 4, 8)
+    keys, values = block.project(x)
+    visible = torch.tensor([[True, False, True, False], [False] * 4]).view(1, 1, 2, 4)
+    y, weights = block.attend(x[:, :2], keys, values, visible)
+    other, _ = block.attend(
+        x[:, :2], *(torch.where(visible[0, :, :1, :, None], c, 7.0) for c in (keys, values)), visible
+    )
+    assert torch.equal(y, other)
+    assert not weights[:, :, 1].any()
+    assert not y[:, 1].any()

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from edgeattn import storage
+from edgeattn.cli import stages
 from edgeattn.program import Program, Stop, Wiring
 from edgeattn.tasks.digits import TASK
 from tests.conftest import edgeattn
@@ -95,3 +96,11 @@ def test_export_of_a_translator_leaves_its_graphs_and_wiring(tmp_path: Path) -> 
     ]
     outputs = json.loads(done("parity", "pytorch:luong_dates", tmp_path / "luong", "--json").stdout)["outputs"]
     assert {o["verdict"] for o in outputs.values()} == {"pass"}
+
+
+def test_calibration_forces_a_tasks_own_text_where_it_has_any() -> None:
+    program = Program({"main": conv_net()})
+    (case,) = stages._calibration("text", program, 2)
+    assert case.tokens is not None
+    assert case.tokens.shape == (2, 63)
+    assert [c.tokens for c in stages._calibration("digits", program, 2)] == [None]

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from edgeattn import decode, registry
+from edgeattn import backends, decode, registry
 from edgeattn.backends import Backend, Options
 from edgeattn.errors import BadInput, EngineFailed
-from edgeattn.program import Program, Session, Stop, Wiring
-from tests.graphs import conv_net, counter
+from edgeattn.program import Case, Program, Session, StageRecord, Stop, Wiring
+from edgeattn.quantize import Settings, quantize
+from tests.graphs import conv_net, counter, model
 
 NAMES = registry.names("backends")
 IMAGE = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
@@ -72,6 +74,30 @@ def test_says_what_really_runs(backend: Backend, tmp_path: Path) -> None:
     assert effective["precision"]["label"] == "fp32"
     assert sum(effective["precision"]["counts"].values()) == 2
     assert effective["settings"]["threads"] == 1
+
+
+def test_says_which_products_really_run_in_int8_also_of_those_that_write_an_output(
+    backend: Backend, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    constants = {
+        "w1": rng.standard_normal((32, 48), np.float32),
+        "b1": rng.standard_normal(48, np.float32),
+        "w2": rng.standard_normal((48, 16), np.float32),
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["product"], name="first"),
+        helper.make_node("Tanh", ["product"], ["state"], name="activation"),
+        helper.make_node("MatMul", ["state", "w2"], ["keys"], name="second"),
+    ]
+    net = model(nodes, {"x": ["batch", 32]}, {"state": ["batch", 48], "keys": ["batch", 16]}, constants)
+    data = [Case("c", {"x": rng.standard_normal((4, 32), np.float32)})]
+    program = Program({"main": net}, history=(StageRecord("test", 0.0),))
+    program = quantize(program, "int8-static", backends.oracle, iter(data), Settings(qdq=backend.qdq))
+    engine = backend.compile(program, Options(precision="int8", threads=1), tmp_path)
+    precision = engine.effective["main"]["precision"]
+    assert precision["macs"] == 32 * 48 + 48 * 16
+    assert precision["int8_macs"] == precision["macs"]
 
 
 def test_outputs_are_the_callers_to_keep(backend: Backend) -> None:

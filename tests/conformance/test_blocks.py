@@ -7,17 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from edgeattn import backends, decode, registry
+from edgeattn import decode, registry, rewrite
+from edgeattn.backends import Options
 from edgeattn.blocks import Block
 from edgeattn.export import export
 from edgeattn.models import GraphSource, Source
 from edgeattn.program import TensorSpec
+from edgeattn.quantize import Settings
+from edgeattn.quantize._plan import plan
 from edgeattn.recognise import recognise
 
 pytestmark = pytest.mark.torch
 
-KINDS = {"channel", "spatial", "channel+spatial", "alignment", "local alignment", "multi-head"}
+KINDS = {"channel", "spatial", "channel+spatial", "alignment", "local alignment", "multi-head", "latent"}
 BLOCKS = registry.names("blocks")
+
+
+ENGINES = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("onnxruntime", "openvino")]
 
 
 def of_kind(*kinds):
@@ -29,6 +35,7 @@ DISTRIBUTIONS = of_kind("alignment")
 LOCALS = of_kind("local alignment")
 ALIGNMENTS = [*DISTRIBUTIONS, *LOCALS]
 MULTI_HEADS = of_kind("multi-head")
+LATENTS = of_kind("latent")
 # Every way an attention over a memory can be built that changes its graph.
 VARIANTS = [
     *[(name, {}) for name in ALIGNMENTS],
@@ -40,6 +47,8 @@ VARIANTS = [
     *[(name, {"heads": 2}) for name in MULTI_HEADS],
     *[(name, {"heads": 4, "kv_heads": 2, "causal": True}) for name in MULTI_HEADS],
     ("mha", {"heads": 2, "rotary": True, "bias": True}),
+    ("mha", {"heads": 2, "inner": 12}),
+    *[(name, {"latents": 3, "width": 6, "heads": heads}) for name in LATENTS for heads in (1, 2)],
 ]
 HEADS = [{"heads": 1}, {"heads": 4}, {"heads": 4, "kv_heads": 2}]
 
@@ -187,13 +196,36 @@ def _maps(block):
     return block.query, block.key, block.value
 
 
+@pytest.mark.parametrize("name", LATENTS)
+@pytest.mark.parametrize("heads", [1, 2])
+def test_every_latent_weighs_valid_positions_with_a_sum_of_one_or_nothing(name, heads):
+    block, mask = built(name, 8, latents=3, width=6, heads=heads), torch.arange(5) < torch.tensor([[5], [2], [0]])
+    memory = torch.randn(3, 5, 8)
+    output, weights = block(memory, mask)
+    assert output.shape == (3, 3, 6)
+    assert weights.shape == (3, heads, 3, 5)
+    assert bool((weights >= 0).all())
+    assert not weights.permute(0, 3, 1, 2)[~mask].any()
+    wanted = torch.tensor([1.0, 1.0, 0.0]).view(3, 1, 1).expand(3, heads, 3)
+    torch.testing.assert_close(weights.sum(3), wanted, rtol=0, atol=1e-6)  # float32 softmax
+    assert bool(torch.isfinite(output).all())
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_latents_that_may_read_nothing_do_not_depend_on_the_memory(name):
+    block, mask = built(name, 8, latents=3, width=6), torch.tensor([[False] * 4, [True] * 4])
+    first, second = (block(torch.randn(2, 4, 8), mask)[0] for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert not torch.allclose(first[1], second[1])
+
+
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_padding_the_memory_changes_nothing(name, options):
-    block, inputs = built(name, 8, 8, **options), drawn(name, 2, 3, 4)
-    query, memory, mask = inputs.values()
+    block, inputs = attending(name, **options), drawn(name, 2, 3, 4)
+    *query, memory, mask = inputs.values()
     longer = torch.cat((memory, 9 * torch.randn(2, 3, 8)), 1)
-    padded, weights = block(query, longer, torch.cat((mask, torch.zeros(2, 3, dtype=torch.bool)), 1))
-    plain, short = block(query, memory, mask)
+    padded, weights = block(*query, longer, torch.cat((mask, torch.zeros(2, 3, dtype=torch.bool)), 1))
+    plain, short = block(*query, memory, mask)
     assert not weights[..., 4:].any()
     # float32; masked positions add exact zeros, but a longer sum may be cut into other blocks
     torch.testing.assert_close(weights[..., :4], short, rtol=1e-5, atol=1e-6)
@@ -206,9 +238,8 @@ def test_gradients_reach_the_features_and_every_parameter(name):
         block, features = built(name, 16), torch.randn(2, 16, 5, 5, requires_grad=True)
         output = block(features)
     else:
-        block, features = built(name, 16, 16), torch.randn(2, 4, 16, requires_grad=True)
-        query = torch.randn(2, 3, 16) if name in MULTI_HEADS else torch.randn(2, 16)
-        output = block(query, features, torch.ones(2, 4, dtype=torch.bool))[0]
+        block, (*query, features, mask) = attending(name), drawn(name, 2, 3, 4).values()
+        output = block(*query, features.requires_grad_(), mask)[0]
     output.square().sum().backward()
     # A mechanism may have no parameters; the features always learn through it.
     for learner in (features, *block.parameters()):
@@ -217,26 +248,22 @@ def test_gradients_reach_the_features_and_every_parameter(name):
     assert features.grad.any()
 
 
-@pytest.mark.onnxruntime
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_exported_it_agrees_with_eager_at_every_batch_and_length(name, options):
-    import onnxruntime
-
+def test_exported_it_agrees_with_eager_at_every_batch_and_length(name, options, engine):
     from edgeattn.standard import assert_standard
 
-    block, program = built(name, 8, 8, **options), exported(name, **options)
+    block, program = attending(name, **options), exported(name, **options)
     assert_standard(program, "export")
-    session = onnxruntime.InferenceSession(
-        program.graphs["main"].SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = opened(program, engine)["main"]
     for sizes in [(1, 1, 1), (2, 3, 5), (3, 6, 11)]:
         inputs = drawn(name, *sizes)
         with torch.inference_mode():
             expected = block(*inputs.values())
-        actual = session.run(["output", "weights"], {key: value.numpy() for key, value in inputs.items()})
-        for ours, theirs in zip(expected, actual, strict=True):
+        actual = session.run({key: value.numpy() for key, value in inputs.items()})
+        for key, ours in zip(("output", "weights"), expected, strict=True):
             # float32 on both sides, other kernels; the last row of every batch above 1 is fully masked
-            np.testing.assert_allclose(theirs, ours.numpy(), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(actual[key], ours.numpy(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
@@ -249,16 +276,20 @@ def test_exported_it_is_recognised_as_what_it_is(name, options):
 @pytest.mark.onnxruntime
 @pytest.mark.parametrize("name", ["luong", "luong_local"])
 def test_the_exported_concat_score_is_split_by_its_rule(name):
-    from edgeattn import rewrite as stage
     from tests.rewrite.engine import open_plain
 
     program = exported(name, score="concat")
-    result = stage.rewrite(program, open_plain)
+    result = rewrite.rewrite(program, open_plain)
     (record,) = [r for r in result.history[-1].notes["rules"] if r["rule"] == "split_concat_score"]
     assert record["count"] == 1
     assert "undone" not in record
     operators = {n.op_type for n in result.graphs["main"].graph.node}
     assert not {"Concat", "Expand"} & operators, operators
+
+
+def attending(name, **options):
+    """An attention over a memory of width 8, with queries as wide unless it has its own."""
+    return built(name, *([8] if name in LATENTS else [8, 8]), **options)
 
 
 def drawn(name, batch, steps, length):
@@ -267,19 +298,24 @@ def drawn(name, batch, steps, length):
     lengths = torch.arange(batch - 1, -1, -1) * length // (batch - 1) if batch > 1 else torch.tensor([length])
     mask = torch.arange(length) < lengths.unsqueeze(1)
     query = torch.randn(batch, steps, 8) if name in MULTI_HEADS else torch.randn(batch, 8)
-    return {"query": query, "memory": torch.randn(batch, length, 8), "mask": mask}
+    own = {} if name in LATENTS else {"query": query}
+    return {**own, "memory": torch.randn(batch, length, 8), "mask": mask}
+
+
+def opened(program, engine):
+    """The sessions of a program in an engine, with its own optimisations on."""
+    backend = registry.get("backends", engine)
+    return {name: backend.load(model, Options("cpu", threads=1)) for name, model in program.graphs.items()}
 
 
 @functools.cache
 def exported(name, **options):
     """The program of one attention over a memory; batch and both lengths are free."""
-    query = ("batch", "target", 8) if name in MULTI_HEADS else ("batch", 8)
-    inputs = (
-        TensorSpec("query", "float32", query),
-        TensorSpec("memory", "float32", ("batch", "source", 8)),
-        TensorSpec("mask", "bool", ("batch", "source")),
-    )
-    block = built(name, 8, 8, **options)
+    query = TensorSpec("query", "float32", ("batch", "target", 8) if name in MULTI_HEADS else ("batch", 8))
+    memory = TensorSpec("memory", "float32", ("batch", "source", 8))
+    mask = TensorSpec("mask", "bool", ("batch", "source"))
+    inputs = (memory, mask) if name in LATENTS else (query, memory, mask)
+    block = attending(name, **options)
     return export(Source({"main": GraphSource(block, inputs, ("output", "weights"))}))
 
 
@@ -301,10 +337,10 @@ def behind_a_convolution(request):
     return request.param, export(Source({"main": GraphSource(Behind(built(request.param, 16)).eval(), inputs, ("y",))}))
 
 
-@pytest.mark.onnxruntime
-def test_exports_with_a_dynamic_batch_and_keeps_eagers_numbers(behind_a_convolution):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_exports_with_a_dynamic_batch_and_keeps_eagers_numbers(behind_a_convolution, engine):
     _, program = behind_a_convolution
-    sessions = backends.oracle(program)
+    sessions = opened(program, engine)
     batches = set()
     for case in program.reference.cases:
         batches.add(case.feeds["image"].shape[0])
@@ -315,7 +351,7 @@ def test_exports_with_a_dynamic_batch_and_keeps_eagers_numbers(behind_a_convolut
 
 
 # A mechanism the recogniser has no kind for must not be taken for another one.
-RECOGNISED = {"cam": ["cam"], "cbam": ["cbam"], "eca": ["eca"], "sam": ["sam"], "se": ["se"]}
+RECOGNISED = {name: [name] for name in ("bam", "cam", "cbam", "coordinate", "eca", "sam", "se")}
 
 
 def test_is_recognised_as_what_it_is_or_not_at_all(behind_a_convolution):
@@ -323,3 +359,15 @@ def test_is_recognised_as_what_it_is_or_not_at_all(behind_a_convolution):
     found = recognise(program.graphs["main"])
     assert [a.kind for a in found] == RECOGNISED.get(name, [])
     assert all(a.channels == 16 for a in found)
+
+
+@pytest.mark.onnxruntime
+def test_under_the_gate_policy_none_of_its_weights_becomes_int8_rewritten_or_not(behind_a_convolution):
+    from tests.rewrite.engine import open_plain
+
+    name, program = behind_a_convolution
+    for graph in (program.graphs["main"], rewrite.rewrite(program, open_plain).graphs["main"]):
+        assert [a.kind for a in recognise(graph)] == RECOGNISED.get(name, [])
+        chosen = plan(graph, Settings())
+        assert len(chosen.weights) == 1, "the stem's"
+        assert set(chosen.kept.values()) == {"inside an attention gate (policy gate=float)"}

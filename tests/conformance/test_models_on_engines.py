@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime]
 
 CONFIGS = models.configurations()
 ALL = [pytest.param(n, marks=() if c.weights else pytest.mark.paper) for n, (_, c) in CONFIGS.items()]
-ENGINES = [pytest.param("onnxruntime"), pytest.param("openvino", marks=pytest.mark.openvino)]
+ENGINES = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("onnxruntime", "openvino")]
 
 
 @functools.lru_cache(maxsize=1)  # the engines of one model follow each other; models of paper size are large

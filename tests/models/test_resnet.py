@@ -26,7 +26,8 @@ PUBLISHED = {
     "cbam_resnet50": (28_089_624, "3.8644"),
     "cbam_resnet101": (49_330_172, "7.5814"),
 }
-DIGITS = ["resnet_digits", "se_digits", "cbam_digits"]
+GATING = [n for n in registry.names("blocks") if registry.get("blocks", n).gates]
+DIGITS = ["resnet_digits", *(f"{name}_digits" for name in GATING)]
 
 
 def built(name):
@@ -34,23 +35,78 @@ def built(name):
     return family.build(**config.options).eval()
 
 
+def sketched(name):
+    """Shapes alone: a large network costs no time on the meta device."""
+    with torch.device("meta"):
+        return built(name)
+
+
+def parameters(net):
+    return sum(p.numel() for p in net.parameters())
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_and_macs_are_the_published_ones(name):
-    net = built(name).to("meta")
+    net = sketched(name)
     gmacs = count_macs(net, torch.empty(1, 3, 224, 224, device="meta")) / 1e9
-    assert (sum(p.numel() for p in net.parameters()), f"{gmacs:.4f}") == PUBLISHED[name]
+    assert (parameters(net), f"{gmacs:.4f}") == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+@pytest.mark.parametrize("attention", GATING)
+def test_every_gating_block_is_a_configuration_at_every_depth(attention, depth):
+    net = sketched(f"{attention}_resnet{depth}")
+    kind = type(registry.get("blocks", attention).build(16))
+    blocks, stages = {18: (8, 4), 34: (16, 4), 50: (16, 4), 101: (33, 4)}[depth]
+    assert sum(isinstance(m, kind) for m in net.modules()) == (stages - 1 if attention == "bam" else blocks)
+
+
+def test_bam_costs_what_its_paper_says_and_sits_once_between_the_stages():
+    net = sketched("bam_resnet50")
+    assert f"{parameters(net) / 1e6:.2f}" == "25.92"  # Park et al. 2018, ImageNet table
+    places = [i for i, block in enumerate(net.blocks) if not isinstance(block, resnet.Residual)]
+    assert places == [3, 8, 15]  # behind 3, 4 and 6 residual blocks
+    assert all(isinstance(b.attention, torch.nn.Identity) for b in net.blocks if isinstance(b, resnet.Residual))
+
+
+def test_bam_differs_from_the_released_code_by_what_the_card_says():
+    released = 0
+    for c in (256, 512, 1024):
+        h = c // 16
+        mlp = c * h + h + 2 * h + h * c + c  # linear, BatchNorm on the hidden layer, linear
+        plane = c * h + h + 2 * (9 * h * h + h) + 3 * 2 * h + h + 1  # a BatchNorm behind f0, f1 and f2
+        released += mlp + plane
+    ours = parameters(sketched("bam_resnet50")) - parameters(sketched("resnet50"))
+    assert ours - released == 2_694
+    assert "2,694" in resnet.__doc__
+
+
+def test_an_attention_takes_its_papers_own_reduction_ratio_unless_told_otherwise():
+    hidden = {name: resnet.attention_of(name, 512) for name in ("se", "coordinate")}
+    assert (hidden["se"].mlp[0].out_features, hidden["coordinate"].shared.out_channels) == (512 // 16, 512 // 32)
+    assert resnet.attention_of("coordinate", 512, reduction=8).shared.out_channels == 64
+
+
+@pytest.mark.parametrize("order", ["parallel", "spatial-first"])
+@pytest.mark.parametrize("depth", [18, 50])
+def test_cbams_other_orders_reach_every_block_and_cost_the_same(order, depth):
+    net = sketched(f"cbam_{order.replace('-', '_')}_resnet{depth}")
+    assert {block.attention.order for block in net.blocks} == {order}
+    assert parameters(net) == PUBLISHED[f"cbam_resnet{depth}"][0]
+
+
+def test_an_unknown_place_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match="place: unknown place 'stem'; known: branch, stage"):
+        resnet.ResNet(attention="bam", place="stem")
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
 def test_cbam_costs_what_its_two_halves_cost(depth):
-    count = {
-        kind: sum(p.numel() for p in built(f"{kind}resnet{depth}").parameters())
-        for kind in ("", "cam_", "sam_", "cbam_")
-    }
+    count = {kind: parameters(sketched(f"{kind}resnet{depth}")) for kind in ("", "cam_", "sam_", "cbam_")}
     assert count["cbam_"] - count[""] == (count["cam_"] - count[""]) + (count["sam_"] - count[""])
 
 
-@pytest.mark.parametrize("name", ["resnet50", "cbam_resnet50", "cbam_resnet18"])
+@pytest.mark.parametrize("name", ["resnet50", "cbam_resnet50", "cbam_resnet18", "bam_resnet50", "coordinate_resnet18"])
 def test_an_untrained_network_keeps_its_activations_near_unit_size(name):
     net, sizes = built(name), []
     for block in net.blocks:
@@ -60,16 +116,17 @@ def test_an_untrained_network_keeps_its_activations_near_unit_size(name):
     assert all(0.05 < size < 5 for size in sizes), sizes
 
 
-def test_the_same_seed_builds_the_same_weights_and_leaves_the_global_stream_alone():
+@pytest.mark.parametrize("name", DIGITS)
+def test_the_same_seed_builds_the_same_weights_and_leaves_the_global_stream_alone(name):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    first, second = (resnet.ResNet(**models.find("cbam_digits")[1].options).state_dict() for _ in range(2))
+    first, second = (built(name).state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("name", [n for n in registry.names("blocks") if registry.get("blocks", n).gates])
+@pytest.mark.parametrize("name", GATING)
 def test_every_gating_block_can_be_its_attention(name):
     block = resnet.attention_of(name, 32, reduction=4).eval()
     x = torch.randn(1, 32, 5, 5)
@@ -100,10 +157,12 @@ def test_the_stride_of_a_bottleneck_is_on_its_first_convolution():
 @pytest.mark.parametrize("name", DIGITS)
 def test_a_digits_network_is_small_and_wide_enough_for_int8(name):
     net = built(name)
-    assert sum(p.numel() * 4 for p in net.parameters()) < 2_000_000
-    wide = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.out_channels >= 16]
-    assert all(m.in_channels >= 16 for m in wide if m is not net.stem[0])
-    assert len(wide) == 9
+    assert 4 * parameters(net) < 2_000_000
+    inside = {m for block in net.modules() if hasattr(block, "gate") for m in block.modules()}  # attention stays float
+    trunk = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m not in inside]
+    assert all(m.out_channels >= 16 for m in trunk)
+    assert all(m.in_channels >= 16 for m in trunk if m is not net.stem[0])
+    assert len(trunk) == 9
 
 
 def engine_error(program, net, shapes):

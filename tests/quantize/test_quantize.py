@@ -167,6 +167,30 @@ def test_engines_that_need_it_get_every_convolution_output_quantized() -> None:
     assert "c2" in plan(residual_net(), Settings(qdq=QdqDialect(requantize_conv_outputs=True))).activations
 
 
+@pytest.mark.parametrize(
+    ("asked", "behind", "operators"),
+    [
+        (True, {}, ["Gemm", "Add", "Tanh"]),
+        (False, {}, ["Gemm", "Tanh"]),
+        (True, {"beta": 0.5}, ["Gemm", "Tanh"]),  # an Add would give all of the bias
+    ],
+)
+def test_a_bias_is_added_behind_a_gemm_whose_output_stays_float_where_the_engine_asks(asked, behind, operators) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["product"], name="gemm", **behind),
+        helper.make_node("Tanh", ["product"], ["y"], name="tanh"),
+    ]
+    net = model(nodes, {"x": ["batch", 32]}, {"y": ["batch", 16]}, {"w": w(32, 16), "b": w(16)})
+    data = [Case("c", {"x": w(4, 32)})]
+    settings = Settings(qdq=QdqDialect(bias_apart=asked))
+    result = quantize(program(net), "int8-static", backends.oracle, iter(data), settings)
+    kept = [n.op_type for n in result.graphs["main"].graph.node if "Linear" not in n.op_type]
+    assert kept == operators
+    before, after = (backends.oracle(p)["main"].run(data[0].feeds)["y"] for p in (program(net), result))
+    # one INT8 step of an input and a weight near 0.3 in 32 products of 0.01: far below 0.01
+    np.testing.assert_allclose(after, before, atol=0.01, rtol=0)
+
+
 def test_pooling_shares_the_scale_of_what_it_picks_from() -> None:
     n = helper.make_node
     nodes = [
@@ -217,3 +241,37 @@ def test_a_vendor_operator_is_refused_with_exit_4() -> None:
     with pytest.raises(Unsupported, match=r"com\.microsoft") as refused:
         quantized(graph)
     assert refused.value.exit_code == 4
+
+
+def test_an_embedding_that_is_the_output_map_too_is_looked_up_in_float_and_multiplied_in_int8() -> None:
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["x"], name="embed"),
+        helper.make_node("Gemm", ["x", "table"], ["logits"], name="head", transB=1),
+    ]
+    graph = model(nodes, {"tokens": ["batch"]}, {"logits": ["batch", 20]}, {"table": w(20, 16)})
+    graph.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    data = [Case("c", {"tokens": np.arange(20)})]
+    result = quantize(program(graph), "int8-static", backends.oracle, iter(data)).graphs["main"]
+    index = GraphIndex(result)
+    table = index.constant(index.producer["x"].input[0])
+    assert table is not None
+    assert table.dtype == np.float32
+    assert {index.producer[name].op_type for name in index.producer["logits"].input} == {"DequantizeLinear"}
+    assert [t.data_type for t in result.graph.initializer if t.name == "table_int8"] == [onnx.TensorProto.INT8]
+
+
+@pytest.mark.torch
+def test_a_transformers_norms_softmax_and_gelu_stay_in_float_and_its_linear_maps_do_not() -> None:
+    from edgeattn.export import export
+    from edgeattn.models import vit
+
+    net = vit.Vit(size=8, patch=4, channels=3, width=16, layers=2, heads=2, hidden=32, classes=16).eval()
+    found = quantize(export(vit.source(net)), "int8-static", backends.oracle, iter(DATA)).graphs["main"]
+    index = GraphIndex(found)
+    quantized = {n.output[0] for n in found.graph.node if n.op_type == "DequantizeLinear"}
+    for node in found.graph.node:
+        if node.op_type in ("LayerNormalization", "Softmax", "Erf", "Add", "Mul", "Div"):
+            assert not quantized & set(node.input), node
+    constant = [n for n in index.nodes if n.op_type in ("MatMul", "Gemm", "Conv") and n.input[1] in quantized]
+    assert len(constant) == 1 + 2 * 6 + 1  # patches; queries, keys, values, output and two dense layers; head
+    assert all(n.input[0] in quantized for n in constant)

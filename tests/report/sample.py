@@ -13,6 +13,7 @@ from edgeattn.report.schema import (
     LatencyReport,
     Operators,
     OutputParity,
+    Pair,
     ParityReport,
     Precision,
     Ratio,
@@ -50,7 +51,25 @@ def latency(verdict="pass", ci=(3.31, 3.42), why=""):
 
 def task(verdict="pass", ci=(-0.001, 0.004), limit=0.005, **changes):
     figures = {"reference": 0.9861, "engine": 0.9847, "drop": 0.0014, "agreement": 0.9958, "samples": 720}
-    return TaskReport(name="digits", metric="accuracy", ci95=ci, limit=limit, verdict=verdict, **{**figures, **changes})
+    known = {"name": "digits", "metric": "accuracy", **figures, **changes}
+    return TaskReport(ci95=ci, limit=limit, verdict=verdict, **known)
+
+
+def dense_task():
+    """A task in decibels with a figure beside it and nothing to agree on."""
+    return task(
+        ci=(0.004, 0.021),
+        limit=0.05,
+        name="superresolution",
+        metric="psnr",
+        unit="dB",
+        samples=42,
+        reference=25.8534,
+        engine=25.8411,
+        drop=0.0123,
+        agreement=None,
+        also={"ssim": Pair(reference=0.77912, engine=0.77854)},
+    )
 
 
 def report(**changes):

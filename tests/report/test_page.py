@@ -90,6 +90,14 @@ def test_the_first_screen_has_verdict_speed_drop_size_and_precision(full):
         assert words in top
 
 
+def test_a_dense_task_is_told_in_decibels_with_ssim_beside():
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", html(sample.report(task=sample.dense_task()))))
+    assert "PSNR lost, superresolution" in words
+    assert "0.012 dB" in words
+    assert "25.85 dB → 25.84 dB over 42 samples" in words
+    assert "SSIM: PyTorch 0.7791, engine 0.7785." in words
+
+
 def test_pictures_have_words_and_tables_have_headers(full):
     page = Page(full)
     figures = [a for tag, a in page.elements if tag == "figure"]

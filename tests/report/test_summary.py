@@ -21,6 +21,19 @@ def test_limits_stand_beside_observations():
     assert "| compile | mask | ⚠️ warn | 2.1e-02 | 24.9 dB |" in text
 
 
+def test_a_dense_task_is_told_in_decibels_with_ssim_beside():
+    gate = GateReport(name="task_min", limit=25.8, observed=25.8411, verdict="pass", unit="dB")
+    lost = GateReport(name="task_drop", limit=0.05, observed=0.021, verdict="pass", unit="dB")
+    text = markdown(sample.report(task=sample.dense_task(), gates=[gate, lost]))
+    assert "PSNR **25.84 dB**, drop 0.012 dB" in text.splitlines()[4]
+    assert (
+        "superresolution, 42 held-out samples, PSNR: PyTorch 25.85 dB, engine 25.84 dB, "
+        r"drop 0.012 dB (95 % interval \[0.004, 0.021\] dB). SSIM: PyTorch 0.7791, engine 0.7785. Limit 0.050 dB: "
+    ) in text
+    assert "| ✅ pass | task\\_min | ≥ 25.80 dB | 25.84 dB |" in text
+    assert "| ✅ pass | task\\_drop | ≤ 0.050 dB | 0.021 dB |" in text
+
+
 def test_inconclusive_is_visible_in_the_headline():
     text = markdown(sample.report(verdict="inconclusive", latency=sample.latency("inconclusive", why="too busy")))
     assert "# ❔" in text.splitlines()[0]
