@@ -96,4 +96,4 @@ def test_the_trained_classifier_reads_digits_it_has_not_seen() -> None:
     images, labels = digits.load("test")
     with torch.inference_mode():
         right = source.graphs["main"].module.eval()(torch.from_numpy(images)).argmax(1).numpy() == labels
-    assert right.mean() >= 0.88  # 89.3 % as trained
+    assert right.mean() >= 0.89  # 90.2 % as trained
