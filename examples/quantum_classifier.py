@@ -13,8 +13,9 @@ A state is its real and imaginary parts, (B, 2, 256) float32: nothing complex re
 it. Three facts keep it small: a product of RZ is one phase a basis state, RY has a real 2x2 matrix that acts on both
 parts alike, and a ring of CNOTs only permutes the basis. Qubit 0 is the most significant bit of a basis state's number.
 
-It reads 90.2 % of the held-out digits. What it is: the expectation values a noiseless quantum computer would give in the limit of many shots, which eight
-qubits allow to compute exactly. What it is not: faster or more accurate than a small classical network.
+It reads 90.2 % of the held-out digits. What it is: the expectation values a noiseless quantum computer would give in
+the limit of many shots, which eight qubits allow to compute exactly. What it is not: faster or more accurate than a
+small classical network.
 """
 
 from __future__ import annotations
