@@ -46,18 +46,20 @@ class Guards(logging.Handler):
     @contextmanager
     def listening(self) -> Iterator[Guards]:
         """Hear, and keep what the exporter says about its own internals out of the user's terminal."""
-        tracer, exporter = (logging.getLogger(f"torch.{n}") for n in ("fx.experimental.symbolic_shapes", "onnx"))
-        handlers, propagate, levels = tracer.handlers, tracer.propagate, (tracer.level, exporter.level)
+        tracer = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+        loggers = [tracer, *map(logging.getLogger, ("torch.onnx", "onnxscript"))]
+        handlers, propagate, levels = tracer.handlers, tracer.propagate, [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         tracer.handlers, tracer.propagate = [self], False
         tracer.setLevel(logging.INFO)
-        exporter.setLevel(logging.ERROR)
         try:
             with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # half-traced graphs are printed there
                 warnings.simplefilter("ignore")
                 yield self
         finally:
             tracer.handlers, tracer.propagate = handlers, propagate
-            for logger, level in zip((tracer, exporter), levels, strict=True):
+            for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
 
 

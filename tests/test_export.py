@@ -227,3 +227,20 @@ def test_a_module_that_takes_any_number_of_inputs_exports_with_its_dynamic_dimen
     feeds = {name: np.full((3, length), length, np.float32) for name, length in (("a", 1), ("b", 5), ("c", 9))}
     # means of equal small integers are exact
     assert decode.run(sessions, None, feeds)["y"].tolist() == [15.0, 15.0, 15.0]
+
+
+class LearnedQueries(nn.Module):
+    """Starts from a constant, which the exporter's folder meets and remarks on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+        self.queries = nn.Parameter(torch.ones(3, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.norm(self.queries).T
+
+
+def test_the_exporters_remarks_on_its_own_work_stay_out_of_the_users_log(caplog: pytest.LogCaptureFixture) -> None:
+    export(Source({"main": GraphSource(LearnedQueries(), (TensorSpec("x", "float32", ("batch", 4)),), ("y",))}))
+    assert not [record for record in caplog.records if record.name.startswith(("torch.onnx", "onnxscript"))]

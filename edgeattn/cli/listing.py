@@ -80,7 +80,7 @@ def _models(ui: Ui) -> None:
         score, shown = (float(trained["score"]) if trained else None), "untrained"
         if trained and config.task:
             metric = registry.get("tasks", config.task).metric
-            shown = f"{metric.name.replace('_', ' ')} {wording.figure(score, metric.unit)}"
+            shown = f"{config.task}: {wording.metric(metric.name)} {wording.figure(score, metric.unit)}"
         data.append(
             {
                 **{"model": name, "family": family.name, "parameters": facts.parameters, "macs": dict(facts.macs)},
@@ -88,9 +88,9 @@ def _models(ui: Ui) -> None:
             }
         )
         macs = ", ".join(_amount(n) + (f" {graph}" if len(facts.macs) > 1 else "") for graph, n in facts.macs.items())
-        rows.append((name, f"{facts.parameters:,}", macs, config.task or "", shown, config.about))
+        rows.append((name, f"{facts.parameters:,}", macs, shown, config.about))
     ui.emit(data)
-    ui.table(("model", "parameters", "MACs", "task", "trained to", "about"), rows)
+    ui.table(("model", "parameters", "MACs", "trained to", "about"), rows)
     ui.log(f"MACs: multiply-accumulates at {_facts.SETTING}; `edgeattn explain FAMILY` prints the card of a family")
 
 

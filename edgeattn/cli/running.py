@@ -202,13 +202,9 @@ def show(ui: Ui, result: Report) -> None:
 
 def show_gates(ui: Ui, result: Report) -> None:
     """The gates, what was asked and what was seen, and the verdict over all."""
-    rows = [(g.name, _shown(g.limit), _shown(g.observed), g.verdict, g.why) for g in result.gates]
+    from edgeattn.report import wording
+
+    rows = [(g.name, wording.gate_limit(g), wording.gate_value(g, g.observed), g.verdict, g.why) for g in result.gates]
     ui.table(("gate", "limit", "observed", "verdict", "why"), rows)
     if not ui.as_json:
         ui.emit(None, f"verdict: {result.verdict}")
-
-
-def _shown(value: float | bool | str | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -19,6 +19,8 @@ There is no BatchNorm outside CBAM. The last convolution of the tail starts at a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -27,7 +29,7 @@ from edgeattn import cases
 from edgeattn.models import Config, GraphSource, Model, Source
 from edgeattn.models.resnet import attention_of
 from edgeattn.models.superres import ResidualBlock, conv3, initialise
-from edgeattn.program import TensorSpec
+from edgeattn.program import Case, TensorSpec
 
 _CASE_SIZES = {"height": (64, 41), "width": (64, 58)}  # the second size is no multiple of 4
 _MEAN = 0.5
@@ -97,7 +99,13 @@ def source(module: Denoiser) -> Source:
     """One graph: ``image`` in, ``restored`` out; batch, H and W are dynamic."""
     specs = (TensorSpec("image", "float32", ("batch", 3, "height", "width")),)
     graph = GraphSource(module, specs, ("restored",))
-    return Source({"main": graph}, cases=lambda seed: cases.draw(specs, seed, _CASE_SIZES))
+    return Source({"main": graph}, cases=lambda seed: _pictures(specs, seed))
+
+
+def _pictures(specs: Sequence[TensorSpec], seed: int) -> list[Case]:
+    """The usual cases but the large one: no picture has values of 64, and there the gates' logits reach thousands, so
+    that the sign of one, and with it a whole channel, hangs on how an engine adds up."""
+    return [case for case in cases.draw(specs, seed, _CASE_SIZES) if case.name != "large"]
 
 
 MODEL = Model(

@@ -194,6 +194,16 @@ class Seq2Seq(Translator):
         return float(edges.masked_fill(~src_mask, torch.inf).min())
 
 
+_DATES = {
+    "source_vocabulary": 44,
+    "target_vocabulary": 13,
+    "embedding": 32,
+    "width": 128,
+    "start": 0,
+    "end": 1,
+    "max_steps": 12,
+    "max_source": 40,
+}
 _LARGE = {
     "source_vocabulary": 8000,
     "target_vocabulary": 8000,
@@ -212,19 +222,17 @@ MODEL = Model(
     source=source,
     configs={
         "luong_dates": Config(
-            {
-                "source_vocabulary": 44,
-                "target_vocabulary": 13,
-                "embedding": 32,
-                "width": 128,
-                "start": 0,
-                "end": 1,
-                "max_steps": 12,
-                "max_source": 40,
-            },
+            _DATES,
             weights="luong_dates",
             task="dates",
             about="human-written dates to ISO 8601, character by character, Luong 'general'",
+        ),
+        "luong_local_dates": Config(
+            {**_DATES, "window": 10},
+            weights="luong_local_dates",
+            task="dates",
+            training={"steps": 1000, "batch": 64},
+            about="luong_dates with local-p attention, a window of 10 characters to either side",
         ),
         "luong_2x512": Config(_LARGE, about="2×LSTM-512, vocabulary 8,000, untrained: for latency"),
         "luong_dot_2x512": Config({**_LARGE, "score": "dot"}, about="luong_2x512 with the score 'dot'"),

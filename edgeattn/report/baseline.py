@@ -1,9 +1,11 @@
 """A run against an earlier one: did parity, the task or the latency fall behind?
 
 Parity may not change from passing to failing. The task metric may not fall by more than the baseline's own 95 %
-half-width: less than that the baseline itself could not tell. Latency is compared as *speedup over the same reference*
-and fails when the intervals are apart by more than 5 % (CI machines are not quiet); on another CPU, with other threads
-or without a settled control it is ``inconclusive``: milliseconds of two machines say nothing about the code.
+half-width: less than that the baseline itself could not tell. A figure in dB or without a unit may move by a thousandth
+in any case, since its paired interval can be as narrow as a rounding error. Latency is compared as *speedup over the
+same reference* and fails when the intervals are apart by more than 5 % (CI machines are noisy); on another CPU, with
+other threads or without a settled control it is ``inconclusive``: milliseconds of two machines say nothing about the
+code.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from edgeattn.report import wording
 from edgeattn.report.schema import GateReport, LatencyReport, Report, Verdict
 
 LATENCY_SLACK = 0.05
+ROUNDING = 1e-3  # of a figure that is no share: another CPU adds up in another order
 
 
 def regressions(report: Report, baseline: Report) -> list[GateReport]:
@@ -48,8 +51,11 @@ def _task(report: Report, baseline: Report) -> GateReport:
         return _gate("task", old.engine, new.engine, "inconclusive", why)
     low, high = old.ci95
     slack = (high - low) / 2 if low is not None and high is not None else 0.0
+    if old.unit != "share":
+        slack = max(slack, ROUNDING * abs(old.engine))
     worse = old.engine - new.engine if new.higher_is_better else new.engine - old.engine
-    why = f"{old.metric} {old.engine:.4f} before, {slack:.4f} is within the baseline's own uncertainty"
+    before, within = wording.figure(old.engine, old.unit), wording.lost(slack, old.unit)
+    why = f"{wording.metric(old.metric)} {before} before, {within} is within the baseline's own uncertainty"
     limit = old.engine - slack if new.higher_is_better else f"≤ {wording.figure(old.engine + slack, new.unit)}"
     return _gate("task", limit, new.engine, "fail" if worse > slack else "pass", why, new.unit)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from edgeattn.errors import UnknownName
+from edgeattn.report import wording
 from edgeattn.report.schema import GateReport, Report, Verdict
 
 GateLimit = float | bool | None
@@ -76,7 +77,7 @@ def _task_drop(report: Report, limit: float | bool) -> GateReport:
     if task is None or task.drop is None:
         return _missing("task_drop", limit, "the task was not run")
     low, high = task.ci95
-    interval = f"95 % interval [{_points(low)}, {_points(high)}] over {task.samples} samples"
+    interval = f"95 % interval {wording.lost_interval(task.ci95, task.unit)} over {task.samples} samples"
     if low is None or high is None:
         return _gate("task_drop", limit, task.drop, "fail", "the drop has no interval")
     verdict: Verdict = "pass" if high <= limit else "fail" if low > limit else "inconclusive"
@@ -159,7 +160,3 @@ def _gate(
     name: str, limit: float | bool, observed: float | str | None, verdict: Verdict, why: str = "", unit: str = "share"
 ) -> GateReport:
     return GateReport(name=name, limit=limit, observed=observed, why=why, verdict=verdict, unit=unit)
-
-
-def _points(value: float | None) -> str:
-    return "unbounded" if value is None else f"{value:.4f}"

@@ -31,6 +31,7 @@ _SIGNS = {
 }
 _SHARES = {"agreement", "int8_share", "size_ratio"}
 _TASK_FIGURES = {"task_min", "task_max", "baseline_task"}
+_POINTS = {"share": "pp"}
 _ABBREVIATIONS = {"psnr", "ssim"}
 
 
@@ -72,7 +73,7 @@ def lost(value: float | None, unit: str = "share") -> str:
     """By how much a task metric got worse: ``0.14 pp``, ``0.02 dB``, ``0.013``."""
     if value is None:
         return "n/a"
-    return f"{100 * value:.2f} pp" if unit == "share" else f"{value:.3f} {unit}".rstrip()
+    return f"{_lost(value, unit)} {_POINTS.get(unit, unit)}".rstrip()
 
 
 def milliseconds(value: float | None) -> str:
@@ -103,7 +104,13 @@ def lost_interval(bounds: Interval, unit: str = "share") -> str:
     low, high = bounds
     if low is None or high is None:
         return "n/a"
-    return f"[{100 * low:.2f}, {100 * high:.2f}] pp" if unit == "share" else f"[{low:.3f}, {high:.3f}] {unit}".rstrip()
+    return f"[{_lost(low, unit)}, {_lost(high, unit)}] {_POINTS.get(unit, unit)}".rstrip()
+
+
+def _lost(value: float, unit: str) -> str:
+    """The digits of a loss; one that rounds to zero has no sign."""
+    scale, digits = (100, 2) if unit == "share" else (1, 3)
+    return f"{round(scale * value, digits) + 0.0:.{digits}f}"
 
 
 def size(count: int) -> str:

@@ -224,6 +224,6 @@ TASK = Task(
     score=score,
     assets=assets,
     predict=predict,
-    also={"characters right": right},
+    also={"next_characters_right": right},
     about="English prose of Python's language reference, character by character (held-out topics): perplexity",
 )

@@ -84,7 +84,8 @@ def test_models_are_listed_with_parameters_macs_task_and_what_they_were_trained_
     assert rows["luong_dates"]["macs"].keys() == {"encoder", "step"}
     assert rows["resnet50"]["score"] is None
     shown = edgeattn("list", "models", "-q").stdout
-    assert "accuracy 99.56 %" in shown
+    assert "digits: accuracy 99.56 %" in shown
+    assert "cbam_spatial_first_resnet18" in shown  # the longest name is not cut
     assert "untrained" in shown
 
 

@@ -5,6 +5,7 @@ import torch
 
 from edgeattn import models, registry
 from edgeattn.models import Config, Model, Source
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.torch
 
@@ -76,3 +77,14 @@ def test_wires_lead_from_real_outputs_to_real_inputs(family):
     assert set(source.wiring.feeds.values()) | set(source.wiring.state.values()) <= outputs
     assert source.wiring.stop.token in inputs
     assert source.wiring.stop.emits in outputs
+
+
+TRAINED = [name for name, config in CONFIGS.items() if config[1].weights]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_trained_model_has_a_recipe_for_every_cpu_engine_in_fp32_and_int8(name):
+    wanted = {
+        f"{name}.{engine}.{precision}.yaml" for engine in ("onnxruntime", "openvino") for precision in ("fp32", "int8")
+    }
+    assert wanted <= {path.name for path in (ROOT / "export_configs").glob("*.yaml")}

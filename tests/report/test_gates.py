@@ -106,6 +106,26 @@ def test_each_section_can_fall_behind_its_baseline(changes, gate):
     assert overall == "fail"
 
 
+def test_decibels_may_move_by_a_rounding_and_no_further_however_narrow_the_baselines_interval():
+    before = sample.dense_task().model_copy(update={"ci95": (-1e-7, 1e-7)})
+
+    def verdict(engine):
+        now = sample.report(task=before.model_copy(update={"engine": engine}))
+        (gate,) = (g for g in evaluate(now, {}, baseline=sample.report(task=before))[0] if g.name == "baseline_task")
+        return gate.verdict, gate.why
+
+    assert verdict(before.engine - 0.02)[0] == "pass"
+    assert verdict(before.engine - 0.03) == (
+        "fail",
+        "PSNR 25.84 dB before, 0.026 dB is within the baseline's own uncertainty",
+    )
+
+
+def test_the_interval_of_a_drop_is_told_in_its_unit():
+    (gate,), _ = evaluate(sample.report(task=sample.dense_task()), {"task_drop": 0.05})
+    assert gate.why == "95 % interval [0.004, 0.021] dB over 42 samples"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from edgeattn.report import markdown
+from edgeattn.report import markdown, wording
 from edgeattn.report.schema import GateReport, ParityReport
 
 from . import sample
@@ -32,6 +32,13 @@ def test_a_dense_task_is_told_in_decibels_with_ssim_beside():
     ) in text
     assert "| ✅ pass | task\\_min | ≥ 25.80 dB | 25.84 dB |" in text
     assert "| ✅ pass | task\\_drop | ≤ 0.050 dB | 0.021 dB |" in text
+
+
+def test_a_loss_that_rounds_to_zero_has_no_sign():
+    assert wording.lost(-5e-8, "dB") == "0.000 dB"
+    assert wording.lost(-1e-9) == "0.00 pp"
+    assert wording.lost_interval((-1e-9, 2e-9), "dB") == "[0.000, 0.000] dB"
+    assert wording.lost(-0.004, "dB") == "-0.004 dB"
 
 
 def test_inconclusive_is_visible_in_the_headline():

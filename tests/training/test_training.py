@@ -8,6 +8,7 @@ from edgeattn import models, registry, training, weights
 from edgeattn.tasks import dates, digits
 from edgeattn.training import dates as dates_training
 from edgeattn.training import digits as digits_training
+from edgeattn.training import numbers as numbers_training
 from edgeattn.training._optimise import forced_logits
 
 pytestmark = pytest.mark.torch
@@ -35,14 +36,15 @@ def test_training_on_digits_repeats_exactly(monkeypatch):
     assert not torch.equal(first["head.weight"], built("cbam_digits").head.weight)
 
 
-def test_a_short_training_on_dates_lowers_the_loss_and_repeats_exactly(caplog):
-    nets = [built("luong_dates") for _ in range(2)]
+@pytest.mark.parametrize(("name", "recipe"), [("luong_dates", dates_training), ("bahdanau_numbers", numbers_training)])
+def test_a_short_training_of_a_translator_starts_from_chance_and_repeats_exactly(name, recipe, caplog):
+    nets = [built(name) for _ in range(2)]
     for net in nets:
         with caplog.at_level("INFO", logger="edgeattn.training"):
-            dates_training.fit(net, steps=3, batch=16)
+            recipe.fit(net, steps=3, batch=16)
     first, second = (net.state_dict() for net in nets)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert "step 0 of 3, loss 2." in caplog.text  # about ln 13: nothing is known yet
+    assert "step 0 of 3, loss 2." in caplog.text  # about ln 13 and ln 12: nothing is known yet
 
 
 def test_distorted_digits_keep_shape_range_and_repeat_by_seed():
