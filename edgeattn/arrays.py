@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeattn.errors import BadInput, OutOfResources, did_you_mean
+from edgeattn.errors import BadInput, OutOfResources, did_you_mean, printable
 from edgeattn.files import kind, lstat_mode
+from edgeattn.program import INPUT_DTYPES
 
 if TYPE_CHECKING:
-    from edgeattn.program import Array, TensorSpec
+    from edgeattn.program import Array, Arrays, TensorSpec
 
 MAX_BYTES = 4 << 30  # uncompressed
 
@@ -30,23 +31,64 @@ def read_npz(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Array]:
         OutOfResources: it would unpack to more than 4 GiB.
     """
     where = str(path)
+    data = _stored(path)
+    check_feeds(data, specs, where)
+    for name, value in data.items():
+        _check_values(where, name, value)
+    counts = {name: len(value) for name, value in data.items() if value.ndim}
+    if len(set(counts.values())) > 1:
+        raise BadInput(f"holds different numbers of samples: {counts}", where=where, hint="axis 0 counts the samples")
+    return data
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an ``.npz`` whose names, dtypes and shapes say what a model takes.
+
+    Raises:
+        BadInput: missing, not an .npz, a dtype that no engine takes, no value, NaN.
+        OutOfResources: it would unpack to more than 4 GiB.
+    """
+    where = str(path)
+    data = _stored(path)
+    for name, value in data.items():
+        if str(value.dtype) not in INPUT_DTYPES:
+            hint = f"save it as one of {', '.join(INPUT_DTYPES)}" + (
+                f": {printable(name, 80)}.astype(numpy.float32)" if value.dtype == np.float64 else ""
+            )
+            raise BadInput(f"'{printable(name, 80)}' is {value.dtype}", where=where, hint=hint)
+        if not value.size:
+            raise BadInput(f"'{printable(name, 80)}' has shape {list(value.shape)}: it holds no value", where=where)
+        _check_values(where, name, value)
+    return data
+
+
+def check_feeds(data: Arrays, specs: Sequence[TensorSpec], where: str) -> None:
+    """Hold arrays against the inputs they are for; a named dimension and axis 0 take any size.
+
+    Raises:
+        BadInput: a missing or extra array, a wrong dtype or shape, no sample.
+    """
+    names = [spec.name for spec in specs]
+    for name in data:
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise BadInput(f"has an array '{printable(name, 80)}' that is no input", where=where, hint=hint)
+    for spec in specs:
+        if spec.name not in data:
+            raise BadInput(f"has no array '{spec.name}'", where=where, hint=f"expected {spec}")
+        _check_array(where, data[spec.name], spec)
+
+
+def _stored(path: Path) -> dict[str, Array]:
     _check_container(path)
     try:
         with np.load(path, allow_pickle=False) as stored:
             data = {name: stored[name] for name in stored.files}
     except (ValueError, OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise BadInput(f"cannot be read as .npz: {error}", where=where, hint="save it with numpy.savez") from error
-    names = [spec.name for spec in specs]
-    for name in data:
-        if name not in names:
-            raise BadInput(f"has an array '{name}' that is no input", where=where, hint=did_you_mean(name, names))
-    for spec in specs:
-        if spec.name not in data:
-            raise BadInput(f"has no array '{spec.name}'", where=where, hint=f"expected {spec}")
-        _check_array(where, data[spec.name], spec)
-    counts = {name: len(value) for name, value in data.items()}
-    if len(set(counts.values())) > 1:
-        raise BadInput(f"holds different numbers of samples: {counts}", where=where, hint="axis 0 counts the samples")
+        raise BadInput(f"cannot be read as .npz: {error}", where=str(path), hint="save it with numpy.savez") from error
+    for name, value in data.items():
+        if not isinstance(value, np.ndarray):  # a member that is no .npy comes as bytes
+            raise BadInput(f"'{printable(name, 80)}' is no array", where=str(path), hint="save it with numpy.savez")
     return data
 
 
@@ -74,8 +116,12 @@ def _check_array(where: str, value: Array, spec: TensorSpec) -> None:
     )
     if not fits:
         raise BadInput(f"'{spec.name}' has shape {list(value.shape)}", where=where, hint=f"expected {spec}")
-    if not len(value):
+    if not value.size:
         raise BadInput(f"'{spec.name}' holds no sample", where=where, hint="give at least one")
+
+
+def _check_values(where: str, name: str, value: Array) -> None:
     if value.dtype.kind == "f" and not np.isfinite(value).all():
-        first = int(np.argwhere(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))[0, 0])
-        raise BadInput(f"'{spec.name}' is not finite in sample {first}", where=where, hint="remove NaN and Inf")
+        rows = np.atleast_1d(value)
+        first = int(np.argwhere(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0, 0])
+        raise BadInput(f"'{name}' is not finite in sample {first}", where=where, hint="remove NaN and Inf")

@@ -19,17 +19,24 @@ _OTHER = (12, 7)
 _LARGE = 64.0  # a float input 64 standard deviations out: far beyond training data, well inside FP16
 
 
-def draw(specs: Sequence[TensorSpec], seed: int, sizes: Mapping[str, tuple[int, int]] | None = None) -> list[Case]:
+def draw(
+    specs: Sequence[TensorSpec],
+    seed: int,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
+    examples: Arrays | None = None,
+) -> list[Case]:
     """Cases for a program whose inputs are ``specs``.
 
     Args:
         specs: the program inputs.
         seed: fixes every value.
         sizes: dynamic dimension -> (typical size, other size); unnamed ones take sensible defaults.
+        examples: real arrays by input; integers are drawn from theirs, which are known to mean something.
 
     Returns:
         ``normal-1`` and ``normal-2`` at the two sizes of every dynamic dimension, then zeros, ones, large values
-        and a one-hot impulse at the first size. Integers are drawn from {0, 1}, booleans keep one True a row.
+        and a one-hot impulse at the first size. Integers are drawn from {0, 1} or the
+        examples, booleans keep one True a row.
     """
     rng = np.random.default_rng(seed)
     table = {**_SIZES, **(sizes or {})}
@@ -42,7 +49,11 @@ def draw(specs: Sequence[TensorSpec], seed: int, sizes: Mapping[str, tuple[int, 
         ("large", shape1, lambda x: x * np.float32(_LARGE)),
         ("one-hot", shape1, _impulse),
     ]
-    return [Case(name, {s.name: _value(s, shapes[s.name], rng, fill) for s in specs}) for name, shapes, fill in fills]
+    known = examples or {}
+    return [
+        Case(name, {s.name: _value(s, shapes[s.name], rng, fill, known.get(s.name)) for s in specs})
+        for name, shapes, fill in fills
+    ]
 
 
 def answered(
@@ -60,15 +71,22 @@ def _shape(spec: TensorSpec, sizes: Mapping[str, tuple[int, int]], which: int) -
     return tuple(d if isinstance(d, int) else sizes.get(d, _OTHER)[which] for d in spec.shape)
 
 
-def _value(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator, fill: Callable[[Array], Array]) -> Array:
+def _value(
+    spec: TensorSpec,
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+    fill: Callable[[Array], Array],
+    example: Array | None,
+) -> Array:
     kind = np.dtype(spec.dtype).kind
     if kind == "f":
         return fill(rng.standard_normal(shape, np.float32)).astype(spec.dtype)
     if kind == "b":
-        keep = rng.random(shape) < 0.8
+        keep = np.asarray(rng.random(shape) < 0.8)
         keep[..., :1] = True
         return keep
-    return rng.integers(0, 2, shape).astype(spec.dtype)
+    drawn = rng.integers(0, 2, shape) if example is None else rng.choice(example.ravel(), shape)
+    return np.asarray(drawn, spec.dtype)
 
 
 def _impulse(x: Array) -> Array:

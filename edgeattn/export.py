@@ -7,84 +7,29 @@ the exporter is found at once.
 
 from __future__ import annotations
 
-import copy
 import inspect
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from edgeattn import cases, decode
+from edgeattn import decode, obstacles
 from edgeattn.downgrade import to_opset_17
-from edgeattn.errors import BadInput, Unsupported, UsageError
+from edgeattn.eager import EagerSession, eager_sessions, oracle, program_inputs
+from edgeattn.errors import Unsupported, UsageError
 from edgeattn.models import GraphSource, Source
-from edgeattn.program import Case, Program, Reference, StageRecord, TensorSpec, free_inputs
+from edgeattn.program import Case, Program, Reference, StageRecord, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
     from edgeattn.program import Array, Arrays
 
+__all__ = ["OPSETS", "eager_sessions", "export", "program_inputs", "spatial_masks", "use_threads"]
+
 OPSETS = range(17, 21)
-
-
-class EagerSession:
-    """A PyTorch module behind the Session interface.
-
-    It remembers its last feeds, which the exporter traces with, and every shape it saw, which say what is dynamic.
-    """
-
-    def __init__(self, graph: GraphSource, dtype: torch.dtype | None = None) -> None:
-        self._module = graph.module.eval() if dtype is None else copy.deepcopy(graph.module).eval().to(dtype)
-        self._dtype = dtype
-        self._names = graph.outputs
-        self.inputs = graph.inputs
-        self.outputs: tuple[TensorSpec, ...] = tuple(TensorSpec(name, "float32", ()) for name in graph.outputs)
-        self.last_feeds: dict[str, Array] = {}
-        self.seen: list[dict[str, tuple[int, ...]]] = []
-
-    def run(self, feeds: Arrays) -> dict[str, Array]:
-        """Run the module eagerly; see :class:`edgeattn.program.Session`."""
-        self.last_feeds = dict(feeds)
-        tensors = [self._tensor(feeds[spec.name]) for spec in self.inputs]
-        with torch.inference_mode():
-            values = self._module(*tensors)
-        values = (values,) if isinstance(values, torch.Tensor) else values
-        results = {name: value.numpy() for name, value in zip(self._names, values, strict=True)}
-        self.seen.append({name: value.shape for name, value in (*feeds.items(), *results.items())})
-        return results
-
-    def round_weights(self, seed: int) -> None:
-        """Move every weight of this session's copy up or down by 2⁻²³ of itself, a float32 unit, at random.
-
-        Folding a BatchNorm rounds four times on the way to one weight, by half a unit each.
-        """
-        assert self._dtype is not None, "only a copy may be changed"
-        random = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for weight in self._module.parameters():
-                if weight.is_floating_point():
-                    weight.mul_(1 + 2.0**-23 * (2 * torch.randint(2, weight.shape, generator=random) - 1))
-
-    def _tensor(self, value: Array) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(value))
-        return tensor.to(self._dtype) if self._dtype is not None and tensor.is_floating_point() else tensor
-
-
-def eager_sessions(source: Source, dtype: torch.dtype | None = None) -> dict[str, EagerSession]:
-    """The PyTorch modules of a source as sessions, in the order they run; ``dtype`` casts a copy of the weights."""
-    return {name: EagerSession(graph, dtype) for name, graph in source.graphs.items()}
-
-
-def program_inputs(source: Source) -> list[TensorSpec]:
-    """The inputs a user gives: graph inputs that no wire feeds, shared by name across graphs."""
-    return free_inputs({name: graph.inputs for name, graph in source.graphs.items()}, source.wiring)
 
 
 def export(source: Source, *, opset: int = 18, seed: int = 0, real: Sequence[Case] = ()) -> Program:
@@ -94,55 +39,28 @@ def export(source: Source, *, opset: int = 18, seed: int = 0, real: Sequence[Cas
         source: modules, specs and wiring.
         opset: ONNX opset, 17 to 20 (what TensorRT 8.5 to 10.7 and every CPU engine read).
         seed: fixes the oracle's inputs.
-        real: cases with feeds from the task's data, named ``real…``.
+        real: cases with feeds from the task's or the user's data, named ``real…``; of a wired program, those without
+            tokens are forced to the tokens that eager PyTorch decodes.
 
     Raises:
         UsageError: opset out of range. BadInput: the module does not take the inputs or does not repeat itself.
-        Unsupported: PyTorch cannot export it; the hint names the usual cause.
+        Unsupported: PyTorch cannot export it; the line in the user's file is named where one is to blame.
     """
     if opset not in OPSETS:
         raise UsageError(f"opset {opset} is not exported", where="--opset", hint="17 to 20; 18 suits every engine")
     started = time.perf_counter()
-    reference = oracle(source, seed, real)
+    reference, golden = oracle(source, seed, real)
     sessions = eager_sessions(source)
     _rerun(source, sessions, reference)
     graphs = {name: _to_onnx(name, graph, sessions[name], opset) for name, graph in source.graphs.items()}
-    notes = {"opset": opset, "exporter": f"torch {torch.__version__} dynamo", "cases": len(reference.cases)}
+    notes = {
+        "opset": opset,
+        "exporter": f"torch {torch.__version__} dynamo",
+        "cases": len(reference.cases),
+        "golden": golden,
+    }
     record = StageRecord("export", time.perf_counter() - started, notes)
     return Program(graphs, source.wiring, reference, (record,))
-
-
-def oracle(source: Source, seed: int, real: Sequence[Case] = ()) -> Reference:
-    """What eager PyTorch computes on the seeded and the real cases, in its own dtype and in float64.
-
-    The float64 runs are repeated with weights moved by a unit in their last place: a network can be so sensitive on an
-    input that no engine which folds a BatchNorm, as all do, can come as close as PyTorch happens to.
-    """
-    drawn = list(source.cases(seed)) if source.cases else cases.draw(program_inputs(source), seed)
-    eager = eager_sessions(source)
-
-    def run(sessions: Mapping[str, EagerSession], case: Case) -> Arrays:
-        return decode.run(sessions, source.wiring, case.feeds, case.tokens)
-
-    try:
-        reference = cases.answered([*drawn, *real], "pytorch eager", lambda c: run(eager, c))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise BadInput(
-            f"the module does not run on its declared inputs: {_last_line(error)}",
-            hint=f"declared: {'; '.join(map(str, program_inputs(source)))}",
-        ) from error
-    again = run(eager, drawn[0])
-    unsteady = [n for n, v in again.items() if not np.array_equal(v, reference.cases[0].outputs[n], equal_nan=True)]
-    if unsteady:
-        raise BadInput(
-            f"output '{unsteady[0]}' differs between two runs on the same input",
-            hint="remove randomness from forward(), or seed it inside; a parity gate needs a deterministic model",
-        )
-    double = eager_sessions(source, torch.float64)
-    answered = [replace(c, golden=dict(run(double, c))) for c in reference.cases]
-    for session in double.values():
-        session.round_weights(seed)
-    return replace(reference, cases=tuple(replace(c, rounded=dict(run(double, c))) for c in answered))
 
 
 def spatial_masks(source: Source, feeds: Arrays) -> list[tuple[str, Array]]:
@@ -199,9 +117,10 @@ def _fit_for_tracing(runnable: Sequence[Case], inputs: Sequence[TensorSpec]) -> 
 
 
 def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -> onnx.ModelProto:
-    args = tuple(torch.from_numpy(np.ascontiguousarray(session.last_feeds[s.name])) for s in graph.inputs)
+    args = tuple(torch.from_numpy(np.asarray(session.last_feeds[s.name], order="C")) for s in graph.inputs)
+    guards = obstacles.Guards()
     try:
-        with _quiet_exporter():
+        with guards.listening():
             exported = torch.onnx.export(
                 graph.module.eval(),
                 args,
@@ -213,12 +132,9 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
                 verbose=False,
             )
     except Exception as error:
-        if _interrupted(error):
+        if obstacles.interrupted(error):
             raise KeyboardInterrupt from error
-        raise Unsupported(
-            f"PyTorch cannot export graph '{name}': {_cause(error)}",
-            hint="data-dependent `if`/`while` in forward() is the usual cause: use torch.where, or split the graph",
-        ) from error
+        raise obstacles.explained(error, name, guards) from error
     if exported is None:
         raise Unsupported(f"PyTorch exported nothing for graph '{name}'")
     model: onnx.ModelProto = exported.model_proto
@@ -267,43 +183,3 @@ def _declare(value: onnx.ValueInfoProto, dims: Sequence[Any]) -> None:
     del shape.dim[:]
     for dim in dims:
         shape.dim.add(**({"dim_value": dim} if isinstance(dim, int) else {"dim_param": dim}))
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's own warnings (about its internals and packages it could use) out of the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _interrupted(error: BaseException) -> bool:
-    """Whether a Ctrl-C lies behind an exception: one that hits the exporter's imports surfaces as another error."""
-    seen: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in seen:
-        if isinstance(found, KeyboardInterrupt):
-            return True
-        seen.append(found)
-        found = found.__cause__ or found.__context__
-    return False
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost exception's first line; the exporter wraps the real one in pages of advice."""
-    root: Any = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    return next((line.strip() for line in str(root).splitlines() if line.strip()), type(root).__name__)
-
-
-def _last_line(error: BaseException) -> str:
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from edgeattn import decode, export, registry, source
+from edgeattn import export, registry, source, tasks
+from edgeattn.arrays import check_feeds
 from edgeattn.backends import Backend, Options, parse_target
 from edgeattn.backends._common import usable_cores
-from edgeattn.errors import MissingPackage, Unsupported, UsageError
+from edgeattn.errors import BadInput, MissingPackage, Unsupported, UsageError
 from edgeattn.program import Case, Program, Session
-from edgeattn.recipe import Recipe, parse_dynamic
+from edgeattn.recipe import Recipe, parse_dynamic, parse_spec
 from edgeattn.report import schema
 
 if TYPE_CHECKING:
-    from edgeattn.program import Array, Arrays
     from edgeattn.tasks import Task
 
 Listener = Callable[[str, int, "int | None"], None]
@@ -50,10 +49,9 @@ class Job:
 def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     """Find the model, its task and the engine, and refuse early what cannot work."""
     listen("load the model", 0, None)
-    dynamic = [parse_dynamic(d) for d in recipe.export.dynamic]
-    model = source.resolve(recipe.model, recipe.weights, recipe.export.shapes, dynamic)
+    model = source.resolve(recipe.model, recipe.weights, _inputs(recipe))
     task_name = recipe.task or model.task
-    known: Task | None = registry.get("tasks", task_name) if task_name else None
+    known = tasks.find(task_name) if task_name else None
     if recipe.quantize and known is None:
         raise UsageError(
             "INT8 needs real data to calibrate on, and this model has no task",
@@ -67,7 +65,7 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
         raise MissingPackage(backend_name, backend.extra, why=here.why)
     threads = recipe.latency.threads or usable_cores()
     export.use_threads(threads)
-    job = Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen)
+    job = Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen, notes=[*model.notes])
     refuse_unsupported(job, Program({}))  # a precision or device this machine lacks is known before any work
     return job
 
@@ -79,24 +77,23 @@ def refuse_unsupported(job: Job, program: Program) -> None:
         raise Unsupported(first.reason, where=where, hint=first.hint)
 
 
+def _inputs(recipe: Recipe) -> source.Inputs:
+    wanted = recipe.export
+    return source.Inputs(
+        [parse_spec(name, text) for name, text in wanted.shapes.items()],
+        [parse_dynamic(text) for text in wanted.dynamic],
+        Path(wanted.inputs) if wanted.inputs else None,
+    )
+
+
 def real_cases(job: Job) -> list[Case]:
-    """Held-out samples as oracle cases: one alone, and eight together. Wired programs are forced to eager's tokens."""
-    if job.task is None:
-        return []
+    """Real inputs as oracle cases: held-out samples, one alone and eight together, and the user's own example."""
     found = []
-    for size in (1, 8):
-        batch = next(job.task.test(size, size))
-        tokens = batch.tokens if batch.tokens is not None else _forced_tokens(job, batch.feeds)
-        found.append(Case(f"real-{size}", batch.feeds, tokens))
-    return found
-
-
-def _forced_tokens(job: Job, feeds: Arrays) -> Array | None:
-    wiring = job.model.source.wiring
-    if wiring is None:
-        return None
-    tokens = decode.run(job.eager, wiring, feeds)["tokens"]
-    if wiring.stop.first:
-        return tokens[:, :-1] if tokens.shape[1] > 1 else tokens
-    start = np.full((len(tokens), 1), wiring.stop.start, np.int64)
-    return np.concatenate([start, tokens[:, :-1]], axis=1)
+    for size in (1, 8) if job.task is not None else ():
+        assert job.task is not None
+        batch = next(job.task.test(size, size), None)
+        if batch is None:
+            raise BadInput("has no test samples", where=f"task {job.task.name}", hint="test() must yield a Batch")
+        check_feeds(batch.feeds, export.program_inputs(job.model.source), f"task {job.recipe.task or job.task.name}")
+        found.append(Case(f"real-{size}", batch.feeds, batch.tokens))
+    return [*found, *job.model.real]

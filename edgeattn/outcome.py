@@ -75,7 +75,7 @@ def _target(engine: Engine, backend: Backend) -> str:
 def fill_bundle(job: Job, program: Program, engine: Engine, sessions: Mapping[str, Session], directory: Path) -> None:
     """Pack engine, portable ONNX, assets, and one answered sample that the runtime can check itself with."""
     assert program.reference is not None
-    case = next((c for c in program.reference.cases if c.name == "real-1"), program.reference.cases[0])
+    case = program.reference.typical
     answer = decode.run(sessions, program.wiring, case.feeds)
     pack(
         directory,

@@ -146,7 +146,7 @@ def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema
 def time_it(job: Job, program: Program, sessions: Mapping[str, Session]) -> tuple[schema.LatencyReport, Any]:
     """Eager PyTorch and the engine in the same rounds, on one real sample where there is one."""
     assert program.reference is not None
-    case = next((c for c in program.reference.cases if c.name == "real-1"), program.reference.cases[0])
+    case = program.reference.typical
     eager, wiring = job.eager, job.model.source.wiring
     return latency.measure(
         lambda: decode.run(eager, wiring, case.feeds),

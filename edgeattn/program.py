@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Array: TypeAlias = np.ndarray[Any, Any]
     Arrays: TypeAlias = Mapping[str, Array]
 
+# What a user's input may hold: the types that every engine here takes.
+INPUT_DTYPES = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -127,6 +130,11 @@ class Reference:
 
     origin: str  # "pytorch eager" or "source graph"
     cases: tuple[Case, ...]
+
+    @property
+    def typical(self) -> Case:
+        """The case that stands for real use: the first with real data, else the first of all."""
+        return next((case for case in self.cases if case.name.startswith("real")), self.cases[0])
 
 
 @dataclass(frozen=True)

@@ -14,25 +14,34 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from edgeattn import complaints, plainyaml, registry
+from edgeattn import complaints, plainyaml, registry, theirs
 from edgeattn.errors import RecipeError, UnknownName, UsageError, did_you_mean, printable
 from edgeattn.files import read_regular
 from edgeattn.plainyaml import Places
+from edgeattn.program import INPUT_DTYPES, TensorSpec
 
 MAX_BYTES = 64 << 10
 FOLDER = Path("export_configs")
 
 
-def parse_shape(text: object) -> tuple[int, ...]:
-    """``"1x3x224x224"`` -> ``(1, 3, 224, 224)``.
+def parse_spec(name: str, text: object) -> TensorSpec:
+    """``"1x16:int64"`` -> ``TensorSpec(name, "int64", (1, 16))``; float32 where no type is said.
 
     Raises:
-        ValueError: not positive integers joined by ``x``.
+        ValueError: not positive integers joined by ``x``, or an unknown type.
     """
-    parts = text if isinstance(text, list | tuple) else str(text).split("x")
-    if not parts or not all(re.fullmatch(r"[1-9][0-9]{0,11}", str(p)) for p in parts):
-        raise ValueError("expected positive integers joined by 'x', like 1x3x224x224")
-    return tuple(int(p) for p in parts)
+    dims, colon, dtype = _shape(text).partition(":")
+    return TensorSpec(name, dtype if colon else "float32", tuple(int(d) for d in dims.split("x")))
+
+
+def _shape(text: object) -> str:
+    joined = "x".join(map(str, text)) if isinstance(text, list | tuple) else str(text)
+    dims, colon, dtype = joined.partition(":")
+    if not all(re.fullmatch(r"[1-9][0-9]{0,11}", d) for d in dims.split("x")):
+        raise ValueError("expected positive integers joined by 'x', like 1x3x224x224 or 1x16:int64")
+    if colon and dtype not in INPUT_DTYPES:
+        raise ValueError(f"unknown type '{printable(dtype, 40)}' ({did_you_mean(dtype, INPUT_DTYPES)})")
+    return joined
 
 
 def parse_dynamic(text: object) -> tuple[str, int, str]:
@@ -52,7 +61,7 @@ def _dynamic(text: object) -> object:
     return text
 
 
-Shape = Annotated[tuple[int, ...], BeforeValidator(parse_shape), Field(strict=False)]
+Shape = Annotated[str, BeforeValidator(_shape)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Dynamic = Annotated[tuple[Annotated[str, BeforeValidator(_dynamic)], ...], Field(strict=False)]
 Name = Annotated[str, Field(min_length=1)]
@@ -66,11 +75,21 @@ class _Section(BaseModel):
 
 
 class Export(_Section):
-    """How a model becomes ONNX; ``shapes`` and ``dynamic`` are for users' own modules."""
+    """How a model becomes ONNX; ``shapes`` (as ``1x16:int64``) and ``dynamic`` are for users' own modules.
+
+    ``inputs`` is an ``.npz`` of real inputs, one of the cases that every stage is judged on.
+    """
 
     opset: Annotated[int, Field(ge=17, le=20)] = 18
     shapes: Mapping[str, Shape] = {}
     dynamic: Dynamic = ()
+    inputs: Name | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Export:
+        if self.shapes and self.inputs:
+            raise ValueError("'shapes' and 'inputs' exclude each other; keep 'inputs', whose arrays say their shapes")
+        return self
 
 
 class Rewrite(_Section):
@@ -203,7 +222,6 @@ class Recipe(_Section):
     def dump(self) -> str:
         """The complete recipe as YAML, defaults included; ``parse`` reads it back to an equal recipe."""
         values = self.model_dump(mode="json")
-        values["export"]["shapes"] = {k: "x".join(map(str, v)) for k, v in self.export.shapes.items()}
         if values["quantize"] is None:
             del values["quantize"]
         return plainyaml.write(values)
@@ -226,7 +244,7 @@ class Recipe(_Section):
             raise RecipeError(
                 f"'{engine}' has no device '{device}'", where=self.where("target"), hint=did_you_mean(device, devices)
             )
-        if self.task is not None:
+        if self.task is not None and not theirs.is_file(self.task):
             self._known("task", "tasks", self.task, "task")
         if self.quantize is not None:
             self._known("scheme", "quantize", self.quantize.scheme, "quantize", "scheme")

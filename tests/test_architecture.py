@@ -17,11 +17,22 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts)
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "registry", "program", "decode", "files", "__init__"}),
     frozenset(
-        {"cases", "downgrade", "graphs", "standard", "publish", "preflight", "plainyaml", "complaints", "arrays"}
+        {
+            "cases",
+            "downgrade",
+            "graphs",
+            "standard",
+            "publish",
+            "preflight",
+            "plainyaml",
+            "complaints",
+            "arrays",
+            "theirs",
+        }
     ),
     frozenset({"recipe", "report", "recognise"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
-    frozenset({"harness", "export", "source", "storage", "runnable"}),
+    frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager"}),
     frozenset({"job", "training"}),
     frozenset({"outcome"}),
     frozenset({"pipeline"}),
@@ -43,7 +54,18 @@ HEAVY = {
 }
 HEAVY |= {"matplotlib", "onnxscript", "safetensors"}
 ENGINES = {"onnxruntime", "openvino", "nncf", "tensorrt", "tensorrt_rtx"}
-TORCH_ROOMS = {"blocks", "models", "tasks", "weights", "training", "export", "source"}
+TORCH_ROOMS = {
+    "blocks",
+    "models",
+    "tasks",
+    "weights",
+    "training",
+    "export",
+    "source",
+    "signature",
+    "obstacles",
+    "eager",
+}
 RUNTIME_MAY_LOAD = {"errors", "registry", "program", "decode", "files", "bundle", "backends", "runtime", "__init__"}
 
 

@@ -25,6 +25,13 @@ def test_no_mask_row_is_empty() -> None:
     assert all(case.feeds["mask"].any(axis=-1).all() for case in draw(SPECS, seed=0))
 
 
+def test_integers_are_drawn_from_the_examples_where_there_are_some() -> None:
+    specs, known = [TensorSpec("lengths", "int64", ("batch", 5))], np.array([[7, 9, 30]])
+    assert {int(v) for case in draw(specs, 0) for v in case.feeds["lengths"].ravel()} <= {0, 1}
+    drawn = {int(v) for case in draw(specs, 0, examples={"lengths": known}) for v in case.feeds["lengths"].ravel()}
+    assert drawn == {7, 9, 30}
+
+
 def test_the_oracle_answers_every_case() -> None:
     cases = draw(SPECS, seed=0)
     reference = answered(cases, "a test", lambda c: {"sum": c.feeds["image"].sum(axis=(1, 2, 3))})

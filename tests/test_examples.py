@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgeattn import runtime, theirs, weights
 from tests.conftest import QUICK, ROOT, edgeattn
 
 pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime, pytest.mark.openvino, pytest.mark.slow]
@@ -66,12 +68,51 @@ def test_a_backend_is_one_new_file(checkout: Path) -> None:
     conforms(checkout, "backends", "onnx_reference")
 
 
-def test_a_users_own_module_goes_through_the_same_path(tmp_path: Path) -> None:
-    done = edgeattn("run", "examples/your_model.yaml", "-o", tmp_path / "run", *QUICK, "-q")
+def report_of(recipe: str, out: Path, *settings: str) -> dict[str, Any]:
+    """The report of an example's recipe, run as its README line says."""
+    done = edgeattn("run", f"examples/{recipe}", "-o", out, *QUICK, *settings, "-q")
     assert done.returncode == 0, done.stderr + done.stdout
-    report = json.loads((tmp_path / "run/report.json").read_text())
+    found: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return found
+
+
+def fired(report: dict[str, Any]) -> dict[str, int]:
+    return {r["rule"]: r["count"] for r in report["rewrites"]}
+
+
+def test_a_users_own_module_goes_through_the_same_path(tmp_path: Path) -> None:
+    report = report_of("your_model.yaml", tmp_path / "run")
     assert set(report["parity"]["outputs"]) == {"output_0", "output_1"}
-    assert {r["rule"]: r["count"] for r in report["rewrites"]}["merge_shared_mlp"] == 1
+    assert fired(report)["merge_shared_mlp"] == 1
+    assert (report["task"]["name"], report["task"]["metric"], report["task"]["samples"]) == ("pages", "f1", 200)
+    assert report["task"]["engine"] == pytest.approx(report["task"]["reference"], abs=1e-3)
+    assert report["task"]["engine"] > 0.9
+
+
+def test_a_tutorials_translator_becomes_two_graphs_with_its_own_tokens(tmp_path: Path) -> None:
+    report = report_of("tutorial_seq2seq.yaml", tmp_path / "run")
+    assert fired(report)["hoist_keys"] == 1
+    assert report["task"]["agreement"] == 1
+    encode, spell, read, make = (
+        theirs.load(f"{ROOT}/examples/tutorial_seq2seq.py:{name}", "name")
+        for name in ("encode", "spell", "read", "Translator")
+    )
+    numbers = [0, 7, 13, 90, 100, 904, 1042, 2000, 9999]
+    module = make().eval()
+    weights.load(module, ROOT / "examples/tutorial_seq2seq.safetensors")
+    with runtime.load(tmp_path / "run/bundle") as model:
+        tokens = model.run(src=encode([spell(n) for n in numbers]))["tokens"]
+    engine = ["".join(str(t - 2) for t in row if t > 1) for row in tokens]
+    assert engine == read(module, [spell(n) for n in numbers])  # PyTorch's own Python loop
+    assert engine[1:] == [str(n) for n in numbers[1:]]  # "zero" is a word of one number alone: not learnt
+
+
+@pytest.mark.parametrize("target", ["openvino:cpu", "onnxruntime"])
+def test_a_quantum_circuit_runs_on_both_engines_in_standard_operators(target: str, tmp_path: Path) -> None:
+    report = report_of("quantum_classifier.yaml", tmp_path / "run", "--set", f"target={target}")
+    assert report["operators"]["domains"] == ["ai.onnx"]
+    assert report["parity"]["outputs"]["logits"]["verdict"] == "pass"
+    assert report["task"]["engine"] == report["task"]["reference"]
 
 
 def test_a_users_own_module_is_exported_by_hand(tmp_path: Path) -> None:

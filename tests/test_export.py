@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 from torch import nn
 
-from edgeattn import backends, decode, graphs
+from edgeattn import backends, decode, graphs, theirs
 from edgeattn.errors import BadInput, Unsupported, UsageError
 from edgeattn.export import OPSETS, export
 from edgeattn.models import GraphSource, Source
 from edgeattn.program import TensorSpec
 
 pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime]
+HERE = Path(__file__)
 
 
 class Net(nn.Module):
@@ -77,32 +80,139 @@ def test_an_opset_out_of_range_is_a_usage_error(opset: int) -> None:
         export(source(Net()), opset=opset)
 
 
-def test_a_model_that_does_not_repeat_itself_is_noticed() -> None:
+def says(caught: pytest.ExceptionInfo, line: str, text: str) -> bool:
+    """Whether an error is ``HERE:LINE in forward: TEXT``; the line is the one in this file that reads ``line``."""
+    number = next(i for i, code in enumerate(HERE.read_text().splitlines(), 1) if line in code)
+    place = theirs.shown(str(HERE), number)
+    return str(caught.value).startswith(f"{place} in forward: {text}")
+
+
+def test_a_model_that_does_not_repeat_itself_is_noticed_with_the_line_that_draws() -> None:
     class Noisy(Net):
         def forward(self, image):
             logits, x = super().forward(image)
-            return logits + torch.rand_like(logits), x
+            return logits + torch.rand_like(logits), x  # noise
 
-    with pytest.raises(BadInput, match="output 'logits' differs between two runs"):
-        export(source(Noisy(), ("batch", 3, 8, 8)))
-
-
-def test_a_wrong_declared_shape_is_told_in_the_users_names() -> None:
-    with pytest.raises(
-        BadInput, match=r"does not run on its declared inputs: .*; declared: image: float32\[batch, 5, 8, 8\]"
-    ):
-        export(source(Net(), ("batch", 5, 8, 8)))
-
-
-def test_data_dependent_control_flow_is_explained() -> None:
-    class Branching(Net):
+    class LeftOn(Net):
         def forward(self, image):
             logits, x = super().forward(image)
-            return (logits, x) if image.sum() > 0 else (-logits, x)
+            return nn.functional.dropout(logits, 0.5), x  # its training= was forgotten
 
-    with pytest.raises(Unsupported, match=r"PyTorch cannot export graph 'main': .*data-dependent") as refused:
-        export(source(Branching(), ("batch", 3, 8, 8)))
+    unsteady = "output 'logits' differs between two runs on the same input: "
+    for module, line, operator in ((Noisy(), "x  # noise", "rand_like"), (LeftOn(), "# its training=", "dropout")):
+        with pytest.raises(BadInput) as refused:
+            export(source(module, ("batch", 3, 8, 8)))
+        assert says(refused, line, f"{unsteady}{operator} draws random numbers; remove randomness from forward()")
+
+
+def test_a_model_that_keeps_state_is_noticed_too() -> None:
+    class Counting(Net):
+        calls = 0
+
+        def forward(self, image):
+            self.calls += 1
+            logits, x = super().forward(image)
+            return logits * self.calls, x
+
+    with pytest.raises(BadInput, match=r"^output 'logits' differs between two runs on the same input; remove"):
+        export(source(Counting(), ("batch", 3, 8, 8)))
+
+
+def test_a_wrong_declared_shape_is_told_in_the_users_names_at_their_line() -> None:
+    with pytest.raises(BadInput) as refused:
+        export(source(Net(), ("batch", 5, 8, 8)))
+    assert says(refused, "x = torch.relu(self.norm(self.conv(image)))", "Given groups=1, weight of size [8, 3, 3, 3]")
+    inputs = "inputs were image: float32[1, 5, 8, 8]; declare the inputs it takes, or mend forward()"
+    assert str(refused.value).endswith(inputs)
+
+
+def test_outputs_that_are_not_what_was_declared_are_told() -> None:
+    said = r"Net\.forward\(\): returns 2 tensors, declared are 1 output \(logits\); name each of them"
+    with pytest.raises(BadInput, match=said):
+        export(source(Net(), ("batch", 3, 8, 8), ("logits",)))
+
+
+def test_a_model_that_cannot_run_in_float64_has_no_golden_values_and_says_why() -> None:
+    class Single(Net):
+        def forward(self, image):
+            return torch.ones(1, 3) @ image.mean((2, 3)).T, image * 2
+
+    program = export(source(Single(), ("batch", 3, 8, 8), ("mixed", "twice")))
+    assert all(not case.golden and case.outputs for case in program.reference.cases)
+    assert program.history[0].notes["golden"].startswith("no float64: ")
+    assert "inputs were image: float64[1, 3, 8, 8]" in program.history[0].notes["golden"]
+
+
+class If(nn.Module):
+    def forward(self, image):
+        if image.sum() > 0:
+            return image
+        return -image
+
+
+class While(nn.Module):
+    def forward(self, image):
+        while image.sum() > 1:
+            image = image / 2
+        return image
+
+
+class Item(nn.Module):
+    def forward(self, image):
+        scale = image.max().item()
+        if scale > 1.5:
+            image = image / scale
+        return image
+
+
+DATA_DEPENDENT = (
+    "Python control flow depends on a tensor's value (data-dependent), which no ONNX graph can follow; "
+    "use torch.where for `if`, a fixed number of steps for `while`, or split the graph there"
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [(If(), "if image.sum() > 0:"), (While(), "while image.sum() > 1:"), (Item(), "if scale > 1.5:")],
+)
+def test_data_dependent_control_flow_is_explained_at_its_line(
+    module: nn.Module, line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Unsupported) as refused:
+        export(source(module, ("batch", 3), ("y",)))
+    assert says(refused, line, DATA_DEPENDENT)
     assert refused.value.exit_code == 4
+    assert capfd.readouterr() == ("", "")  # the tracer's half-made graphs are kept out of the terminal
+
+
+class Loop(nn.Module):
+    def forward(self, image):
+        total = image[:, 0]
+        for i in range(image.shape[1]):
+            total = total + image[:, i]
+        return total
+
+
+class Rows(nn.Module):
+    def forward(self, image):
+        total = torch.zeros(3)
+        for row in image:
+            total = total + row.mean()
+        return total
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "line", "axis"),
+    [
+        (Loop(), ("batch", "length"), "for i in range(image.shape[1]):", 1),
+        (Rows(), ("batch", 3), "for row in image:", 0),
+    ],
+)
+def test_a_python_loop_over_a_length_is_explained_at_its_line(module: nn.Module, shape, line: str, axis: int) -> None:
+    with pytest.raises(Unsupported) as refused:
+        export(source(module, shape, ("y",)))
+    assert says(refused, line, f"axis {axis} of input 'image' is declared dynamic, but forward() fixes it at ")
+    assert "a Python loop over a length is the usual cause: use tensor operations" in str(refused.value)
 
 
 class Sum(nn.Module):

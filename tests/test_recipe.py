@@ -12,6 +12,7 @@ import pytest
 
 from edgeattn import recipe as recipes
 from edgeattn.errors import RecipeError, UnknownName, UsageError
+from edgeattn.program import TensorSpec
 from edgeattn.recipe import Recipe
 
 GOOD = """\
@@ -34,7 +35,9 @@ def write(tmp_path: Path, data: str | bytes) -> Path:
 def test_a_recipe_becomes_frozen_values_with_defaults(tmp_path: Path) -> None:
     r = Recipe.load(write(tmp_path, GOOD))
     assert (r.model, r.weights, r.task, r.seed) == ("cbam_digits", "default", None, 0)
-    assert r.export.shapes == {"x": (1, 3, 224, 224)}
+    assert r.export.shapes == {"x": "1x3x224x224"}
+    assert recipes.parse_spec("x", r.export.shapes["x"]) == TensorSpec("x", "float32", (1, 3, 224, 224))
+    assert recipes.parse_spec("tokens", "1x16:int64") == TensorSpec("tokens", "int64", (1, 16))
     assert recipes.parse_dynamic(r.export.dynamic[0]) == ("x", 0, "batch")
     assert r.gates.task_drop == 0.005  # 5e-3 is a number, as in YAML 1.2
     assert r.gates.speedup == 2.0
@@ -89,6 +92,8 @@ BAD = {
     "section is a list": (GOOD.replace("{pairs: 300, threads: 0}", "[1]"), 6, "be keys and values, got a list", ""),
     "section is a word": (GOOD + "rewrite: all\n", 8, "must be keys and values, got 'all'", ""),
     "bad shape": (GOOD.replace("1x3x224x224", "1x-3"), 5, "expected positive integers joined by 'x'", ""),
+    "unknown type": (GOOD.replace("1x3x224x224", "1x3:int46"), 5, "unknown type 'int46' (did you mean 'int64'", ""),
+    "shapes and inputs": (GOOD.replace("opset: 18", "inputs: x.npz"), 5, "'shapes' and 'inputs' exclude", "correct"),
     "bad dynamic": (GOOD.replace("x:0=batch", "x=batch"), 5, "expected INPUT:AXIS=NAME", ""),
     "skip and only": (GOOD + "rewrite: {skip: [a], only: [b]}\n", 8, "exclude each other", ""),
     "int8 without quantize": ("model: m\ntarget: t\nprecision: int8\n", 3, "needs a 'quantize' section", "add"),
@@ -168,7 +173,7 @@ def test_overrides_are_yaml_and_leave_the_original_alone() -> None:
     r = Recipe.parse(GOOD)
     new = r.with_overrides(["latency.pairs=50", "gates.task_drop=null", "weights=none", "export.shapes.y=2x8"])
     assert (new.latency.pairs, new.gates.task_drop, new.weights) == (50, None, "none")
-    assert new.export.shapes == {"x": (1, 3, 224, 224), "y": (2, 8)}
+    assert new.export.shapes == {"x": "1x3x224x224", "y": "2x8"}
     assert r == Recipe.parse(GOOD)
 
 

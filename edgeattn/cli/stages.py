@@ -13,7 +13,7 @@ from edgeattn.cli.ui import Ui
 from edgeattn.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
-    from edgeattn.program import Case, Program
+    from edgeattn.program import Case, Program, TensorSpec
 
 In = Annotated[Path, typer.Argument(metavar="IN", help="An .onnx file, or a program directory written by export.")]
 
@@ -22,13 +22,19 @@ In = Annotated[Path, typer.Argument(metavar="IN", help="An .onnx file, or a prog
 def export(
     model: Annotated[str, typer.Argument(help="A model name, package.module:factory or path/to/file.py:factory.")],
     out: Out,
-    weights: Annotated[str, typer.Option(help="default, none, or a .safetensors file.")] = "default",
+    weights: Annotated[
+        str, typer.Option(help="default, none, or a state_dict: .safetensors, or of torch.save.")
+    ] = "default",
     opset: Annotated[int, typer.Option(help="ONNX opset, 17 to 20.")] = 18,
     shape: Annotated[
-        list[str] | None, typer.Option(help="Shape of your module's input: x=1x3x224x224.", metavar="NAME=DIMS")
+        list[str] | None,
+        typer.Option(help="Your module's input: x=1x3x224x224, or tokens=1x16:int64.", metavar="NAME=DIMS[:TYPE]"),
     ] = None,
     dynamic: Annotated[
         list[str] | None, typer.Option(help="A dynamic dimension: x:0=batch.", metavar="NAME:AXIS=DIM")
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="Real inputs: an .npz of arrays named as forward() names them.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the inputs it is checked on.")] = 0,
     force: Force = False,
@@ -43,8 +49,11 @@ def export(
 
     with Ui(as_json, quiet) as ui:
         ui.listen("export to ONNX", 0, None)
-        found = source.resolve(model, weights, _shapes(shape or []), _dynamics(dynamic or []))
-        program = exporter.export(found.source, opset=opset, seed=seed)
+        said = source.Inputs(_specs(shape or []), _dynamics(dynamic or []), inputs)
+        found = source.resolve(model, weights, said)
+        for note in found.notes:
+            ui.warn(note)
+        program = exporter.export(found.source, opset=opset, seed=seed, real=found.real)
         ui.listen("parity with eager PyTorch", 0, None)
         assert program.reference is not None
         sessions = backends.oracle(program)
@@ -121,7 +130,8 @@ def quantize(
     out: Out,
     scheme: Annotated[str, typer.Option(help="int8-static.")] = "int8-static",
     calib: Annotated[
-        str | None, typer.Option(help="Calibration data: an .npz with one array per input, or a task name.")
+        str | None,
+        typer.Option(help="Real data: an .npz with one array per input, a task's name, or your task's file.py."),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calibration samples taken from a task.")] = 300,
     keep: Annotated[
@@ -147,7 +157,7 @@ def quantize(
             raise UsageError(
                 "INT8 needs real data to calibrate on",
                 where="--calib",
-                hint="give data.npz with one array per input, samples on axis 0, or a task name",
+                hint="give data.npz with one array per input, samples on axis 0, a task name, or your task.py",
             )
         engine = registry.get("backends", backends.parse_target(target)[0])
         settings = Settings(gate, tuple(keep or ()), engine.qdq)
@@ -216,19 +226,19 @@ def compile_(
         )
 
 
-def _shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
-    from edgeattn.recipe import parse_shape
+def _specs(texts: list[str]) -> list[TensorSpec]:
+    from edgeattn.recipe import parse_spec
 
-    found = {}
+    found: dict[str, TensorSpec] = {}
     for text in texts:
         name, equals, dims = text.partition("=")
         try:
             if not equals:
                 raise ValueError("expected NAME=DIMS, like x=1x3x224x224")
-            found[name] = parse_shape(dims)
+            found[name] = parse_spec(name, dims)
         except ValueError as error:
             raise UsageError(str(error), where=f"--shape {text}") from None
-    return found
+    return list(found.values())
 
 
 def _dynamics(texts: list[str]) -> list[tuple[str, int, str]]:
@@ -255,16 +265,17 @@ def _save(program: Program, out: Path, force: bool) -> None:
 
 def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:
     """Calibration cases from an .npz or a task's training split."""
-    from edgeattn import registry
-    from edgeattn.arrays import read_npz
+    from edgeattn import tasks
+    from edgeattn.arrays import check_feeds, read_npz
     from edgeattn.graphs import program_inputs
     from edgeattn.program import Case
 
+    specs = program_inputs(program)
     if not calib.endswith(".npz"):
-        for batch in registry.get("tasks", calib).train(samples, 4):
+        for batch in tasks.find(calib).train(samples, 4):
+            check_feeds(batch.feeds, specs, f"task {calib}")
             yield Case("calibration", batch.feeds, batch.tokens)
         return
-    specs = program_inputs(program)
     data = read_npz(Path(calib), specs)
     for start in range(len(next(iter(data.values()), []))):
         yield Case("calibration", {name: value[start : start + 1] for name, value in data.items()})

@@ -80,7 +80,9 @@ class Ui:
         self._stop_progress()
         table = Table(title=title or None, title_justify="left", header_style="bold")
         for index, column in enumerate(columns):
-            table.add_column(column, no_wrap=index == 0, overflow="fold")  # the first names the row: never cut or broken
+            table.add_column(
+                column, no_wrap=index == 0, overflow="fold"
+            )  # the first names the row: never cut or broken
         for row in rows:
             table.add_row(*(_styled(str(cell), Text) for cell in row))
         terminal = os.isatty(self._real)

@@ -65,14 +65,14 @@ def scores(
     done = 0
     for part in task.test(samples, batch):
         outputs = run(part)
-        got = np.asarray(task.score(outputs, part.targets), np.float64)
+        got = np.asarray(_asked(task.score, task, outputs, part.targets), np.float64)
         if got.shape != (len(part.targets),):
             raise BadInput(f"scores have shape {got.shape} for {len(part.targets)} samples", where=f"task {task.name}")
         # A prediction that cannot be scored is a wrong one.
         found.append(np.where(np.isfinite(got), got, task.metric.unscorable))
         predicted += (task.predict or predictions)(outputs, len(part.targets))
         for name, figure in task.also.items():
-            also[name].append(figure(outputs, part.targets))
+            also[name].append(_asked(figure, task, outputs, part.targets))
         done += len(got)
         if progress is not None:
             progress(done, samples)
@@ -80,6 +80,21 @@ def scores(
         raise BadInput("has no test samples", where=f"task {task.name}", hint="ask for at least one sample")
     means = {name: float(np.concatenate(values).mean()) for name, values in also.items()}
     return Scored(np.concatenate(found), tuple(predicted), means)
+
+
+def _asked(figure: Callable[[Arrays, Array], Array], task: Task, outputs: Arrays, targets: Array) -> Array:
+    """What a task makes of some outputs; one that it looks for in vain is named."""
+    try:
+        return figure(outputs, targets)
+    except (KeyError, BadInput) as error:  # a user's task tells its own line, as a BadInput
+        sought = error if isinstance(error, KeyError) else error.__cause__
+        if not isinstance(sought, KeyError) or sought.args[0] in outputs:
+            raise
+        raise BadInput(
+            f"scores the output {sought}, which this model does not have",
+            where=error.where if isinstance(error, BadInput) else f"task {task.name}",
+            hint=f"it has {', '.join(outputs)}; an edgeattn Source names its outputs as you like",
+        ) from error
 
 
 def predictions(outputs: Arrays, count: int) -> list[Hashable]:

@@ -46,6 +46,17 @@ class Source:
     cases: Callable[[int], Sequence[Case]] | None = None
 
 
+def check(source: Source, where: str) -> None:
+    """Hold a Source that a user built against itself; see :mod:`edgeattn.models._check`.
+
+    Raises:
+        BadInput: a graph that is none, inputs that its forward() does not take, or wiring to a name that is not there.
+    """
+    from edgeattn.models import _check
+
+    _check.check(source, where)
+
+
 @dataclass(frozen=True)
 class Config:
     """A named configuration of a family.

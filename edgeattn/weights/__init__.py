@@ -1,17 +1,20 @@
-"""Trained checkpoints, as safetensors only: tensors and a header, never code.
+"""Trained checkpoints: safetensors, or a state_dict of ``torch.save``; tensors and never code.
 
-``load`` fills a module from a shipped checkpoint or a file; ``read`` and ``write`` know the format. A pickle
-(``.pt``, ``.pth`` …) is an executable and is refused by its content, whatever its name.
+``load`` fills a module from a shipped checkpoint or a user's file; ``read`` and ``write`` know safetensors, the format
+of what is shipped. What a file is shows in its content, whatever its name. One of ``torch.save`` is read as tensors and
+plain containers only (``weights_only=True``); all else that can carry code is refused and never run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeattn.errors import BadInput, UnknownName
-from edgeattn.weights._format import read, read_metadata, write
+from edgeattn.files import read_regular
+from edgeattn.weights import _pytorch
+from edgeattn.weights._format import MAX_FILE, parse, read, read_metadata, refuse_executable, write
 
 if TYPE_CHECKING:
     import torch
@@ -41,32 +44,46 @@ def locate(name_or_path: str | Path) -> Path:
     raise UnknownName("weights", str(name_or_path), names())
 
 
-def load(module: nn.Module, name_or_path: str | Path, strict: bool = True) -> Mapping[str, str]:
+def load(
+    module: nn.Module, name_or_path: str | Path, strict: bool = True, note: Callable[[str], None] | None = None
+) -> Mapping[str, str]:
     """Copy a checkpoint into ``module`` in place.
 
     Args:
         module: any module on a real device.
-        name_or_path: a name of ``names()``, or a ``.safetensors`` file with the module's state_dict.
+        name_or_path: a name of ``names()``, or a file with the module's state_dict: safetensors, or of ``torch.save``.
         strict: missing and extra keys are errors; otherwise they are left alone. Shapes and dtypes must always agree.
+        note: hears what was unwrapped: an entry such as ``state_dict``, a prefix such as ``module.``.
 
     Returns:
         The checkpoint's metadata: task, metric, score, seed, torch version, source digest for the shipped ones.
 
     Raises:
-        UnknownName: no such shipped checkpoint. IntegrityError: the file is a pickle or another executable checkpoint.
-        BadInput: not a sound safetensors file, or keys, shapes or dtypes differ; up to five are listed.
+        UnknownName: no such shipped checkpoint. IntegrityError: an executable checkpoint, which was not run.
+        BadInput: not a sound file, or keys, shapes or dtypes differ; up to five are listed.
+        OutOfResources: it would unpack to more than it holds.
     """
     path = locate(name_or_path)
-    tensors, metadata = read(path)
     wanted = module.state_dict()
+    note = note or (lambda _text: None)
+    tensors, metadata = _tensors(path, note)
+    tensors = _pytorch.without_prefix(path, tensors, wanted, note)
     _check(path, wanted, tensors, strict)
-    module.load_state_dict(tensors, strict=False)
+    module.load_state_dict(dict(tensors), strict=False)
     return metadata
 
 
 def metadata(name: str) -> Mapping[str, str]:
     """What a shipped checkpoint says of itself (task, metric, score …), without its tensors or torch."""
     return read_metadata(locate(name))
+
+
+def _tensors(path: Path, note: Callable[[str], None]) -> tuple[Mapping[str, torch.Tensor], Mapping[str, str]]:
+    data = read_regular(path, MAX_FILE)
+    if not _pytorch.is_checkpoint(data):
+        refuse_executable(path, data)
+        return parse(path, data)
+    return _pytorch.state_dict(path, _pytorch.read(path, data), len(data), note), {}
 
 
 def _check(path: Path, wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], strict: bool) -> None:

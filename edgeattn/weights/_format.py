@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn.errors import BadInput, IntegrityError, printable
+from edgeattn.errors import BadInput, printable
 from edgeattn.files import read_regular
 from edgeattn.publish import new_file
+from edgeattn.weights._pytorch import executable
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,13 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         IntegrityError: the file is a pickle, a TorchScript archive or another checkpoint that can carry code.
         BadInput: missing, unreadable or malformed; the message names the tensor.
     """
-    data = _bytes(path)
+    data = read_regular(path, MAX_FILE)
+    refuse_executable(path, data)
+    return parse(path, data)
+
+
+def parse(path: Path, data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of the bytes of a safetensors file; raises BadInput as ``read`` does."""
     header, start = _header(path, data)
     metadata = _metadata(path, header)
     spans = {key: _span(path, key, entry) for key, entry in header.items()}
@@ -45,7 +52,9 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file alone; raises as ``read`` does."""
-    return _metadata(path, _header(path, _bytes(path))[0])
+    data = read_regular(path, MAX_FILE)
+    refuse_executable(path, data)
+    return _metadata(path, _header(path, data)[0])
 
 
 def _metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
@@ -74,18 +83,13 @@ def write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str
         building.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(chunks))
 
 
-def _bytes(path: Path) -> bytes:
-    """The whole file; executable checkpoints are refused before anything looks into them."""
-    data = read_regular(path, MAX_FILE)
-    if path.suffix.lower() in EXECUTABLE_SUFFIXES or _is_executable(data):
-        raise IntegrityError("executable checkpoint", where=str(path), hint="save a state_dict as safetensors")
-    return data
-
-
-def _is_executable(data: bytes) -> bool:
-    """A zip archive (torch.save, TorchScript, .pt2) or a pickle, which may run code when it is loaded."""
+def refuse_executable(path: Path, data: bytes) -> None:
+    """Raise IntegrityError for a pickle or an archive, by content or by name, before anything looks into it."""
+    # A zip archive (torch.save, TorchScript, .pt2) or a pickle, which may run code when it is loaded.
     pickle = data[:1] == b"\x80" and data[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and data[8:9] != b"{"
-    return data[:4] == b"PK\x03\x04" or pickle
+    named = bool(data) and path.suffix.lower() in EXECUTABLE_SUFFIXES
+    if named or pickle or data[:4] == b"PK\x03\x04":
+        raise executable(path)
 
 
 def _header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:

@@ -1,0 +1,42 @@
+"""The commands of docs/your_model.md, run in order as a reader runs them, from the root of a checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import QUICK, ROOT
+
+PAGE = (ROOT / "docs" / "your_model.md").read_text()
+
+
+def test_every_file_and_link_shown_exists() -> None:
+    linked = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", PAGE)]
+    assert [link for link in linked if not (ROOT / "docs" / link).exists()] == []
+    assert [name for name in re.findall(r"examples/[\w.]+\w", PAGE) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.torch
+@pytest.mark.onnxruntime
+@pytest.mark.openvino
+@pytest.mark.slow
+def test_every_command_shown_does_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    commands = [line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 9
+    for command in commands:
+        program, *words = shlex.split(command)
+        words = ["-m", "edgeattn", *words, "--force"] if program == "edgeattn" else words
+        words += QUICK if "run" in words[:3] else ()
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}{done.stdout}"
