@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from edgeattn import storage
 from edgeattn.cli import stages
 from edgeattn.program import Program, Stop, Wiring
 from edgeattn.tasks.digits import TASK
 from tests.conftest import edgeattn
-from tests.graphs import conv_net, counter
+from tests.graphs import conv_net, counter, model
 
 pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime, pytest.mark.openvino, pytest.mark.slow]
 
@@ -98,9 +99,16 @@ def test_export_of_a_translator_leaves_its_graphs_and_wiring(tmp_path: Path) -> 
     assert {o["verdict"] for o in outputs.values()} == {"pass"}
 
 
-def test_calibration_forces_a_tasks_own_text_where_it_has_any() -> None:
-    program = Program({"main": conv_net()})
-    (case,) = stages._calibration("text", program, 2)
+def test_calibration_forces_a_tasks_own_text_where_it_has_any(tmp_path: Path) -> None:
+    out = tmp_path / "gpt"
+    assert edgeattn("export", "gpt_text", "-o", out).returncode == 0
+    (case,) = stages._calibration("text", storage.load(out), 2)
     assert case.tokens is not None
     assert case.tokens.shape == (2, 63)
-    assert [c.tokens for c in stages._calibration("digits", program, 2)] == [None]
+    assert [c.tokens for c in stages._calibration("digits", Program({"main": digits_net()}), 2)] == [None]
+
+
+def digits_net() -> onnx.ModelProto:
+    """Takes what the task `digits` feeds, and gives it back."""
+    shape: list[int | str] = ["batch", 1, 32, 32]
+    return model([helper.make_node("Identity", ["image"], ["logits"])], {"image": shape}, {"logits": shape})

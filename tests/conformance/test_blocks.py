@@ -370,4 +370,5 @@ def test_under_the_gate_policy_none_of_its_weights_becomes_int8_rewritten_or_not
         assert [a.kind for a in recognise(graph)] == RECOGNISED.get(name, [])
         chosen = plan(graph, Settings())
         assert len(chosen.weights) == 1, "the stem's"
-        assert set(chosen.kept.values()) == {"inside an attention gate (policy gate=float)"}
+        own = any(True for _ in built(name, 16).parameters())  # a mechanism may have none, and then nothing to keep
+        assert set(chosen.kept.values()) == ({"inside an attention gate (policy gate=float)"} if own else set())

@@ -5,8 +5,6 @@ The trained configurations run by default; those of paper size take minutes and 
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
 
@@ -26,10 +24,10 @@ ALL = [pytest.param(n, marks=() if c.weights else pytest.mark.paper) for n, (_, 
 ENGINES = [pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("onnxruntime", "openvino")]
 
 
-@functools.lru_cache(maxsize=1)  # the engines of one model follow each other; models of paper size are large
-def rewritten(name):
-    """``(Source, the exported program, the rewritten one)``."""
-    family, config = CONFIGS[name]
+@pytest.fixture(scope="module", params=ALL)
+def rewritten(request):
+    """``(Source, the exported program, the rewritten one)``; pytest runs all tests of one model together."""
+    family, config = CONFIGS[request.param]
     module = family.build(**config.options).eval()
     if config.weights:
         weights.load(module, config.weights)
@@ -38,9 +36,8 @@ def rewritten(name):
     return source, exported, rewrite(exported, backends.oracle)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_its_cases_cover_two_sizes_of_all_that_varies_and_the_edges_of_every_mask(name):
-    source, program, _ = rewritten(name)
+def test_its_cases_cover_two_sizes_of_all_that_varies_and_the_edges_of_every_mask(rewritten):
+    source, program, _ = rewritten
     cases = program.reference.cases
     for spec in program_inputs(source):
         for axis, dim in enumerate(spec.shape):
@@ -55,19 +52,17 @@ def test_its_cases_cover_two_sizes_of_all_that_varies_and_the_edges_of_every_mas
             )
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_every_stage_is_made_of_standard_operators_and_undoes_nothing(name):
-    _, exported, program = rewritten(name)
+def test_every_stage_is_made_of_standard_operators_and_undoes_nothing(rewritten):
+    _, exported, program = rewritten
     assert_standard(exported, "export")
     assert_standard(program, "rewrite")
     undone = {r["rule"]: r["undone"] for r in program.history[-1].notes["rules"] if r.get("undone")}
     assert not undone
 
 
-@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_gives_pytorchs_numbers_in_every_case(name, engine):
-    _, _, program = rewritten(name)
+def test_an_engine_gives_pytorchs_numbers_in_every_case(rewritten, engine):
+    _, _, program = rewritten
     backend = registry.get("backends", engine)
     options = Options("cpu", threads=1)
     assert not backend.unsupported(program, options)
