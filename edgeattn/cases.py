@@ -56,6 +56,26 @@ def draw(
     ]
 
 
+def text_lengths(usual: int, longest: int) -> dict[str, list[int]]:
+    """Valid positions of each row, by case, that a model of texts is judged on.
+
+    Args:
+        usual: a typical length. longest: what the model takes at most.
+
+    Returns:
+        Plain texts at three batch sizes and two lengths, length 1 and maximum, ragged rows, one fully masked row.
+    """
+    return {
+        "normal-b3": [usual] * 3,
+        "normal-b1": [usual],
+        "normal-b2": [usual // 2] * 2,
+        "length-1": [1, 1],
+        "length-max": [longest],
+        "ragged": [usual, 1, usual // 2],
+        "masked-row": [usual, 0],
+    }
+
+
 def answered(
     cases: Sequence[Case],
     origin: str,

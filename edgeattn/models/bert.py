@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgeattn.cases import text_lengths
 from edgeattn.models import Config, GraphSource, Model, Source
 from edgeattn.models._positions import positions_of
 from edgeattn.models._transformer import Layer
@@ -132,16 +133,7 @@ def source(module: Bert) -> Source:
 def cases(module: Bert, seed: int) -> Sequence[Case]:
     """Seeded texts: plain at two sizes, length 1 and maximum, ragged, one row fully masked."""
     rng = np.random.default_rng(seed)
-    usual = min(module.longest, 11)
-    lengths = {
-        "normal-b3": [usual] * 3,
-        "normal-b1": [usual],
-        "normal-b2": [usual // 2] * 2,
-        "length-1": [1, 1],
-        "length-max": [module.longest],
-        "ragged": [usual, 1, usual // 2],
-        "masked-row": [usual, 0],
-    }
+    lengths = text_lengths(min(module.longest, 11), module.longest)
     return [_case(module, rng, name, np.array(rows)) for name, rows in lengths.items()]
 
 

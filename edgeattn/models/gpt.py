@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgeattn.cases import text_lengths
 from edgeattn.models import Config, GraphSource, Model, Source
 from edgeattn.models._positions import positions_of
 from edgeattn.models._transformer import Cache, Layer
@@ -191,16 +192,7 @@ def cases(module: Gpt, seed: int) -> Sequence[Case]:
     """Seeded prompts and forced tokens: plain at two sizes, length 1 and maximum, ragged, one row without a prompt."""
     rng = np.random.default_rng(seed)
     longest = module.longest - STEPS
-    usual = min(longest, 11)
-    lengths = {
-        "normal-b3": [usual] * 3,
-        "normal-b1": [usual],
-        "normal-b2": [usual // 2] * 2,
-        "length-1": [1, 1],
-        "length-max": [longest],
-        "ragged": [usual, 1, usual // 2],
-        "masked-row": [usual, 0],
-    }
+    lengths = text_lengths(min(longest, 11), longest)
     return [_case(module, rng, name, np.array(rows)) for name, rows in lengths.items()]
 
 
