@@ -75,7 +75,7 @@ def _models(ui: Ui) -> None:
 
     known, data, rows = _facts.known(), [], []
     for name, (family, config) in models.configurations().items():
-        facts = known[name]
+        facts = known.get(name) or _facts.measure(name)  # a model that was just added is not in the file yet
         trained = dict(weights.metadata(config.weights)) if config.weights else {}
         score, shown = (float(trained["score"]) if trained else None), "untrained"
         if trained and config.task:
