@@ -164,6 +164,22 @@ MODEL = Model(
             training={"steps": 800, "batch": 64},
             about="numbers in English words to digits, character by character, Bahdanau attention",
         ),
+        "bahdanau_words": Config(
+            {
+                "source_vocabulary": 15,
+                "target_vocabulary": 31,
+                "embedding": 32,
+                "width": 96,
+                "maxout": 48,
+                "start": 0,
+                "end": 1,
+                "max_steps": 75,
+                "max_source": 7,
+            },
+            weights="bahdanau_words",
+            task="words",
+            about="numbers in digits to English words, character by character, Bahdanau attention",
+        ),
         "bahdanau_1000": Config(
             {
                 "source_vocabulary": 30000,

@@ -8,7 +8,7 @@ from edgeattn.backends import oracle
 from edgeattn.export import export
 from edgeattn.models import rnnsearch
 from edgeattn.models._translator import cases
-from edgeattn.tasks import numbers
+from edgeattn.tasks import numbers, words
 from tests.models.translators import agrees_on_every_engine, decoded, drawn, parameters, sigmoid, softmax
 
 pytestmark = pytest.mark.torch
@@ -163,13 +163,14 @@ def test_the_papers_size_has_the_papers_parameters():
     assert sum(p.numel() for p in net.parameters()) == encoder + alignment + decoder + readout == 80_448_000
 
 
-def test_the_numbers_configuration_matches_the_tasks_vocabulary():
-    options = models.find("bahdanau_numbers")[1].options
-    assert options["source_vocabulary"] == len(numbers.SOURCE_TOKENS)
-    assert options["target_vocabulary"] == len(numbers.TARGET_TOKENS)
-    assert (options["start"], options["end"]) == (numbers.START, numbers.END)
-    assert options["max_source"] == numbers.MAX_LENGTH
-    assert options["max_steps"] > numbers.TARGET_LENGTH
+@pytest.mark.parametrize(("name", "task"), [("bahdanau_numbers", numbers), ("bahdanau_words", words)])
+def test_a_trained_configuration_matches_its_tasks_vocabulary(name, task):
+    options = models.find(name)[1].options
+    assert options["source_vocabulary"] == len(task.SOURCE_TOKENS)
+    assert options["target_vocabulary"] == len(task.TARGET_TOKENS)
+    assert (options["start"], options["end"]) == (task.START, task.END)
+    assert options["max_source"] == task.MAX_LENGTH
+    assert options["max_steps"] > task.TARGET_LENGTH
 
 
 @pytest.mark.onnxruntime
