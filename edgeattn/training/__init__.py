@@ -90,15 +90,23 @@ def source_digest(net: nn.Module, task: str) -> str:
     classes = {Path(inspect.getfile(type(module))) for module in net.modules()}
     ours = {file for file in classes if file.is_relative_to(package)}
     for folder in ("tasks", "training"):
-        module = importlib.import_module(f"edgeattn.{folder}.{task}")
-        used = {str(getattr(value, "__module__", "")) for value in vars(module).values()} | {module.__name__}
-        frames = [name for name in used if name == module.__name__ or name.startswith(f"edgeattn.{folder}._")]
-        ours |= {package.parent.joinpath(*name.split(".")).with_suffix(".py") for name in frames}
+        names = _with_frames(f"edgeattn.{folder}.{task}", f"edgeattn.{folder}._", set())
+        ours |= {package.parent.joinpath(*name.split(".")).with_suffix(".py") for name in names}
     ours.add(Path(inspect.getfile(registry.get("tasks", task).score)))
     sha = hashlib.sha256()
     for file in sorted(ours):
         sha.update(file.read_bytes())
     return sha.hexdigest()
+
+
+def _with_frames(name: str, frame: str, seen: set[str]) -> set[str]:
+    """A module and the shared frames, by their common beginning, that it really uses, directly or through another."""
+    seen.add(name)
+    for value in vars(importlib.import_module(name)).values():
+        used = str(getattr(value, "__module__", ""))
+        if used.startswith(frame) and used not in seen:
+            _with_frames(used, frame, seen)
+    return seen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,29 +1,22 @@
-"""Writers of numbers in words: teacher forcing on random training numbers."""
+"""Writers of numbers in words: teacher forcing on random training numbers, their digits in random forms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-import torch
 from torch import nn
-from torch.nn import functional
 
 from edgeattn.tasks import numbers, words
-from edgeattn.training._optimise import SEED, forced_logits, optimise
+from edgeattn.training._translators import fit_translator
 
 
 def fit(net: nn.Module, steps: int = 600, batch: int = 64, peak_rate: float = 4e-3) -> None:
     """Train; ``net`` maps source, mask and forced tokens to logits ``(B, T, V)``."""
-    random = np.random.RandomState(SEED)
+    fit_translator(net, words, draw, steps, batch, peak_rate)
 
-    def losses() -> Iterator[torch.Tensor]:
-        for _ in range(steps):
-            drawn = numbers.draw(random, batch)
-            forms = random.randint(len(words.FORMS), size=batch)
-            feeds = words.encode([words.FORMS[form](n) for form, n in zip(forms, drawn, strict=True)])
-            targets = torch.from_numpy(words.encode_targets([words.spell(n) for n in drawn]))
-            logits = forced_logits(net, feeds, targets, words.START)
-            yield functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    optimise(net, losses(), steps, peak_rate)
+def draw(random: np.random.RandomState, count: int) -> tuple[list[str], list[str]]:
+    """Training numbers in digits of a random form, and their words."""
+    drawn = numbers.draw(random, count)
+    forms = random.randint(len(words.FORMS), size=count)
+    texts = [words.FORMS[form](n) for form, n in zip(forms, drawn, strict=True)]
+    return texts, [words.spell(n) for n in drawn]
