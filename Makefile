@@ -26,7 +26,7 @@ test: $(VENV)/.ready ## Run every test
 test-fast: $(VENV)/.ready ## Run the tests that take seconds
 	$(BIN)/pytest -m "not slow and not paper" $(PYTEST_ARGS)
 
-test-paper: $(VENV)/.ready ## Hold every model of paper size to PyTorch's numbers on every engine (about an hour, 16 GB)
+test-paper: $(VENV)/.ready ## Hold every model of paper size to PyTorch's numbers on every engine (half an hour, 16 GB)
 	$(BIN)/pytest -m paper tests/conformance/test_models_on_engines.py
 
 lint: $(VENV)/.ready ## Style: ruff check and format
@@ -46,7 +46,7 @@ weights: $(VENV)/.ready ## Train the shipped weights again
 facts: $(VENV)/.ready ## Measure the models' parameters and multiply-accumulates again, for `edgeattn list models`
 	$(BIN)/python -m edgeattn.models._facts
 
-zoo: $(VENV)/.ready ## Run every recipe of a trained model and write docs/zoo.md (about half an hour on two cores)
+zoo: $(VENV)/.ready ## Run every recipe of a trained model and write docs/zoo.md (about a quarter of an hour on two cores)
 	$(BIN)/python -m tests.benchmarks.zoo --out docs/zoo.md
 
 clean: ## Remove runs, caches and the environment
