@@ -1,4 +1,4 @@
-import math
+import functools
 
 import numpy as np
 import pytest
@@ -7,6 +7,8 @@ import torch
 from edgeattn import models
 from edgeattn.export import eager_sessions
 from edgeattn.models import bert
+from tests.models import equations
+from tests.models.equations import gelu, mapped, turned
 
 pytestmark = pytest.mark.torch
 
@@ -37,25 +39,7 @@ def texts(net, *lengths, width=0, seed=0):
     return {**feeds, "segments": rng.integers(0, 2, shape)} if net.segments is not None else feeds
 
 
-def normed(x, p, name):
-    return (x - x.mean()) / np.sqrt(x.var() + 1e-12) * p[f"{name}.weight"] + p[f"{name}.bias"]
-
-
-def mapped(x, p, name):
-    return p[f"{name}.weight"] @ x + p[f"{name}.bias"]
-
-
-def gelu(x):
-    return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
-
-
-def turned(x, position, frequencies):
-    """RoFormer's equation 15, pair by pair."""
-    result = np.zeros_like(x)
-    for i, frequency in enumerate(frequencies):
-        c, s = np.cos(position * frequency), np.sin(position * frequency)
-        result[2 * i : 2 * i + 2] = np.array([[c, -s], [s, c]]) @ x[2 * i : 2 * i + 2]
-    return result
+normed = functools.partial(equations.normed, eps=1e-12)
 
 
 def numpy_bert(net, src, segments):

@@ -1,4 +1,4 @@
-import math
+import functools
 
 import numpy as np
 import pytest
@@ -7,6 +7,8 @@ import torch
 from edgeattn import decode, models
 from edgeattn.export import eager_sessions
 from edgeattn.models import gpt
+from tests.models import equations
+from tests.models.equations import gelu, mapped, turned
 
 pytestmark = pytest.mark.torch
 
@@ -41,27 +43,7 @@ def prompt(*rows, width=0):
     return {"tokens": tokens, "mask": np.arange(width) < np.array([[len(row)] for row in rows])}
 
 
-def normed(x, p, name):
-    return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * p[f"{name}.weight"] + p[f"{name}.bias"]
-
-
-def gelu(x, approximate):
-    if approximate == "tanh":
-        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
-
-
-def turned(x, position, frequencies):
-    """RoFormer's equation 15, pair by pair."""
-    result = np.zeros_like(x)
-    for i, frequency in enumerate(frequencies):
-        c, s = np.cos(position * frequency), np.sin(position * frequency)
-        result[2 * i : 2 * i + 2] = np.array([[c, -s], [s, c]]) @ x[2 * i : 2 * i + 2]
-    return result
-
-
-def mapped(x, p, name):
-    return p[f"{name}.weight"] @ x + p[f"{name}.bias"]
+normed = functools.partial(equations.normed, eps=1e-5)
 
 
 def numpy_gpt(net, tokens, approximate):
