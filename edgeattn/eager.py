@@ -86,8 +86,9 @@ def program_inputs(source: Source) -> list[TensorSpec]:
 def oracle(source: Source, seed: int, real: Sequence[Case] = ()) -> tuple[Reference, str]:
     """What eager PyTorch computes on the seeded and the real cases, in its own dtype and in float64.
 
-    The float64 runs are repeated with weights moved by a unit in their last place: a network can be so sensitive on an
-    input that no engine which folds a BatchNorm, as all do, can come as close as PyTorch happens to.
+    The float64 runs are repeated with weights moved by a unit in their last place: where a network is so sensitive to
+    an input that this alone moves its outputs, how close PyTorch comes is luck, and an engine that folds BatchNorms,
+    and so rounds the weights anew, cannot be held to it.
 
     Args:
         source: modules, specs and wiring.
