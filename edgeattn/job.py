@@ -88,12 +88,13 @@ def _inputs(recipe: Recipe) -> source.Inputs:
 
 def real_cases(job: Job) -> list[Case]:
     """Real inputs as oracle cases: held-out samples, one alone and eight together, and the user's own example."""
-    found = []
-    for size in (1, 8) if job.task is not None else ():
-        assert job.task is not None
-        batch = next(job.task.test(size, size), None)
-        if batch is None:
-            raise BadInput("has no test samples", where=f"task {job.task.name}", hint="test() must yield a Batch")
-        check_feeds(batch.feeds, export.program_inputs(job.model.source), f"task {job.recipe.task or job.task.name}")
-        found.append(Case(f"real-{size}", batch.feeds, batch.tokens))
-    return [*found, *job.model.real]
+    held_out = [_held_out(job, job.task, size) for size in (1, 8)] if job.task is not None else []
+    return [*held_out, *job.model.real]
+
+
+def _held_out(job: Job, task: Task, size: int) -> Case:
+    batch = next(task.test(size, size), None)
+    if batch is None:
+        raise BadInput("has no test samples", where=f"task {task.name}", hint="test() must yield a Batch")
+    check_feeds(batch.feeds, export.program_inputs(job.model.source), f"task {job.recipe.task or task.name}")
+    return Case(f"real-{size}", batch.feeds, batch.tokens)

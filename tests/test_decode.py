@@ -87,20 +87,20 @@ class Fixed:
 
     inputs = outputs = ()
 
-    def __init__(self, values):  # type: ignore[no-untyped-def]
+    def __init__(self, values):
         self.values = values
 
-    def run(self, feeds):  # type: ignore[no-untyped-def]
+    def run(self, feeds):
         return self.values
 
 
 class Growing:
     """A session with one more output, a column longer at every call."""
 
-    def __init__(self, session):  # type: ignore[no-untyped-def]
+    def __init__(self, session):
         self.session, self.inputs, self.outputs, self.calls = session, session.inputs, session.outputs, 0
 
-    def run(self, feeds):  # type: ignore[no-untyped-def]
+    def run(self, feeds):
         self.calls += 1
         return {**self.session.run(feeds), "cache": np.zeros((1, self.calls))}
 

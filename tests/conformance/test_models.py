@@ -88,3 +88,15 @@ def test_a_trained_model_has_a_recipe_for_every_cpu_engine_in_fp32_and_int8(name
         f"{name}.{engine}.{precision}.yaml" for engine in ("onnxruntime", "openvino") for precision in ("fp32", "int8")
     }
     assert wanted <= {path.name for path in (ROOT / "export_configs").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_same_seed_builds_the_same_weights_and_leaves_the_global_stream_alone(name):
+    family, config = CONFIGS[name]
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first, second, other = (family.build(**config.options, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
