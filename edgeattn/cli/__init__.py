@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from types import FrameType
 from typing import NoReturn
 
 from edgeattn.errors import EXIT_SIGINT, EdgeattnError, missing_package, printable
@@ -12,12 +13,13 @@ from edgeattn.errors import EXIT_SIGINT, EdgeattnError, missing_package, printab
 
 def main() -> NoReturn:
     """Run the command line and exit with the contract's code."""
+    interrupts = _noted_interrupts()
     from edgeattn.cli.app import app
 
     try:
         code = app(standalone_mode=False)
     except Exception as error:
-        code = _told(error)
+        code = EXIT_SIGINT if interrupts else _told(error)
     except KeyboardInterrupt:
         code = EXIT_SIGINT
     except SystemExit as error:
@@ -25,6 +27,19 @@ def main() -> NoReturn:
     if code in _SIGNALS:  # the argument parser turns Ctrl-C into a code, publish.py SIGTERM into a SystemExit
         code = _stopped(code)
     _leave(code if isinstance(code, int) else 0)
+
+
+def _noted_interrupts() -> list[int]:
+    """Every Ctrl-C from now on: one that hits a native import surfaces as another error, such as a missing package."""
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
+        signal.signal(signal.SIGINT, note)
+    return noted
 
 
 _SIGNALS = {EXIT_SIGINT: "interrupted", 128 + signal.SIGTERM: "terminated"}

@@ -168,3 +168,24 @@ def test_debug_shows_the_traceback_beside_the_line() -> None:
     assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert "edgeattn: error: unknown kind 'modles'; did you mean 'models'?" in done.stderr
+
+
+def test_a_ctrl_c_that_surfaces_as_another_error_is_still_one() -> None:
+    code = """
+import os, signal, time
+from edgeattn import cli
+from edgeattn.cli import app as commands
+
+def hidden(**_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    except KeyboardInterrupt:
+        raise ImportError("numpy failed to import") from None
+
+commands.app = hidden
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "edgeattn: error: interrupted; nothing was written\n"
