@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeattn import decode, export, graphs, report
+from edgeattn import choose, decode, export, graphs, report
 from edgeattn.backends import Engine, oracle
 from edgeattn.harness import attention, latency, parity, task
 from edgeattn.harness.parity import Limits
@@ -74,11 +74,13 @@ def export_stage(job: Job) -> Program:
 def rewrite_stage(job: Job, program: Program) -> Program:
     """Attention in the form every engine runs fast; each rule is checked against the exported graph."""
     recipe = job.recipe.rewrite
+    timed = recipe.measure and job.recipe.precision == "fp32"
     result = rewrite(
         program,
         oracle,
         only=recipe.only,
         skip=recipe.skip,
+        chooser=choose.by_latency(job.backend.name, job.options, seed=job.recipe.seed) if timed else None,
         progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
     )
     undone = [r for r in rules_applied(result) if r.get("undone")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -88,6 +88,11 @@ def rewrite(
     out: Out,
     only: Annotated[list[str] | None, typer.Option(help="Apply this rule only (repeatable).")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave this rule out (repeatable).")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="Also try the rules that help on some engines only, timed on this one."),
+    ] = None,
+    threads: Threads = 0,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -100,14 +105,20 @@ def rewrite(
 
     with Ui(as_json, quiet) as ui:
         guard(out, [source])
+        chooser = _chooser(target, threads) if target else None
         program = storage.with_reference(storage.load(source), backends.oracle)
         result = rewriter(
-            program, backends.oracle, only=only or (), skip=skip or (), progress=lambda line: ui.listen(line, 0, None)
+            program,
+            backends.oracle,
+            only=only or (),
+            skip=skip or (),
+            chooser=chooser,
+            progress=lambda line: ui.listen(line, 0, None),
         )
         _save(result, out, force)
         rules = result.history[-1].notes["rules"]
         ui.emit({"out": str(out), "rules": rules})
-        fired = [r for r in rules if r["count"] or r.get("undone")]
+        fired = [r for r in rules if r["count"] or r.get("undone") or r.get("measured")]
         rows = [
             (
                 r["rule"],
@@ -224,6 +235,19 @@ def compile_(
             {"out": str(out), "target": target, "seconds": engine.seconds, "precision": ran.model_dump(mode="json")},
             f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s",
         )
+
+
+def _chooser(target: str, threads: int) -> Any:
+    """Times a program before and after a rule on the target, which must be here."""
+    from edgeattn import backends, choose, registry
+    from edgeattn.backends._common import usable_cores
+    from edgeattn.errors import MissingPackage
+
+    name, device = backends.parse_target(target)
+    backend = registry.get("backends", name)
+    if not backend.probe().available:
+        raise MissingPackage(name, backend.extra, why=backend.probe().why)
+    return choose.by_latency(name, backends.Options(device, "fp32", threads or usable_cores()))
 
 
 def _specs(texts: list[str]) -> list[TensorSpec]:

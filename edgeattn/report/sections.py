@@ -49,14 +49,33 @@ class StageReport(Value):
     notes: Notes = {}
 
 
+class MeasuredChoice(Value):
+    """What a paired measurement on the target said about a rule: ``speedup`` is the median of before / after."""
+
+    keep: bool
+    target: str
+    speedup: Figure = None
+    ci95: tuple[Figure, Figure] = (None, None)
+    why: str = ""
+
+
 class RewriteCount(Value):
-    """How often a rule fired, the nodes of the program before and after, and the error it introduced."""
+    """How often a rule fired, the nodes of the program before and after, and the error it introduced.
+
+    Attributes:
+        undone: why its result was thrown away; empty if it stands.
+        measured: for a rule that stays only where it is faster, the measurement.
+        note: the choice in words, or why the rule was left alone.
+    """
 
     rule: str
     count: int
     nodes_before: int
     nodes_after: int
     max_abs: Figure = None
+    undone: str = ""
+    measured: MeasuredChoice | None = None
+    note: str = ""
 
 
 class Operators(Value):

@@ -110,11 +110,17 @@ def _latency(report: Report) -> str:
 
 
 def _rewrites(report: Report) -> str:
-    fired = [r for r in report.rewrites if r.count]
-    if not fired:
+    told = [r for r in report.rewrites if r.count or r.undone or r.measured]
+    if not told:
         return ""
-    rows = [(escape(r.rule), str(r.count), f"{r.nodes_before} → {r.nodes_after}", w.error(r.max_abs)) for r in fired]
-    return "## Rewrites\n\n" + render_table(("rule", "fired", "nodes", "max error"), rows)
+    rows = [
+        (
+            *(escape(r.rule), str(r.count), f"{r.nodes_before} → {r.nodes_after}", w.error(r.max_abs)),
+            escape(f"undone: {r.undone}" if r.undone else r.note),
+        )
+        for r in told
+    ]
+    return "## Rewrites\n\n" + render_table(("rule", "fired", "nodes", "max error", ""), rows)
 
 
 def _notes(report: Report) -> str:

@@ -3,6 +3,9 @@
 ``rewrite`` walks through ``ORDER``. Each rule works on a copy until it finds nothing more; then the copy must pass
 the ONNX checker, keep the program's inputs and outputs, hold standard operators only, and give the source's numbers
 on the reference cases. A rule that fails is undone, named in the history with the reason, and the walk goes on.
+
+*Measured* rules help on one engine and hurt on another: they are applied only with a ``chooser`` that times the program
+before and after on the target, and what it measured is in the history.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgeattn import registry
 from edgeattn.errors import BadInput, UnknownName, Unsupported
 from edgeattn.program import StageRecord
+from edgeattn.rewrite._rule import Choice
 from edgeattn.standard import assert_standard
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from edgeattn.rewrite._rule import Miss, Rule
 
     Opener = Callable[[Program], Mapping[str, Session]]
+    Chooser = Callable[[Program, Program], Choice]
+
+__all__ = ["OPSETS", "ORDER", "Choice", "rewrite", "selected", "why_not"]
 
 # Order is meaning.
 ORDER: tuple[str, ...] = (
@@ -47,6 +54,7 @@ def rewrite(
     *,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    chooser: Chooser | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Program:
     """Apply the rules of ``ORDER`` and judge each of them.
@@ -56,11 +64,14 @@ def rewrite(
         opener: opens every graph of a program in an engine with graph optimisation off.
         only: names of the rules to apply; empty means all.
         skip: names of the rules to leave out.
+        chooser: times a program before and after a measured rule, and says which stays. Without one, a measured rule
+            is applied only if ``only`` names it.
         progress: called with one line per rule.
 
     Returns:
         A new program; the last history record is named ``rewrite`` and its notes hold ``rules`` (rule, count,
-        nodes_before, nodes_after, max_abs, exactness, and ``undone`` or ``note`` with a reason) and ``operators``.
+        nodes_before, nodes_after, max_abs, exactness, ``measured`` where it was timed, and ``undone`` or ``note`` with
+        a reason) and ``operators``.
 
     Raises:
         UnknownName: a name in ``only`` or ``skip`` that is no rule.
@@ -76,7 +87,7 @@ def rewrite(
             "the program has no reference cases to judge rewrites by", hint="draw cases from its inputs first"
         )
     source = _prepared(program)
-    walk = _walk.Walk(source, opener, progress or (lambda line: None))
+    walk = _walk.Walk(source, opener, progress or (lambda line: None), chooser, asked=only)
     for rule in rules:
         walk.step(rule)
     assert_standard(walk.program, "rewrite")

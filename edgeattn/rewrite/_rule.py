@@ -56,6 +56,28 @@ class View:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Whether a measured rule's result stays.
+
+    Attributes:
+        keep: it was faster. target: where it was measured, as ``onnxruntime:cpu``.
+        speedup: median of before / after; None where it could not be measured. ci95: its 95 % interval.
+        why: the verdict in words.
+    """
+
+    keep: bool
+    target: str
+    speedup: float | None = None
+    ci95: tuple[float | None, float | None] = (None, None)
+    why: str = ""
+
+    def __str__(self) -> str:
+        low, high = self.ci95
+        seen = "" if low is None or high is None else f" {self.speedup:.3f}x ({low:.3f} to {high:.3f})"
+        return f"{self.target}{seen}: {self.why}"
+
+
+@dataclass(frozen=True)
 class Match:
     """A place where a rule applies.
 
@@ -105,6 +127,7 @@ class Rule(ABC):
     exactness: ClassVar[Exactness]
     opsets: ClassVar[tuple[int, int]] = (11, 26)
     restores: ClassVar[bool] = False  # judged by PyTorch's outputs, because the source graph is what is wrong
+    measured: ClassVar[bool] = False  # stays only where a paired measurement on the target shows it faster
 
     @abstractmethod
     def examples(self) -> list[Program]:
@@ -113,6 +136,10 @@ class Rule(ABC):
     @abstractmethod
     def near_misses(self) -> list[Program]:
         """Programs that look alike and on which it must not fire."""
+
+    def workload(self) -> Program:
+        """A program of realistic size with static input shapes, on which the rule's benefit is measured."""
+        return self.examples()[0]
 
 
 class GraphRule(Rule):

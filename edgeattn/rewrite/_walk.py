@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeattn.rewrite import _apply, _check
-from edgeattn.rewrite._rule import Exactness, Outcome, ProgramRule, Rule
+from edgeattn.rewrite._rule import Choice, Exactness, Outcome, ProgramRule, Rule
 
 if TYPE_CHECKING:
     from edgeattn.program import Arrays, Program
@@ -21,10 +22,18 @@ class Walk:
     restored program takes the source's place: its numbers were judged by PyTorch's own.
     """
 
-    def __init__(self, source: Program, opener: _check.Opener, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        source: Program,
+        opener: _check.Opener,
+        progress: Callable[[str], None],
+        chooser: Callable[[Program, Program], Choice] | None = None,
+        asked: Sequence[str] = (),
+    ) -> None:
         self.program = source
         self.records: list[dict[str, Any]] = []
         self._source, self._opener, self._progress = source, opener, progress
+        self._chooser, self._asked = chooser, asked
         self._expected: list[Arrays] | None = None
 
     def step(self, rule: Rule) -> None:
@@ -40,6 +49,9 @@ class Walk:
         elif rule.restores and not self._has_oracle():
             note = "found, but left alone: there are no PyTorch outputs to judge a restored graph by"
             self._record(rule, 0, before, before, 0.0, note=note)
+        elif rule.measured and self._chooser is None and rule.name not in self._asked:
+            note = f"fits {outcome.count} times, but left alone: whether it helps is measured on a target"
+            self._record(rule, 0, before, before, 0.0, note=note)
         else:
             self._keep_or_undo(rule, outcome, before)
 
@@ -48,8 +60,13 @@ class Walk:
         if verdict.reason:
             self._record(rule, outcome.count, before, before, verdict.max_abs, undone=verdict.reason)
             return
+        choice = self._chooser(self.program, outcome.program) if rule.measured and self._chooser else None
+        told = {"measured": asdict(choice), "note": str(choice)} if choice else {}
+        if choice is not None and not choice.keep:
+            self._record(rule, 0, before, before, 0.0, **told)
+            return
         self.program = outcome.program
-        self._record(rule, outcome.count, before, _check.node_count(self.program), verdict.max_abs)
+        self._record(rule, outcome.count, before, _check.node_count(self.program), verdict.max_abs, **told)
 
     def _judge(self, rule: Rule, candidate: Program) -> _check.Verdict:
         reason = _check.broken(candidate) or _check.not_as_before(self.program, candidate)
@@ -82,7 +99,7 @@ class Walk:
         reference = self.program.reference
         return reference is not None and reference.origin == "pytorch eager" and all(c.outputs for c in reference.cases)
 
-    def _record(self, rule: Rule, count: int, before: int, after: int, max_abs: float, **why: str) -> None:
+    def _record(self, rule: Rule, count: int, before: int, after: int, max_abs: float, **why: Any) -> None:
         self.records.append(
             {
                 "rule": rule.name,
