@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import registry
+from edgeattn import outside, registry
 from edgeattn.errors import BadInput, UnknownName, Unsupported
 from edgeattn.program import StageRecord
 from edgeattn.rewrite._rule import Choice
@@ -91,6 +91,7 @@ def rewrite(
     for rule in rules:
         walk.step(rule)
     assert_standard(walk.program, "rewrite")
+    outside.verify(*program.graphs.values())  # what was rewritten is what was read
     notes: dict[str, Any] = {"rules": walk.records, "operators": _check.operators(walk.program)}
     record = StageRecord("rewrite", time.perf_counter() - started, notes)
     return program.after(record, graphs=walk.program.graphs, wiring=walk.program.wiring)
