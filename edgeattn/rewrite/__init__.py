@@ -34,6 +34,7 @@ __all__ = ["OPSETS", "ORDER", "Choice", "rewrite", "selected", "why_not"]
 ORDER: tuple[str, ...] = (
     "fold_constants",  # every later rule asks what is constant
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
+    "lower_einsum",  # so that later rules see the products in it
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",
     "lower_fc_to_conv",  # after the pools are 4-D
