@@ -32,7 +32,7 @@ def squeeze(build: Build, value: ir.Value, axes: Sequence[int], opset: int) -> i
 
 
 def reduce(build: Build, op_type: str, value: ir.Value, axis: int, opset: int, keepdims: int) -> ir.Value:
-    """A reduction of ``value`` along one axis (not negative); ReduceSum takes axes as input from opset 13, others 18."""
+    """A reduction of ``value`` along one axis (not negative)."""
     shape = dims(value)
     rest = None if shape is None else [1 if place == axis else d for place, d in enumerate(shape)]
     if rest is not None and not keepdims:

@@ -70,9 +70,7 @@ class Build:
             )
             for number, shape in enumerate(shapes)
         ]
-        node = ir.node(
-            op_type, inputs, attributes, outputs=outputs, name=name, metadata_props=self._provenance(source)
-        )
+        node = ir.node(op_type, inputs, attributes, outputs=outputs, name=name, metadata_props=self._provenance(source))
         self._graph.insert_before(self._match.anchor, node)
         self._made += outputs
         return outputs

@@ -263,7 +263,9 @@ def _ordered(build: Build, value: ir.Value, perm: Sequence[int]) -> ir.Value:
     return build.const(f"{value.name}_transposed", np.transpose(array, perm))
 
 
-def _einsum(equation: str, a: str | None, b: str | None, weight: tuple[int, ...] | None, result: str) -> onnx.ModelProto:
+def _einsum(
+    equation: str, a: str | None, b: str | None, weight: tuple[int, ...] | None, result: str
+) -> onnx.ModelProto:
     """An Einsum of two operands; the one without a shape is a weight."""
     inputs = ", ".join(f"float{shape} {name}" for name, shape in (("a", a), ("b", b)) if shape)
     operands = f"{'a' if a else 'w'}, {'b' if b else 'w'}"
