@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def _axial(
     axes: Sequence[int],
     shape: Sequence[Dim] | None,
     as_input: bool,
-    **attributes: int,
+    **attributes: Any,
 ) -> ir.Value:
     numbers = sorted(axes)
     if as_input:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -269,7 +269,7 @@ def _einsum(
     """An Einsum of two operands; the one without a shape is a weight."""
     inputs = ", ".join(f"float{shape} {name}" for name, shape in (("a", a), ("b", b)) if shape)
     operands = f"{'a' if a else 'w'}, {'b' if b else 'w'}"
-    weights = {} if weight is None else {"w": weight}
+    weights: dict[str, Any] = {} if weight is None else {"w": weight}
     return graph(f'({inputs}) => (float{result} y) {{ y = Einsum <equation = "{equation}"> ({operands}) }}', **weights)
 
 
