@@ -20,6 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "cases",
             "downgrade",
+            "drawing",
             "graphs",
             "standard",
             "publish",

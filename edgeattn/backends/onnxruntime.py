@@ -113,7 +113,7 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
     except ImportError as error:
         raise MissingPackage("onnxruntime", "onnxruntime") from error
     settings = ort.SessionOptions()
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4  # what goes wrong is raised too, and told in one line
     settings.intra_op_num_threads = options.threads or usable_cores()
     settings.inter_op_num_threads = 1
     level = ort.GraphOptimizationLevel

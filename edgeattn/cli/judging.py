@@ -120,15 +120,17 @@ def _cases(runnable: Runnable, inputs: Path | None, seed: int) -> list[Case]:
 
     import numpy as np
 
+    from edgeattn import drawing
     from edgeattn.arrays import read_npz
-    from edgeattn.cases import draw
     from edgeattn.program import Case
 
-    if inputs is not None:
-        drawn = [Case(f"real-{inputs.name}", read_npz(inputs, runnable.inputs))]
-    else:
-        drawn = draw(runnable.inputs, seed)
-    if runnable.wiring is None:
-        return drawn
     tokens = np.random.default_rng(seed)
-    return [replace(c, tokens=tokens.integers(0, 2, (len(next(iter(c.feeds.values()))), 4))) for c in drawn]
+
+    def forced(case: Case) -> Case:
+        rows = len(next(iter(case.feeds.values())))
+        return case if runnable.wiring is None else replace(case, tokens=tokens.integers(0, 2, (rows, 4)))
+
+    if inputs is not None:
+        return [forced(Case(f"real-{inputs.name}", read_npz(inputs, runnable.inputs)))]
+    drawn = drawing.draw(runnable.inputs, lambda c: runnable.run(c.feeds, forced(c).tokens), seed=seed)
+    return [forced(c) for c in drawn]

@@ -15,6 +15,12 @@ from edgeattn.errors import Unsupported, UsageError
 if TYPE_CHECKING:
     from edgeattn.program import Case, Program, TensorSpec
 
+_INPUTS = "Real inputs: an .npz, one array per input, to judge on beside seeded ones."
+Inputs = Annotated[Path | None, typer.Option(help=_INPUTS)]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", help="A shape that an input takes: x=1x3x224x224.", metavar="NAME=DIMS[:TYPE]"),
+]
 In = Annotated[Path, typer.Argument(metavar="IN", help="An .onnx file, or a program directory written by export.")]
 
 
@@ -93,20 +99,23 @@ def rewrite(
         typer.Option("--target", "-t", help="Also try the rules that help on some engines only, timed on this one."),
     ] = None,
     threads: Threads = 0,
+    inputs: Inputs = None,
+    shape: Shapes = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Rewrite attention into standard operators that every engine runs fast; each rule is checked."""
-    from edgeattn import backends, storage
+    from edgeattn import backends, drawing, storage
     from edgeattn.publish import guard
     from edgeattn.rewrite import rewrite as rewriter
 
     with Ui(as_json, quiet) as ui:
         guard(out, [source])
         chooser = _chooser(target, threads) if target else None
-        program = storage.with_reference(storage.load(source), backends.oracle)
+        given = drawing.Given(inputs, _specs(shape or []))
+        program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
         result = rewriter(
             program,
             backends.oracle,
@@ -194,13 +203,15 @@ def compile_(
     target: Target,
     precision: Precision = "fp32",
     threads: Threads = 0,
+    inputs: Inputs = None,
+    shape: Shapes = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """ONNX -> engine bundle for a target, with the precision that really runs read back."""
-    from edgeattn import backends, decode, registry, storage
+    from edgeattn import backends, decode, drawing, registry, storage
     from edgeattn.bundle.pack import answered_sample, pack
     from edgeattn.errors import MissingPackage
     from edgeattn.harness.precision import audit
@@ -214,7 +225,8 @@ def compile_(
         if not backend.probe().available:
             raise MissingPackage(name, backend.extra, why=backend.probe().why)
         guard(out, [source])
-        program = storage.with_reference(storage.load(source), backends.oracle)
+        given = drawing.Given(inputs, _specs(shape or []))
+        program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
         options = backends.Options(device, precision, threads)
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)

@@ -62,11 +62,20 @@ def read_model(path: Path, max_bytes: int = 2 << 30, *, warn: Callable[[str], No
     except DecodeError:
         raise BadInput("is damaged, or nested deeper than 100 messages", where=where, hint=_AGAIN) from None
     check_text(model, where)
+    _free_dimensions(model)
     inline_external_data(model, path, max_bytes - len(data))
     for line in check_model(model, where):
         if warn is not None:
             warn(line)
     return model
+
+
+def _free_dimensions(model: onnx.ModelProto) -> None:
+    """A dimension of -1 is how other converters write a dynamic one; ONNX leaves it without a number."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value == -1:
+                dim.ClearField("dim_value")
 
 
 def _look(data: bytes, where: str, known: object) -> None:
