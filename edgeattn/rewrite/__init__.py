@@ -43,6 +43,8 @@ ORDER: tuple[str, ...] = (
     "fuse_batchnorm",
     "clamp_mask",
     "split_concat_score",
+    "lower_recurrent_cell",  # measured
+    "fold_embedding",  # after the weights of a recurrent operator are seen
     "hoist_keys",  # after the score is split into a query side and a memory side
 )
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn.rewrite._view import Dim, dims
+from edgeattn.rewrite._view import Dim, attr, dims, made_by
+from edgeattn.rewrite._view import axes as axes_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,10 +26,47 @@ def unsqueeze(build: Build, value: ir.Value, axes: Sequence[int], opset: int) ->
 
 
 def squeeze(build: Build, value: ir.Value, axes: Sequence[int], opset: int) -> ir.Value:
-    """``value`` without the dimensions ``axes`` (not negative); itself where there are none."""
+    """``value`` without the dimensions ``axes`` (not negative); its own source where they had only been inserted."""
     shape = dims(value)
+    source, laid = peeled(value)
+    if [at for place, at in enumerate(laid) if place not in axes] == list(range(len(dims(source) or ()))):
+        return source
     kept = None if shape is None else [d for axis, d in enumerate(shape) if axis not in axes]
     return _axial(build, "Squeeze", value, axes, kept, opset >= 13) if axes else value
+
+
+def peeled(value: ir.Value) -> tuple[ir.Value, tuple[int | None, ...]]:
+    """What a value is, behind operators that only lay it out: its source, and which axis of it each dimension is.
+
+    None stands for an inserted dimension of size 1. Only whole steps are taken back: a dimension of the source that
+    was squeezed away is missing in the answer.
+    """
+    shape = dims(value)
+    laid: tuple[int | None, ...] = tuple(range(len(shape or ())))
+    while shape is not None and (node := made_by(value, "Unsqueeze", "Squeeze", "Transpose", "Identity")) is not None:
+        source = node.inputs[0]
+        step = moved(node)
+        if source is None or dims(source) is None or step is None:
+            break
+        laid = tuple(None if at is None else step[at] for at in laid)
+        value = source
+    return value, laid
+
+
+def moved(node: ir.Node) -> list[int | None] | None:
+    """Which axis of a layout operator's input each dimension of its output is; None where it cannot be told."""
+    rank = len(dims(node.inputs[0]) or ())
+    if node.op_type == "Identity":
+        return list(range(rank))
+    if node.op_type == "Transpose":
+        return list(attr(node, "perm", list(reversed(range(rank)))))
+    named = axes_of(node)
+    if named is None:
+        return None
+    if node.op_type == "Squeeze":
+        return [axis for axis in range(rank) if axis not in named]
+    old = iter(range(rank))
+    return [None if place in named else next(old) for place in range(rank + len(named))]
 
 
 def reduce(build: Build, op_type: str, value: ir.Value, axis: int, opset: int, keepdims: int) -> ir.Value:

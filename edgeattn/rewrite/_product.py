@@ -59,11 +59,9 @@ class Product:
         bias = build.const(f"{name}_bias", self.bias) if biased and self.bias is not None else None
         if self.form == "conv":
             kernel = some.T.reshape(some.shape[1], some.shape[0], *(1 for _ in shape[2:]))
-            attributes = {"kernel_shape": [1 for _ in shape[2:]]}
             out = (*shape[:1], self.width, *shape[2:])
-            return build.op(
-                "Conv", value, build.const(name, kernel), *([bias] if bias else []), shape=out, **attributes
-            )
+            operands = [value, build.const(name, kernel), *([bias] if bias is not None else [])]
+            return build.op("Conv", *operands, shape=out, kernel_shape=[1 for _ in shape[2:]])
         if self.form == "left":
             out = (*shape[:-2], self.width, shape[-1])
             made = build.op("MatMul", build.const(name, some.T), value, shape=out)
@@ -93,7 +91,9 @@ def _gemm(node: ir.Node) -> Product | Miss | None:
         return None
     if attr(node, "transA", 0):
         return miss("its first operand is transposed", node, 1)
-    matrix = (weight.T if attr(node, "transB", 0) else weight) * weight.dtype.type(attr(node, "alpha", 1.0))
+    matrix = weight.T if attr(node, "transB", 0) else weight
+    if attr(node, "alpha", 1.0) != 1.0:
+        matrix = matrix * weight.dtype.type(attr(node, "alpha"))
     bias = None
     if third is not None:
         added = const(third)
