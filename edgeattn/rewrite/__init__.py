@@ -42,6 +42,8 @@ ORDER: tuple[str, ...] = (
     "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
     "clamp_mask",
+    "remove_softmax_before_argmax",
+    "split_log_softmax",  # measured
     "split_concat_score",
     "lower_recurrent_cell",  # measured
     "fold_embedding",  # after the weights of a recurrent operator are seen
