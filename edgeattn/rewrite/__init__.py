@@ -34,6 +34,7 @@ __all__ = ["OPSETS", "ORDER", "Choice", "rewrite", "selected", "why_not"]
 ORDER: tuple[str, ...] = (
     "fold_constants",  # every later rule asks what is constant
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
+    "lower_einsum",  # so that later rules see the products in it
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",
     "lower_fc_to_conv",  # after the pools are 4-D
@@ -41,7 +42,11 @@ ORDER: tuple[str, ...] = (
     "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
     "clamp_mask",
+    "remove_softmax_before_argmax",
+    "split_log_softmax",  # measured
     "split_concat_score",
+    "lower_recurrent_cell",  # measured
+    "fold_embedding",  # after the weights of a recurrent operator are seen
     "hoist_keys",  # after the score is split into a query side and a memory side
 )
 
