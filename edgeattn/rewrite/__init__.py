@@ -34,12 +34,14 @@ __all__ = ["OPSETS", "ORDER", "Choice", "rewrite", "selected", "why_not"]
 ORDER: tuple[str, ...] = (
     "fold_constants",  # every later rule asks what is constant
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
+    "remove_noops",  # what stands between the operators that the others look for
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",
     "lower_fc_to_conv",  # after the pools are 4-D
     "merge_shared_mlp",  # after the MLP is convolutions
     "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
+    "remove_transpose_pairs",
     "clamp_mask",
     "split_concat_score",
     "hoist_keys",  # after the score is split into a query side and a memory side
