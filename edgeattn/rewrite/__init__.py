@@ -42,6 +42,8 @@ ORDER: tuple[str, ...] = (
     "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
     "remove_transpose_pairs",
+    "fuse_layernorm",
+    "fuse_gelu",
     "clamp_mask",
     "split_concat_score",
     "hoist_keys",  # after the score is split into a query side and a memory side

@@ -1,8 +1,8 @@
 """remove_noops: operators that hand their input on unchanged go.
 
 What: Cast to the same type, Transpose that keeps the order, Reshape to the shape that is there, Dropout at inference,
-Slice of everything, adding 0, multiplying or dividing by 1, Concat of one value; and of two shape operators in a row the
-first, where the second alone decides the shape: Reshape, Squeeze, Unsqueeze or Flatten before a Reshape, Unsqueeze
+Slice of everything, adding 0, multiplying or dividing by 1, Concat of one value; and of two shape operators in a row
+the first, where the second alone decides the shape: Reshape, Squeeze, Unsqueeze or Flatten before a Reshape, Unsqueeze
 before the Squeeze that takes it back.
 
 Why: exporters write them for every view, dropout and type promotion. Each costs a launch, some a copy, and all of them
@@ -168,7 +168,7 @@ def _slice(node: ir.Node, view: View) -> Found | Miss | None:
     starts, ends = given[0], given[1]
     which, steps = (*given[2:], None, None)[:2]
     shape = dims(node.inputs[0])
-    assert starts is not None  # noqa: PT018
+    assert starts is not None
     assert ends is not None
     chosen = range(starts.size) if which is None else [int(a) for a in which.reshape(-1)]
     for axis, start, end in zip(chosen, starts.reshape(-1), ends.reshape(-1), strict=True):
