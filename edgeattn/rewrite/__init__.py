@@ -41,10 +41,13 @@ ORDER: tuple[str, ...] = (
     "merge_shared_mlp",  # after the MLP is convolutions
     "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
-    "remove_transpose_pairs",
+    "canonicalise_key_transpose",
+    "remove_transpose_pairs",  # after what hides a Transpose between Reshapes is one
     "fuse_layernorm",
     "fuse_gelu",
     "clamp_mask",
+    "remove_nan_guard",  # after masks are finite
+    "fold_attention_scale",  # after nothing but masks and scales lies between product and Softmax
     "split_concat_score",
     "hoist_keys",  # after the score is split into a query side and a memory side
 )
