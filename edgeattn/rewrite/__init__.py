@@ -35,15 +35,22 @@ ORDER: tuple[str, ...] = (
     "fold_constants",  # every later rule asks what is constant
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
     "lower_einsum",  # so that later rules see the products in it
+    "remove_noops",  # what stands between the operators that the others look for
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",
     "lower_fc_to_conv",  # after the pools are 4-D
     "merge_shared_mlp",  # after the MLP is convolutions
     "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
+    "canonicalise_key_transpose",
+    "remove_transpose_pairs",  # after what hides a Transpose between Reshapes is one
+    "fuse_layernorm",
+    "fuse_gelu",
     "clamp_mask",
     "remove_softmax_before_argmax",
     "split_log_softmax",  # measured
+    "remove_nan_guard",  # after masks are finite
+    "fold_attention_scale",  # after nothing but masks and scales lies between product and Softmax
     "split_concat_score",
     "lower_recurrent_cell",  # measured
     "fold_embedding",  # after the weights of a recurrent operator are seen
