@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeattn.cli.app import Debug, Force, Json, Out, Precision, Quiet, Target, Threads, app
+from edgeattn.cli.app import (
+    A_JOB_S,
+    FOREVER_S,
+    Debug,
+    Force,
+    Json,
+    Out,
+    Patience,
+    Precision,
+    Quiet,
+    Target,
+    Threads,
+    app,
+)
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import Unsupported, UsageError
 
@@ -38,6 +51,7 @@ def export(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the inputs it is checked on.")] = 0,
     force: Force = False,
+    timeout: Patience = FOREVER_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -47,7 +61,7 @@ def export(
     from edgeattn import export as exporter
     from edgeattn.harness.parity import Limits, judge
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
         ui.listen("export to ONNX", 0, None)
         said = source.Inputs(_specs(shape or []), _dynamics(dynamic or []), inputs)
         found = source.resolve(model, weights, said)
@@ -89,6 +103,7 @@ def rewrite(
     only: Annotated[list[str] | None, typer.Option(help="Apply this rule only (repeatable).")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave this rule out (repeatable).")] = None,
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -98,7 +113,7 @@ def rewrite(
     from edgeattn.publish import guard
     from edgeattn.rewrite import rewrite as rewriter
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
         program = storage.with_reference(storage.load(source), backends.oracle)
         result = rewriter(
@@ -140,6 +155,7 @@ def quantize(
     gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
     target: Target = "onnxruntime",
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -150,7 +166,7 @@ def quantize(
     from edgeattn.quantize import Settings
     from edgeattn.quantize import quantize as quantizer
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
         program = storage.load(source)
         if calib is None:
@@ -184,6 +200,7 @@ def compile_(
     precision: Precision = "fp32",
     threads: Threads = 0,
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -195,7 +212,7 @@ def compile_(
     from edgeattn.harness.precision import audit
     from edgeattn.publish import guard, new_directory
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         name, device = backends.parse_target(target)
         if precision not in ("fp32", "fp16", "bf16", "int8"):
             raise UsageError(f"unknown precision '{precision}'", where="--precision", hint="fp32, fp16, bf16 or int8")
