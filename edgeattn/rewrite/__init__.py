@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeattn import registry
 from edgeattn.errors import BadInput, UnknownName, Unsupported
+from edgeattn.phase import native
 from edgeattn.program import StageRecord
 from edgeattn.rewrite._rule import Choice
 from edgeattn.standard import assert_standard
@@ -148,10 +149,9 @@ def _prepared(program: Program) -> Program:
 
     from edgeattn.rewrite import _apply, _check
 
-    inlined = replace(
-        program,
-        graphs={n: inline_local_functions(m) if m.functions else m for n, m in program.graphs.items()},
-    )
+    with native("ONNX", "inlining functions"):
+        graphs = {n: inline_local_functions(m) if m.functions else m for n, m in program.graphs.items()}
+    inlined = replace(program, graphs=graphs)
     assert_standard(inlined, "rewrite")
     for name, model in inlined.graphs.items():
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
