@@ -35,7 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"recipe", "report", "recognise"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
     frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager"}),
-    frozenset({"choose", "job", "training"}),
+    frozenset({"choose", "benefits", "job", "training"}),
     frozenset({"outcome"}),
     frozenset({"pipeline"}),
     frozenset({"cli"}),
