@@ -108,6 +108,10 @@ def rewrite(
     out: Out,
     only: Annotated[list[str] | None, typer.Option(help="Apply this rule only (repeatable).")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave this rule out (repeatable).")] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Also apply a rule that changes how the model is used: split_loop, merge_loop (repeatable)."),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option("--target", "-t", help="Also try the rules that help on some engines only, timed on this one."),
@@ -136,13 +140,14 @@ def rewrite(
             backends.oracle,
             only=only or (),
             skip=skip or (),
+            also=also or (),
             chooser=chooser,
             progress=lambda line: ui.listen(line, 0, None),
         )
         _save(result, out, force)
         rules = result.history[-1].notes["rules"]
         ui.emit({"out": str(out), "rules": rules})
-        fired = [r for r in rules if r["count"] or r.get("undone") or r.get("measured")]
+        fired = [r for r in rules if r["count"] or r.get("undone") or r.get("note")]
         rows = [
             (
                 r["rule"],
@@ -308,6 +313,9 @@ def _save(program: Program, out: Path, force: bool) -> None:
     from edgeattn import storage
     from edgeattn.publish import new_directory, new_file
 
+    if program.wiring is not None and out.suffix == ".onnx":
+        hint = f"name a directory: -o {out.with_suffix('')}; nothing was written"
+        raise UsageError(f"the result is {len(program.graphs)} graphs and their wiring", where=f"-o {out}", hint=hint)
     if program.wiring is None:
         with new_file(out, force) as file:
             storage.save(program, file)

@@ -56,6 +56,7 @@ ORDER: tuple[str, ...] = (
     "lower_recurrent_cell",  # measured
     "fold_embedding",  # after the weights of a recurrent operator are seen
     "hoist_keys",  # after the score is split into a query side and a memory side
+    "merge_loop",  # what can leave the step has left it
 )
 
 OPSETS = (11, 26)  # read by the rules' pattern helpers; older spellings of Squeeze and Clip would be misread
@@ -67,6 +68,7 @@ def rewrite(
     *,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    also: Sequence[str] = (),
     chooser: Chooser | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Program:
@@ -77,6 +79,7 @@ def rewrite(
         opener: opens every graph of a program in an engine with graph optimisation off.
         only: names of the rules to apply; empty means all.
         skip: names of the rules to leave out.
+        also: rules that change the program's form (``split_loop``, ``merge_loop``), applied only where asked for.
         chooser: times a program before and after a measured rule, and says which stays. Without one, a measured rule
             is applied only if ``only`` names it.
         progress: called with one line per rule.
@@ -94,19 +97,21 @@ def rewrite(
     from edgeattn.rewrite import _check, _walk
 
     started = time.perf_counter()
-    rules = [_named(name) for name in selected(only, skip)]
+    rules = [_named(name) for name in selected((*only, *also) if only else (), skip)]
+    _known(also)
     if program.reference is None or not program.reference.cases:
         raise BadInput(
             "the program has no reference cases to judge rewrites by", hint="draw cases from its inputs first"
         )
     source = _prepared(program)
-    walk = _walk.Walk(source, opener, progress or (lambda line: None), chooser, asked=only)
+    walk = _walk.Walk(source, opener, progress or (lambda line: None), chooser, asked=(*only, *also))
     for rule in rules:
         walk.step(rule)
     assert_standard(walk.program, "rewrite")
     notes: dict[str, Any] = {"rules": walk.records, "operators": _check.operators(walk.program)}
     record = StageRecord("rewrite", time.perf_counter() - started, notes)
-    return program.after(record, graphs=walk.program.graphs, wiring=walk.program.wiring)
+    result = walk.program
+    return program.after(record, graphs=result.graphs, wiring=result.wiring, reference=result.reference)
 
 
 def selected(only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
@@ -115,10 +120,14 @@ def selected(only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
     Raises:
         UnknownName: with the nearest rule names.
     """
-    for name in (*only, *skip):
+    _known((*only, *skip))
+    return [name for name in ORDER if (not only or name in only) and name not in skip]
+
+
+def _known(names: Sequence[str]) -> None:
+    for name in names:
         if name not in ORDER:
             raise UnknownName("rule", name, ORDER)
-    return [name for name in ORDER if (not only or name in only) and name not in skip]
 
 
 def why_not(rule_name: str, program: Program) -> list[Miss]:
