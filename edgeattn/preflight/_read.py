@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgeattn import outside
 from edgeattn.errors import BadInput, MissingPackage
 from edgeattn.files import open_regular, read_all
+from edgeattn.phase import native
 from edgeattn.preflight._check import check_model
 from edgeattn.preflight._external import settle_external_data
 from edgeattn.preflight._text import check_text
@@ -65,18 +66,18 @@ def read_model(path: Path, max_bytes: int = 2 << 30, *, warn: Callable[[str], No
     with open_regular(path, max_bytes, BadInput) as file:
         size = os.fstat(file.fileno()).st_size
         heavy = size > HEAVY_BYTES
-        data: Bytes = (
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            if heavy
-            else read_all(file, max_bytes, BadInput, where)
-        )
+        data: Bytes = b"" if heavy else read_all(file, max_bytes, BadInput, where)
+        if heavy:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         _look(data, where, onnx.ModelProto.DESCRIPTOR.fields_by_number)
         light, weights = without_weights(data) if heavy else (data, [])
         try:
-            model.ParseFromString(light)
+            with native("protobuf", "reading the file"):
+                model.ParseFromString(light)
         except DecodeError:
             raise BadInput("is damaged, or nested deeper than 100 messages", where=where, hint=_AGAIN) from None
         check_text(model, where)
+        _free_dimensions(model)
         elsewhere = {number for number, tensor in enumerate(model.graph.initializer) if outside.is_outside(tensor)}
         settle_external_data(model, path, max_bytes - size)
         move_outside(model, [weight for weight in weights if weight[0] not in elsewhere], file)
@@ -84,6 +85,14 @@ def read_model(path: Path, max_bytes: int = 2 << 30, *, warn: Callable[[str], No
         if warn is not None:
             warn(line)
     return model
+
+
+def _free_dimensions(model: onnx.ModelProto) -> None:
+    """A dimension of -1 is how other converters write a dynamic one; ONNX leaves it without a number."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value == -1:
+                dim.ClearField("dim_value")
 
 
 def _look(data: Bytes, where: str, known: object) -> None:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgeattn import outside
+from edgeattn.phase import native
 from edgeattn.rewrite._build import Build
 from edgeattn.rewrite._live import Live, Lives
 from edgeattn.rewrite._rule import GraphRule, Match, Miss, Outcome, ProgramRule, Rule
@@ -84,7 +85,7 @@ def _move_outside(model: ir.Model) -> None:
             path, length, stamp = outside.place_of(array)
             kept = {**tensor.metadata_props, outside.STAMP: stamp}
             value.const_value = ir.ExternalTensor(
-                path, 0, length, tensor.dtype, shape=tensor.shape, name=value.name or "", metadata_props=kept
+                path, 0, length, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=value.name or "", metadata_props=kept
             )
 
 
@@ -102,7 +103,8 @@ def _reinfer(proto: onnx.ModelProto) -> onnx.ModelProto:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param.startswith("unk__"):  # a guess of an earlier inference; the graph may tell more now
                 dim.ClearField("dim_param")
-    inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
+    with native("ONNX", "inferring shapes"):
+        inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
     known = {v.name for v in (*proto.graph.input, *proto.graph.output)} | {t.name for t in proto.graph.initializer}
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(v for v in inferred.graph.value_info if v.name not in known)

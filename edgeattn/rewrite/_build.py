@@ -111,19 +111,32 @@ class Build:
             source: the node whose module name and scope it inherits; by default the anchor.
             attributes: operator attributes as plain values.
         """
+        return self.ops(op_type, *inputs, shapes=[shape], dtype=dtype, source=source, **attributes)[0]
+
+    def ops(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        shapes: Sequence[Sequence[int | str | None] | None],
+        dtype: ir.DataType | None = None,
+        source: ir.Node | None = None,
+        **attributes: Any,
+    ) -> list[ir.Value]:
+        """As ``op``, for a node with several outputs: one for each of ``shapes``."""
         name = self._names.fresh(f"{self._stem}/{self._rule}/{op_type}")
         known = dtype or next(v for v in inputs if v is not None).dtype
-        output = ir.Value(
-            name=f"{name}:0",
-            type=ir.TensorType(known) if known is not None else None,
-            shape=ir.Shape(shape) if shape is not None else None,
-        )
-        node = ir.node(
-            op_type, inputs, attributes, outputs=[output], name=name, metadata_props=self._provenance(source)
-        )
+        outputs = [
+            ir.Value(
+                name=f"{name}:{number}",
+                type=ir.TensorType(known) if known is not None else None,
+                shape=ir.Shape(shape) if shape is not None else None,
+            )
+            for number, shape in enumerate(shapes)
+        ]
+        node = ir.node(op_type, inputs, attributes, outputs=outputs, name=name, metadata_props=self._provenance(source))
         self._graph.insert_before(self._match.anchor, node)
-        self.made.append(output)
-        return output
+        self.made += outputs
+        return outputs
 
     def like(self, node: ir.Node, *inputs: ir.Value | None, shape: Sequence[int | str | None] | None) -> ir.Value:
         """``node`` again, with its attributes, on other inputs."""
