@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from edgeattn.program import Arrays
 
-WIRING = "wiring.json"
 _STEPS = 4  # forced steps of a case drawn for a wired program
 
 
@@ -33,29 +32,12 @@ def load(path: Path) -> Program:
     """
     if not path.is_dir():
         return Program({"main": read_model(path)})
-    wiring = _read_wiring(path / WIRING)
-    order = json.loads((path / WIRING).read_bytes())["graphs"]
+    wiring = _read_wiring(path / outside.WIRING)
+    order = json.loads((path / outside.WIRING).read_bytes())["graphs"]
     return Program({name: read_model(path / f"{name}.onnx") for name in order}, wiring)
 
 
-def save(program: Program, path: Path, data_name: str = "") -> None:
-    """Write a Program to ``path``: a file for one graph, a directory (which must exist) for several.
-
-    Args:
-        program: what to write. path: where.
-        data_name: what the file of weights beside ``path`` is called, where a graph passes 2 GiB.
-
-    Raises:
-        IntegrityError: a file that holds weights changed after it was checked.
-    """
-    if program.wiring is None:
-        (model,) = program.graphs.values()
-        outside.write(model, path, data_name)
-        return
-    for name, model in program.graphs.items():
-        outside.write(model, path / f"{name}.onnx")
-    value = {"graphs": list(program.graphs), **asdict(program.wiring)}
-    (path / WIRING).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+save = outside.write_program
 
 
 def with_reference(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -135,18 +137,21 @@ def rewrite(
         chooser = _chooser(target, threads) if target else None
         given = drawing.Given(inputs, _specs(shape or []))
         program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
-        result = rewriter(
-            program,
-            backends.oracle,
-            only=only or (),
-            skip=skip or (),
-            also=also or (),
-            chooser=chooser,
-            progress=lambda line: ui.listen(line, 0, None),
-        )
-        _save(result, out, force)
+        with tempfile.TemporaryDirectory(prefix="edgeattn-undone-") as scratch:
+            result = rewriter(
+                program,
+                backends.oracle,
+                only=only or (),
+                skip=skip or (),
+                also=also or (),
+                chooser=chooser,
+                progress=lambda line: ui.listen(line, 0, None),
+                repro=Path(scratch),
+            )
+            _save(result, out, force)
+            left = _left_beside(out, Path(scratch))
         rules = result.history[-1].notes["rules"]
-        ui.emit({"out": str(out), "rules": rules})
+        ui.emit({"out": str(out), "rules": rules, **({"undone": str(left)} if left else {})})
         fired = [r for r in rules if r["count"] or r.get("undone") or r.get("note")]
         rows = [
             (
@@ -155,7 +160,7 @@ def rewrite(
                 r["nodes_before"],
                 r["nodes_after"],
                 _error(r),
-                r.get("undone") or r.get("note", ""),
+                _note(r, left),
             )
             for r in fired
         ]
@@ -340,6 +345,23 @@ def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:
     data = read_npz(Path(calib), specs)
     for start in range(len(next(iter(data.values()), []))):
         yield Case("calibration", {name: value[start : start + 1] for name, value in data.items()})
+
+
+def _left_beside(out: Path, found: Path) -> Path | None:
+    """Publish what was left of undone rules as ``OUT.undone``, in place of an earlier one of ours."""
+    from edgeattn.publish import new_directory
+
+    if not any(found.iterdir()):
+        return None
+    target = out.with_name(f"{out.name}.undone")
+    with new_directory(target, force=True, mark=True) as work:
+        shutil.copytree(found, work, dirs_exist_ok=True)
+    return target
+
+
+def _note(rule: dict[str, object], left: Path | None) -> str:
+    seen = f" (see {left / str(rule['repro'])}/)" if left is not None and "repro" in rule else ""
+    return f"{rule.get('undone') or rule.get('note', '')}{seen}"
 
 
 def _error(rule: dict[str, object]) -> str:

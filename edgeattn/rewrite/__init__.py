@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import outside, registry
@@ -71,6 +72,7 @@ def rewrite(
     also: Sequence[str] = (),
     chooser: Chooser | None = None,
     progress: Callable[[str], None] | None = None,
+    repro: Path | None = None,
 ) -> Program:
     """Apply the rules of ``ORDER`` and judge each of them.
 
@@ -83,11 +85,13 @@ def rewrite(
         chooser: times a program before and after a measured rule, and says which stays. Without one, a measured rule
             is applied only if ``only`` names it.
         progress: called with one line per rule.
+        repro: a directory; for each rule that was undone, a small graph on which it fails is left in ``repro/RULE``,
+            with inputs and a README. It is made when the first is.
 
     Returns:
         A new program; the last history record is named ``rewrite`` and its notes hold ``rules`` (rule, count,
-        nodes_before, nodes_after, max_abs, exactness, ``measured`` where it was timed, and ``undone`` or ``note`` with
-        a reason) and ``operators``.
+        nodes_before, nodes_after, max_abs, exactness, ``measured`` where it was timed, ``undone`` or ``note`` with a
+        reason, and ``repro``, the name of what was left in that directory) and ``operators``.
 
     Raises:
         UnknownName: a name in ``only`` or ``skip`` that is no rule.
@@ -104,9 +108,8 @@ def rewrite(
             "the program has no reference cases to judge rewrites by", hint="draw cases from its inputs first"
         )
     source = _prepared(program)
-    walk = _walk.Walk(source, opener, progress or (lambda line: None), chooser, asked=(*only, *also))
-    for rule in rules:
-        walk.step(rule)
+    walk = _walk.Walk(source, opener, progress or (lambda line: None), chooser, (*only, *also), repro)
+    walk.over(rules)
     assert_standard(walk.program, "rewrite")
     outside.verify(*program.graphs.values())  # what was rewritten is what was read
     notes: dict[str, Any] = {"rules": walk.records, "operators": _check.operators(walk.program)}
