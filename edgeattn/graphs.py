@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeattn import outside
 from edgeattn.phase import native
 from edgeattn.program import TensorSpec, free_inputs
 
@@ -78,13 +79,11 @@ class GraphIndex:
 
     def constant(self, name: str) -> Array | None:
         """The value of an initializer or Constant node, else None."""
-        import onnx.numpy_helper as helper
-
         if name in self._initializers:
-            return helper.to_array(self._initializers[name])
+            return outside.array(self._initializers[name])
         node = self.producer.get(name)
         if node is not None and node.op_type == "Constant":
-            return helper.to_array(attributes(node)["value"]) if "value" in attributes(node) else None
+            return outside.array(attributes(node)["value"]) if "value" in attributes(node) else None
         return None
 
     def is_constant(self, name: str) -> bool:

@@ -311,14 +311,14 @@ def _dynamics(texts: list[str]) -> list[tuple[str, int, str]]:
 def _save(program: Program, out: Path, force: bool) -> None:
     """Publish a program: a file for one graph, a directory for several."""
     from edgeattn import storage
-    from edgeattn.publish import new_directory, new_file
+    from edgeattn.publish import free_name, new_directory, new_file
 
     if program.wiring is not None and out.suffix == ".onnx":
         hint = f"name a directory: -o {out.with_suffix('')}; nothing was written"
         raise UsageError(f"the result is {len(program.graphs)} graphs and their wiring", where=f"-o {out}", hint=hint)
     if program.wiring is None:
         with new_file(out, force) as file:
-            storage.save(program, file)
+            storage.save(program, file, free_name(out.with_name(f"{out.name}.data")))
         return
     with new_directory(out, force, mark=True) as work:
         storage.save(program, work)

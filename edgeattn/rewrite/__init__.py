@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import registry
+from edgeattn import outside, registry
 from edgeattn.errors import BadInput, UnknownName, Unsupported
 from edgeattn.phase import native
 from edgeattn.program import StageRecord
@@ -108,6 +108,7 @@ def rewrite(
     for rule in rules:
         walk.step(rule)
     assert_standard(walk.program, "rewrite")
+    outside.verify(*program.graphs.values())  # what was rewritten is what was read
     notes: dict[str, Any] = {"rules": walk.records, "operators": _check.operators(walk.program)}
     record = StageRecord("rewrite", time.perf_counter() - started, notes)
     result = walk.program

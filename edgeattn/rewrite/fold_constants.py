@@ -24,6 +24,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgeattn import outside
 from edgeattn.phase import native
 from edgeattn.program import Program
 from edgeattn.rewrite._apply import finish
@@ -95,10 +96,11 @@ class FoldConstants(ProgramRule):
 
 def _foldable(model: onnx.ModelProto) -> Iterator[bool]:
     """Signs of something to fold, cheap to look for; folding itself copies every weight."""
-    fixed = {t.name for t in model.graph.initializer} - {v.name for v in model.graph.input}
+    stored = {t.name for t in model.graph.initializer} - {v.name for v in model.graph.input}
+    fixed = stored - {t.name for t in outside.tensors(model)}
     read = {name for node in model.graph.node for name in node.input} | {v.name for v in model.graph.output}
     subgraphs = any(a.HasField("g") for node in model.graph.node for a in node.attribute)
-    yield not subgraphs and not fixed <= read
+    yield not subgraphs and not stored <= read
     shapes = {v.name: v.type.tensor_type.shape.dim for v in (*model.graph.input, *model.graph.value_info)}
     for node in model.graph.node:
         yield node.op_type in ("Identity", "Constant")
@@ -120,19 +122,32 @@ def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
         import onnxsim
 
         # check_n=0, certify=False: the stage compares numbers itself. No fusions: each has a rule of its own here.
+        weightless = outside.hollow(model)
         with native("onnxsim", "folding constants"):
             folded, _ = onnxsim.simplify(
-                model, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
+                weightless, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
             )
     except Exception:  # native code with its own view of ONNX: whatever it raises, the fallback takes over
         from onnxscript.optimizer import optimize_ir
 
         copy = onnx.ModelProto()
-        copy.CopyFrom(model)  # the folder names tensors in place
+        copy.CopyFrom(outside.hollow(model))  # the folder names tensors in place
         fallback = ir.serde.deserialize_model(copy)
         optimize_ir(fallback, num_iterations=1, onnx_shape_inference=False)
-        return ir.serde.serialize_model(fallback)
+        folded = ir.serde.serialize_model(fallback)
     assert isinstance(folded, onnx.ModelProto)
+    return _refilled(folded, model)
+
+
+def _refilled(folded: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+    """The folded graph with the weights that took no part: those that lie outside."""
+    away = outside.tensors(source)
+    if away:
+        names = {t.name for t in away} - {v.name for v in source.graph.input}
+        kept = [value for value in folded.graph.input if value.name not in names]
+        del folded.graph.input[:]
+        folded.graph.input.extend(kept)
+        folded.graph.initializer.extend(away)
     return folded
 
 
