@@ -47,6 +47,7 @@ ORDER: tuple[str, ...] = (
     "split_concat_score",
     "lower_recurrent_cell",  # measured
     "fold_embedding",  # after the weights of a recurrent operator are seen
+    "canonicalise_general_score",  # to where hoist_keys finds the matrix, or where it is cheap in one graph
     "hoist_keys",  # after the score is split into a query side and a memory side
 )
 
