@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgeattn.rewrite._apply import finish
 from edgeattn.rewrite._build import carried
 from edgeattn.rewrite._view import const, dims
 
 if TYPE_CHECKING:
-    from edgeattn.program import Wiring
+    from edgeattn.program import Program, Wiring
 
 HEAVY = ("MatMul", "Gemm", "Conv", "Einsum")
 MOVABLE = frozenset(
@@ -75,6 +76,34 @@ class Loop:
         ]
 
 
+def hoisted(program: Program, wiring: Wiring, suffix: str) -> tuple[Program, int]:
+    """The program with what its loop computes from handed-over values alone moved to where they come from.
+
+    Args:
+        program: it is not edited. wiring: its own.
+        suffix: new edges are named after what they are made of, ``memory_keys``.
+
+    Returns:
+        The changed program, or the same where nothing moves, and how many values moved.
+    """
+    model = ir.serde.deserialize_model(program.graphs[wiring.loop])
+    loop = Loop(model.graph, handed_over(model.graph, wiring))
+    loop.survey()
+    targets = loop.frontier()
+    if not targets:
+        return program, 0
+    graphs, feeds = dict(program.graphs), dict(wiring.feeds)
+    for name in sorted({next(iter(loop.origin[t])) for t in targets}):
+        encoder = ir.serde.deserialize_model(program.graphs[name])
+        mine = [t for t in targets if loop.origin[t] == {name}]
+        feeds |= _move(mine, loop, wiring.loop, name, encoder.graph, suffix)
+        graphs[name] = finish(encoder)
+    for gone in _drop_unread(loop):
+        del feeds[f"{wiring.loop}.{gone}"]
+    graphs[wiring.loop] = finish(model)
+    return replace(program, graphs=graphs, wiring=replace(wiring, feeds=feeds)), len(targets)
+
+
 def handed_over(step: ir.Graph, wiring: Wiring) -> dict[ir.Value, str]:
     """Step inputs that are set once: fed by another graph's output and not overwritten as state."""
     return {
@@ -84,9 +113,7 @@ def handed_over(step: ir.Graph, wiring: Wiring) -> dict[ir.Value, str]:
     }
 
 
-def move(
-    targets: list[ir.Value], loop: Loop, step: str, name: str, encoder: ir.Graph, suffix: str = "keys"
-) -> dict[str, str]:
+def _move(targets: list[ir.Value], loop: Loop, step: str, name: str, encoder: ir.Graph, suffix: str) -> dict[str, str]:
     """Copy what computes ``targets`` into the encoder and read it in the step as inputs; the new edges."""
     outputs = {f"{name}.{v.name}": v for v in encoder.outputs}
     moved = {value: outputs[edge] for value, edge in loop.handed.items() if edge in outputs}
@@ -173,7 +200,7 @@ def _fresh(stem: str, taken: set[str]) -> str:
     return name
 
 
-def drop_unread(loop: Loop) -> list[str]:
+def _drop_unread(loop: Loop) -> list[str]:
     """Remove handed-over inputs that only the moved nodes read; their names."""
     passes.RemoveUnusedNodesPass()(ir.Model(loop.graph, ir_version=10))
     gone = [v for v in loop.handed if not v.uses() and not v.is_graph_output()]

@@ -18,13 +18,10 @@ Source: Bahdanau et al. 2015, appendix A.2.2 ("can be pre-computed"); Luong et a
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import onnx_ir as ir
 
 from edgeattn.program import Program, Stop, Wiring
-from edgeattn.rewrite._apply import finish
-from edgeattn.rewrite._loop import HEAVY, Loop, drop_unread, handed_over, move
+from edgeattn.rewrite._loop import HEAVY, Loop, handed_over, hoisted
 from edgeattn.rewrite._rule import ALLCLOSE, Miss, Outcome, ProgramRule
 from edgeattn.rewrite._sample import graph, i64
 from edgeattn.rewrite._view import dims
@@ -44,22 +41,9 @@ class HoistKeys(ProgramRule):
         model = ir.serde.deserialize_model(program.graphs[wiring.loop])
         loop = Loop(model.graph, handed_over(model.graph, wiring))
         loop.survey()
-        targets = loop.frontier()
         misses = tuple(_misses(loop, wiring.loop))
-        if not targets:
-            return Outcome(program, 0, misses)
-        graphs = dict(program.graphs)
-        feeds = dict(wiring.feeds)
-        for name in sorted({next(iter(loop.origin[t])) for t in targets}):
-            encoder = ir.serde.deserialize_model(program.graphs[name])
-            mine = [t for t in targets if loop.origin[t] == {name}]
-            feeds |= move(mine, loop, wiring.loop, name, encoder.graph)
-            graphs[name] = finish(encoder)
-        for gone in drop_unread(loop):
-            del feeds[f"{wiring.loop}.{gone}"]
-        graphs[wiring.loop] = finish(model)
-        changed = replace(program, graphs=graphs, wiring=replace(wiring, feeds=feeds))
-        return Outcome(changed, len(targets), misses)
+        changed, count = hoisted(program, wiring, "keys")
+        return Outcome(changed, count, misses)
 
     def examples(self) -> list[Program]:
         """Luong general; Bahdanau's additive keys with a bias and a Transpose, where the raw memory goes away."""
