@@ -53,9 +53,13 @@ ORDER: tuple[str, ...] = (
     "remove_nan_guard",  # after masks are finite
     "fold_attention_scale",  # after nothing but masks and scales lies between product and Softmax
     "split_concat_score",
+    "fuse_weighted_sum",
     "lower_recurrent_cell",  # measured
     "fold_embedding",  # after the weights of a recurrent operator are seen
+    "canonicalise_general_score",  # to where hoist_keys finds the matrix, or where it is cheap in one graph
     "hoist_keys",  # after the score is split into a query side and a memory side
+    "hoist_values",  # measured, against a program whose keys are hoisted
+    "lower_vector_product",  # measured
     "merge_loop",  # what can leave the step has left it
 )
 

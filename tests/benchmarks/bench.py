@@ -3,6 +3,7 @@
     make bench                                    everything
     python -m tests.benchmarks.bench vision       CBAM-ResNet-50 and plain ResNet-50 at 224 x 224, batch 1
     python -m tests.benchmarks.bench translator   the Luong step, 2 x LSTM-512, vocabulary 8,000, source 30
+    python -m tests.benchmarks.bench rewrite-decoder    decoder steps before and after rewriting, source 30 and 200
 
 Every contender gets the same threads and the same input; ratios are medians of per-round ratios with 95 % intervals.
 Writes build/bench-<group>.json. The weights of these models are untrained: latency does not depend on them.
@@ -11,6 +12,7 @@ Writes build/bench-<group>.json. The weights of these models are untrained: late
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,8 +26,10 @@ from edgeattn.backends._common import usable_cores
 from edgeattn.harness import latency
 from edgeattn.program import Case, Program
 from edgeattn.quantize import Settings, quantize
+from edgeattn.report.schema import Comparison
 from edgeattn.rewrite import rewrite
 from edgeattn.tasks.photos import TASK, crops
+from tests.benchmarks.decoders import step_calls
 
 Calls = dict[str, Callable[[], object]]
 CALIBRATION = 32
@@ -117,23 +121,37 @@ def translator() -> Calls:
     return calls
 
 
+DECODERS = "rewrite-decoder"
 GROUPS: dict[str, Callable[[], Calls]] = {"vision": vision, "translator": translator}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("groups", nargs="*", help=", ".join(GROUPS))
+    parser.add_argument("groups", nargs="*", help=", ".join((*GROUPS, DECODERS)))
     parser.add_argument("--pairs", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=THREADS, help=f"of {DECODERS}")
     asked = parser.parse_args()
     export.use_threads(THREADS)
     Path("build").mkdir(exist_ok=True)
-    for group in asked.groups or GROUPS:
-        result = latency.compare_many(GROUPS[group](), pairs=asked.pairs, threads=THREADS, max_seconds=300)
-        Path(f"build/bench-{group}.json").write_text(result.model_dump_json(indent=2))
-        sys.stdout.write(f"\n{group}: {result.rounds} rounds, {THREADS} threads, {result.verdict} {result.why}\n")
-        for entry in result.entries:
-            ratio = "" if entry.speedup is None else f"{entry.speedup.median:6.2f}x vs first"
-            sys.stdout.write(f"  {entry.latency.p50_ms:9.3f} ms  {ratio:18} {entry.name}\n")
+    for group in asked.groups or (*GROUPS, DECODERS):
+        titled = step_calls(asked.threads) if group == DECODERS else [(group, GROUPS[group]())]
+        found = {}
+        for title, calls in titled:
+            result = latency.compare_many(calls, pairs=asked.pairs, threads=asked.threads, max_seconds=300)
+            found[title] = result.model_dump(mode="json")
+            told(title, result)
+        written = found if group == DECODERS else found[group]
+        Path(f"build/bench-{group}.json").write_text(json.dumps(written, indent=2))
+
+
+def told(title: str, result: Comparison) -> None:
+    sys.stdout.write(f"\n{title}: {result.rounds} rounds, {result.threads} threads, {result.verdict} {result.why}\n")
+    for entry in result.entries:
+        low, high = (None, None) if entry.speedup is None else entry.speedup.ci95
+        span = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+        ratio = "" if entry.speedup is None else f"{entry.speedup.median:6.2f}x{span} vs first"
+        sys.stdout.write(f"  {entry.latency.p50_ms:9.3f} ms  {ratio:36} {entry.name}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
