@@ -68,8 +68,6 @@ class CanonicaliseKeyTranspose(GraphRule):
         orders = [o for o in permutations(range(size)) if all(_agrees(o, perm, *s) for s in checked)]
         if not orders:
             return miss("together they do more than change the order of axes", node, 3)
-        if len(orders) > 1:
-            return miss(f"at these sizes {len(orders)} orders of axes fit alike", node, 3)
         return Match(node, (first, turn, node), {"x": x, "perm": list(orders[0])})
 
     def rewrite(self, match: Match, build: Build) -> None:
@@ -78,7 +76,7 @@ class CanonicaliseKeyTranspose(GraphRule):
         build.replace(old, build.op("Transpose", x, shape=dims(old), perm=perm))
 
     def examples(self) -> list[Program]:
-        """PyTorch's, with a dynamic batch and length; and heads in front, as torch.nn.MultiheadAttention splits them."""
+        """Keys as PyTorch turns them, batch and length dynamic; and heads as torch.nn.MultiheadAttention splits them."""
         return as_programs(
             graph(
                 """(float[batch,2,s,4] k) => (float[batch,2,4,s] y) {
@@ -123,7 +121,8 @@ class CanonicaliseKeyTranspose(GraphRule):
                 t=i64(-1, 4, 2, 6),
             ),
             graph(
-                f"(float[batch,2,6,4] k, int64[4] t) => (float[p,q,r,z] y) {{ a = Reshape(k, f)  {turn} y = Reshape(b, t) }}",
+                f"""(float[batch,2,6,4] k, int64[4] t) => (float[p,q,r,z] y) {{
+                    a = Reshape(k, f)  {turn} y = Reshape(b, t) }}""",
                 f=i64(-1, 6, 4),
             ),
         )

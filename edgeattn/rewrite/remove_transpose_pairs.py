@@ -11,8 +11,8 @@ Before: x → Transpose(0,2,1) → Add(b) → Relu → Transpose(0,2,1) → y
 After:  x → Add(bᵀ) → Relu → y
 
 Safe when: everything the second Transpose reads comes from Transposes that it takes back, or from constants, and
-nothing reads the values in between. No Transpose is ever added or moved onto another tensor, so there is always one less.
-Bit-exact (a Reduce adds in the engine's order).
+nothing reads the values in between. No Transpose is ever added or moved onto another tensor, so there is always one
+less. Bit-exact (a Reduce adds in the engine's order).
 Source: permutations compose; elementwise operators do not see the order of axes.
 """
 
