@@ -76,7 +76,7 @@ class CanonicaliseKeyTranspose(GraphRule):
         build.replace(old, build.op("Transpose", x, shape=dims(old), perm=perm))
 
     def examples(self) -> list[Program]:
-        """Keys as PyTorch turns them, batch and length dynamic; and heads as torch.nn.MultiheadAttention splits them."""
+        """Keys as PyTorch turns them, batch and length dynamic; heads as torch.nn.MultiheadAttention splits them."""
         return as_programs(
             graph(
                 """(float[batch,2,s,4] k) => (float[batch,2,4,s] y) {
