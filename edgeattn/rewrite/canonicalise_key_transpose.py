@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from edgeattn.rewrite._build import Build
-    from edgeattn.rewrite._sizes import Shapes
+    from edgeattn.rewrite._sizes import Sample
 
 ENOUGH = 8  # sampled sizes; fewer say too little
 MOST_ELEMENTS = 1 << 18  # of a tensor whose every index is compared
@@ -143,7 +143,7 @@ def _keys() -> onnx.ModelProto:
     )
 
 
-def _shapes(values: list[ir.Value], shapes: Shapes) -> tuple[Shape, ...] | None:
+def _shapes(values: list[ir.Value], shapes: Sample) -> tuple[Shape, ...] | None:
     found = [shapes.get(v.name or "") for v in values]
     known = tuple(s for s in found if s is not None)
     return known if len(known) == len(found) else None
