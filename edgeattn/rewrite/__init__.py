@@ -56,6 +56,7 @@ ORDER: tuple[str, ...] = (
     "lower_recurrent_cell",  # measured
     "fold_embedding",  # after the weights of a recurrent operator are seen
     "hoist_keys",  # after the score is split into a query side and a memory side
+    "merge_projections",  # measured; after scales went into the weights of the queries alone
     "merge_loop",  # what can leave the step has left it
 )
 
