@@ -10,7 +10,8 @@ hence measured.
 Before: MatMul(x, W_q) + b_q;  MatMul(x, W_k) + b_k;  MatMul(x, W_v) + b_v
 After:  q, k, v = Split(MatMul(x, [W_q W_k W_v]) + [b_q b_k b_v])
 
-Safe when: weights are 2-D constants that nobody else reads, of the same type. Every column is the same sum of the same products: equal up to the engine's blocking.
+Safe when: weights are 2-D constants that nobody else reads, of the same type. Every column is the same
+sum of the same products: equal up to the engine's blocking.
 Source: Megatron-LM's and TensorRT's packed projections (one matrix for queries, keys and values).
 """
 
