@@ -3,6 +3,9 @@
     make bench                                    everything
     python -m tests.benchmarks.bench vision       CBAM-ResNet-50 and plain ResNet-50 at 224 x 224, batch 1
     python -m tests.benchmarks.bench translator   the Luong step, 2 x LSTM-512, vocabulary 8,000, source 30
+    python -m tests.benchmarks.bench rewrite-transformer    four transformers before and after the rewrite
+
+The beginning of a group's name stands for all that begin so.
 
 Every contender gets the same threads and the same input; ratios are medians of per-round ratios with 95 % intervals.
 Writes build/bench-<group>.json. The weights of these models are untrained: latency does not depend on them.
@@ -26,6 +29,7 @@ from edgeattn.program import Case, Program
 from edgeattn.quantize import Settings, quantize
 from edgeattn.rewrite import rewrite
 from edgeattn.tasks.photos import TASK, crops
+from tests.benchmarks import transformers
 
 Calls = dict[str, Callable[[], object]]
 CALIBRATION = 32
@@ -117,7 +121,7 @@ def translator() -> Calls:
     return calls
 
 
-GROUPS: dict[str, Callable[[], Calls]] = {"vision": vision, "translator": translator}
+GROUPS: dict[str, Callable[[], Calls]] = {"vision": vision, "translator": translator, **dict(transformers.groups())}
 
 
 def main() -> None:
@@ -127,7 +131,7 @@ def main() -> None:
     asked = parser.parse_args()
     export.use_threads(THREADS)
     Path("build").mkdir(exist_ok=True)
-    for group in asked.groups or GROUPS:
+    for group in (g for g in GROUPS if not asked.groups or any(g.startswith(name) for name in asked.groups)):
         result = latency.compare_many(GROUPS[group](), pairs=asked.pairs, threads=THREADS, max_seconds=300)
         Path(f"build/bench-{group}.json").write_text(result.model_dump_json(indent=2))
         sys.stdout.write(f"\n{group}: {result.rounds} rounds, {THREADS} threads, {result.verdict} {result.why}\n")
