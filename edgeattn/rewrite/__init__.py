@@ -44,6 +44,7 @@ ORDER: tuple[str, ...] = (
     "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
     "canonicalise_key_transpose",
+    "split_packed_projection",  # so that queries have a projection of their own
     "remove_transpose_pairs",  # after what hides a Transpose between Reshapes is one
     "fuse_layernorm",
     "fuse_gelu",

@@ -1,7 +1,7 @@
 """What the rewrite does for transformers: each model as exported and rewritten, on each engine, in the same rounds.
 
 Two layers of BERT base's width over 64 positions, GPT-2's over a prompt and 16 steps with its cache, ViT-Ti at 224 x
-224, and two of ``torch.nn.TransformerEncoderLayer``, all in opset 20 and untrained: latency does not depend on the weights.
+224, and two of ``torch.nn.TransformerEncoderLayer``, all in opset 20 and untrained: latency does not depend on weights.
 """
 
 from __future__ import annotations
