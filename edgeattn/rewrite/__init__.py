@@ -45,7 +45,6 @@ ORDER: tuple[str, ...] = (
     "fuse_batchnorm",
     "canonicalise_key_transpose",
     "split_packed_projection",  # so that queries have a projection of their own
-    "remove_transpose_pairs",  # after what hides a Transpose between Reshapes is one
     "fuse_layernorm",
     "fuse_gelu",
     "clamp_mask",
@@ -53,6 +52,8 @@ ORDER: tuple[str, ...] = (
     "split_log_softmax",  # measured
     "remove_nan_guard",  # after masks are finite
     "fold_attention_scale",  # after nothing but masks and scales lies between product and Softmax
+    "remove_reshape_pairs",  # after what lay between two of them is gone, such as a scale
+    "remove_transpose_pairs",
     "split_concat_score",
     "lower_recurrent_cell",  # measured
     "fold_embedding",  # after the weights of a recurrent operator are seen
