@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Scale:
     node: ir.Node
     value: ir.Value  # what it multiplies
     factor: float
+    dtype: np.dtype[Any]
 
 
 @dataclass
@@ -96,7 +97,7 @@ def scale_by(node: ir.Node | None) -> Scale | None:
         factor = float(array.flat[0])
         if array.ndim > (size or 0) or not np.isfinite(factor) or not factor:
             continue
-        return Scale(node, value, factor if node.op_type == "Mul" else 1 / factor)
+        return Scale(node, value, factor if node.op_type == "Mul" else 1 / factor, array.dtype)
     return None
 
 

@@ -84,7 +84,8 @@ class FoldAttentionScale(GraphRule):
         product = match.anchor
         q, k = product.inputs
         assert q is not None
-        scaled_q = build.op("Mul", q, build.scalar("attention_scale", factor, q), shape=dims(q))
+        number = build.const("attention_scale", np.array(factor, scales[0].dtype))
+        scaled_q = build.op("Mul", q, number, shape=dims(q))
         old = product.outputs[0]
         build.replace(old, build.like(product, scaled_q, k, shape=dims(old)))
 
