@@ -62,8 +62,8 @@ class FuseLayernorm(GraphRule):
         if not isinstance(found, Norm):
             return found
         if view.opset < SINCE:
-            reason = f"LayerNormalization exists from opset {SINCE} on, this graph has {view.opset}: export it with --opset 18"
-            return miss(reason, node, 5)
+            reason = f"LayerNormalization exists from opset {SINCE} on, this graph has {view.opset}"
+            return miss(f"{reason}: export it with --opset 18", node, 5)
         if found.x.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
             return miss("LayerNormalization may compute this type in float32", node, 5)
         shape = dims(found.x)

@@ -131,8 +131,6 @@ class RemoveTransposePairs(GraphRule):
             return None
         both = _compose(first, perm)
         gone = _is_identity(both)
-        if gone and node.outputs[0].is_graph_output():
-            return miss("it takes the one before back, but gives a result of the graph its name", node, 3)
         if not gone and not used_once(upper.outputs[0]):
             return miss("the value between the two Transposes is read elsewhere too", upper, 3)
         return Match(node, (upper, node), {"perm": both})
