@@ -44,7 +44,7 @@ ORDER: tuple[str, ...] = (
     "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
     "canonicalise_key_transpose",
-    "remove_transpose_pairs",  # after what hides a Transpose between Reshapes is one
+    "split_packed_projection",  # so that queries have a projection of their own
     "fuse_layernorm",
     "fuse_gelu",
     "clamp_mask",
@@ -52,6 +52,8 @@ ORDER: tuple[str, ...] = (
     "split_log_softmax",  # measured
     "remove_nan_guard",  # after masks are finite
     "fold_attention_scale",  # after nothing but masks and scales lies between product and Softmax
+    "remove_reshape_pairs",  # after what lay between two of them is gone, such as a scale
+    "remove_transpose_pairs",
     "split_concat_score",
     "fuse_weighted_sum",
     "lower_recurrent_cell",  # measured
@@ -60,6 +62,7 @@ ORDER: tuple[str, ...] = (
     "hoist_keys",  # after the score is split into a query side and a memory side
     "hoist_values",  # measured, against a program whose keys are hoisted
     "lower_vector_product",  # measured
+    "merge_projections",  # measured; after scales went into the weights of the queries alone
     "merge_loop",  # what can leave the step has left it
 )
 

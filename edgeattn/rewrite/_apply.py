@@ -85,7 +85,13 @@ def _move_outside(model: ir.Model) -> None:
             path, length, stamp = outside.place_of(array)
             kept = {**tensor.metadata_props, outside.STAMP: stamp}
             value.const_value = ir.ExternalTensor(
-                path, 0, length, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=value.name or "", metadata_props=kept
+                path,
+                0,
+                length,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=value.name or "",
+                metadata_props=kept,
             )
 
 
