@@ -43,6 +43,8 @@ ORDER: tuple[str, ...] = (
     "clamp_mask",
     "split_concat_score",
     "hoist_keys",  # after the score is split into a query side and a memory side
+    "split_channel_reduce",  # measured: what it leaves, the next may still improve
+    "lower_channel_mean_to_conv",  # measured
 )
 
 OPSETS = (11, 26)  # read by the rules' pattern helpers; older spellings of Squeeze and Clip would be misread
