@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeattn.phase import native
 from edgeattn.program import TensorSpec, free_inputs
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ class GraphIndex:
         import onnx
 
         try:
-            inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model))
+            with native("ONNX", "inferring shapes"):
+                inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model))
         except onnx.shape_inference.InferenceError:
             inferred = self.model
         graph = inferred.graph

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeattn.cli.app import Debug, Force, Json, Out, Precision, Quiet, Target, Threads, app
+from edgeattn.cli.app import (
+    A_JOB_S,
+    FOREVER_S,
+    Debug,
+    Force,
+    Json,
+    Out,
+    Patience,
+    Precision,
+    Quiet,
+    Target,
+    Threads,
+    app,
+)
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import Unsupported, UsageError
 
@@ -44,6 +57,7 @@ def export(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the inputs it is checked on.")] = 0,
     force: Force = False,
+    timeout: Patience = FOREVER_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -53,7 +67,7 @@ def export(
     from edgeattn import export as exporter
     from edgeattn.harness.parity import Limits, judge
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
         ui.listen("export to ONNX", 0, None)
         said = source.Inputs(_specs(shape or []), _dynamics(dynamic or []), inputs)
         found = source.resolve(model, weights, said)
@@ -94,6 +108,10 @@ def rewrite(
     out: Out,
     only: Annotated[list[str] | None, typer.Option(help="Apply this rule only (repeatable).")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave this rule out (repeatable).")] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Also apply a rule that changes how the model is used: split_loop, merge_loop (repeatable)."),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option("--target", "-t", help="Also try the rules that help on some engines only, timed on this one."),
@@ -102,6 +120,7 @@ def rewrite(
     inputs: Inputs = None,
     shape: Shapes = None,
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -111,7 +130,7 @@ def rewrite(
     from edgeattn.publish import guard
     from edgeattn.rewrite import rewrite as rewriter
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
         chooser = _chooser(target, threads) if target else None
         given = drawing.Given(inputs, _specs(shape or []))
@@ -121,13 +140,14 @@ def rewrite(
             backends.oracle,
             only=only or (),
             skip=skip or (),
+            also=also or (),
             chooser=chooser,
             progress=lambda line: ui.listen(line, 0, None),
         )
         _save(result, out, force)
         rules = result.history[-1].notes["rules"]
         ui.emit({"out": str(out), "rules": rules})
-        fired = [r for r in rules if r["count"] or r.get("undone") or r.get("measured")]
+        fired = [r for r in rules if r["count"] or r.get("undone") or r.get("note")]
         rows = [
             (
                 r["rule"],
@@ -160,6 +180,7 @@ def quantize(
     gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
     target: Target = "onnxruntime",
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -170,7 +191,7 @@ def quantize(
     from edgeattn.quantize import Settings
     from edgeattn.quantize import quantize as quantizer
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
         program = storage.load(source)
         if calib is None:
@@ -206,6 +227,7 @@ def compile_(
     inputs: Inputs = None,
     shape: Shapes = None,
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -217,7 +239,7 @@ def compile_(
     from edgeattn.harness.precision import audit
     from edgeattn.publish import guard, new_directory
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         name, device = backends.parse_target(target)
         if precision not in ("fp32", "fp16", "bf16", "int8"):
             raise UsageError(f"unknown precision '{precision}'", where="--precision", hint="fp32, fp16, bf16 or int8")
@@ -291,6 +313,9 @@ def _save(program: Program, out: Path, force: bool) -> None:
     from edgeattn import storage
     from edgeattn.publish import new_directory, new_file
 
+    if program.wiring is not None and out.suffix == ".onnx":
+        hint = f"name a directory: -o {out.with_suffix('')}; nothing was written"
+        raise UsageError(f"the result is {len(program.graphs)} graphs and their wiring", where=f"-o {out}", hint=hint)
     if program.wiring is None:
         with new_file(out, force) as file:
             storage.save(program, file)

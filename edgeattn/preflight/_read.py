@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn.errors import BadInput, MissingPackage
 from edgeattn.files import read_regular
+from edgeattn.phase import native
 from edgeattn.preflight._check import check_model
 from edgeattn.preflight._external import inline_external_data
 from edgeattn.preflight._text import check_text
@@ -58,7 +59,8 @@ def read_model(path: Path, max_bytes: int = 2 << 30, *, warn: Callable[[str], No
     _look(data, where, onnx.ModelProto.DESCRIPTOR.fields_by_number)
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(data)
+        with native("protobuf", "reading the file"):
+            model.ParseFromString(data)
     except DecodeError:
         raise BadInput("is damaged, or nested deeper than 100 messages", where=where, hint=_AGAIN) from None
     check_text(model, where)
