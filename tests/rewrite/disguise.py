@@ -18,8 +18,8 @@ def renamed(model: onnx.ModelProto, rng: random.Random) -> onnx.ModelProto:
     names = {name: f"t/{number}.out:0" for name, number in zip(inner, numbers, strict=True) if name not in fixed}
     for tensor in graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
-    for node in graph.node:
-        node.name = rng.choice(("", f"unit {rng.random()}"))
+    for i, node in enumerate(graph.node):
+        node.name = rng.choice(("", f"unit {i}"))
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
     return model

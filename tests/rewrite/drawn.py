@@ -264,6 +264,6 @@ def program_of(model: onnx.ModelProto) -> Program:
             if value.name not in stored:
                 drawn = rng.standard_normal(shape).astype(np.float32)
                 valid = (drawn > 0) | (np.arange(shape[-1]) == 0 if shape else True)
-                feeds[value.name] = valid if tensor.elem_type == BOOL else drawn
+                feeds[value.name] = np.asarray(valid) if tensor.elem_type == BOOL else drawn
         cases.append(Case(f"batch-{sizes['batch']}", feeds))
     return Program({"main": model}, reference=Reference("source graph", tuple(cases)))
