@@ -36,6 +36,7 @@ ORDER: tuple[str, ...] = (
     "fold_constants",  # every later rule asks what is constant
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
     "lower_einsum",  # so that later rules see the products in it
+    "canonicalise_reshape",  # shapes are known behind a Reshape whose target is
     "remove_noops",  # what stands between the operators that the others look for
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",

@@ -89,7 +89,7 @@ def _reinfer(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _tell_subgraphs(ours: onnx.GraphProto, inferred: onnx.GraphProto) -> None:
-    """What was inferred inside the branches and bodies of nodes; a guess there would meet another inference's guesses."""
+    """What was inferred inside branches and bodies; a guess there would meet those of another inference."""
     for node, told in zip(ours.node, inferred.node, strict=True):
         for attribute, other in zip(node.attribute, told.attribute, strict=True):
             if attribute.HasField("g"):
