@@ -36,6 +36,7 @@ ORDER: tuple[str, ...] = (
     "fold_constants",  # every later rule asks what is constant
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
     "lower_einsum",  # so that later rules see the products in it
+    "canonicalise_reshape",  # shapes are known behind a Reshape whose target is
     "remove_noops",  # what stands between the operators that the others look for
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",
@@ -64,6 +65,8 @@ ORDER: tuple[str, ...] = (
     "lower_vector_product",  # measured
     "merge_projections",  # measured; after scales went into the weights of the queries alone
     "merge_loop",  # what can leave the step has left it
+    "split_channel_reduce",  # measured; what it leaves, the next may still improve
+    "lower_channel_mean_to_conv",  # measured
 )
 
 OPSETS = (11, 26)  # read by the rules' pattern helpers; older spellings of Squeeze and Clip would be misread

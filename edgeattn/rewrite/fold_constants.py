@@ -51,7 +51,7 @@ class FoldConstants(ProgramRule):
             if not any(_foldable(model)):
                 misses.append(Miss("every node depends on an input and is read", name, 0, graph=name))
                 continue
-            folded = _restored(_tidied(_fold(model)), model)
+            folded = _restored(_tidied(_fold(_without_defaults(model))), model)
             gone = len(model.graph.node) - len(folded.graph.node)
             gone = gone or int(len(model.graph.initializer) > len(folded.graph.initializer))
             if gone > 0:
@@ -114,6 +114,24 @@ def _reads_known_size(node: onnx.NodeProto, shapes: Mapping[str, Sequence[Any]])
     bounds = {a.name: a.i for a in node.attribute}
     read = list(shapes.get(node.input[0], ()))[bounds.get("start", 0) : bounds.get("end")]
     return any(d.HasField("dim_value") for d in read)
+
+
+def _defaults(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Initializers that are graph inputs too: a caller may give other numbers, so they are no constants."""
+    given = {v.name for v in model.graph.input}
+    return [t for t in model.graph.initializer if t.name in given]
+
+
+def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with plain inputs in place of defaults, which onnxsim would fold as if nobody could give others."""
+    defaults = {t.name for t in _defaults(model)}
+    if not defaults:
+        return model
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.initializer[:]
+    bare.graph.initializer.extend(t for t in model.graph.initializer if t.name not in defaults)
+    return bare
 
 
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -191,6 +209,7 @@ def _restored(folded: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelPro
     for ours, theirs in ((folded.graph.input, source.graph.input), (folded.graph.output, source.graph.output)):
         del ours[:]
         ours.extend(theirs)
+    folded.graph.initializer.extend(_defaults(source))
     folded.producer_name, folded.producer_version = source.producer_name, source.producer_version
     folded.graph.name = source.graph.name
     del folded.metadata_props[:]
