@@ -33,7 +33,8 @@ def inline_external_data(model: onnx.ModelProto, path: Path, budget: int) -> Non
     plans = [(tensor, *_plan(name, tensor, path)) for name, tensor in external]
     total = sum(length for _, _, _, length in plans)
     if total > budget:
-        raise BadInput(f"names {total} bytes of external data, more than the limit", where=str(path))
+        what = f"names {total} bytes of external data, more than the limit"
+        raise BadInput(what, where=str(path), hint="is it the file you mean?")
     for tensor, parts, offset, length in plans:
         data = _read(path, parts, offset, length)
         del tensor.external_data[:]
