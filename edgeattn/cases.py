@@ -103,7 +103,8 @@ def _value(
         return fill(rng.standard_normal(shape, np.float32)).astype(spec.dtype)
     if kind == "b":
         keep = np.asarray(rng.random(shape) < 0.8)
-        keep[..., :1] = True
+        if keep.ndim:
+            keep[..., :1] = True
         return keep
     drawn = rng.integers(0, 2, shape) if example is None else rng.choice(example.ravel(), shape)
     return np.asarray(drawn, spec.dtype)

@@ -13,6 +13,7 @@ import numpy as np
 from edgeattn import cases, decode, drawing, graphs, outside
 from edgeattn.errors import BadInput
 from edgeattn.files import read_regular
+from edgeattn.memory import assert_fits
 from edgeattn.preflight import read_model
 from edgeattn.program import Case, Program, Session, Stop, Wiring
 
@@ -33,6 +34,9 @@ def load(path: Path) -> Program:
     """
     if not path.is_dir():
         return Program({"main": read_model(path)})
+    if not (path / WIRING).exists():
+        hint = "give an .onnx file, or a program directory as `edgeattn export` writes it"
+        raise BadInput(f"is a directory without {WIRING}", where=str(path), hint=hint)
     wiring = _read_wiring(path / WIRING)
     order = json.loads((path / WIRING).read_bytes())["graphs"]
     return Program({name: read_model(path / f"{name}.onnx") for name in order}, wiring)
@@ -71,6 +75,7 @@ def with_reference(
         BadInput, UsageError: see :func:`edgeattn.drawing.draw`.
     """
     rng = np.random.default_rng(seed)
+    assert_fits(program)
     sessions = opener(program)
 
     def forced(case: Case) -> Case:

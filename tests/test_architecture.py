@@ -29,6 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "complaints",
             "arrays",
             "theirs",
+            "memory",
             "worker",
         }
     ),

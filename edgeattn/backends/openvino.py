@@ -18,13 +18,13 @@ import numpy as np
 from edgeattn.backends import Availability, Engine, Options, Refusal
 from edgeattn.backends._common import (
     explain_failure,
-    first_line,
     newer_opsets,
     precision_summary,
     probe_package,
+    refusal,
     usable_cores,
 )
-from edgeattn.errors import EngineFailed, MissingPackage
+from edgeattn.errors import MissingPackage
 from edgeattn.graphs import macs_by_node
 from edgeattn.phase import native
 from edgeattn.program import Program, QdqDialect, TensorSpec
@@ -140,7 +140,7 @@ def _read(model: onnx.ModelProto) -> Any:
         with native("OpenVINO", "reading the graph"):
             return _with_constants(_core().read_model(outside.hollow(model).SerializeToString()), weights)
     except Exception as error:
-        raise EngineFailed(first_line(error), where="openvino", hint="run `edgeattn inspect` on the ONNX") from error
+        raise refusal("openvino", error) from error
 
 
 def _with_constants(model: Any, weights: Mapping[str, Array]) -> Any:
@@ -181,7 +181,7 @@ def _compile(model: Any, options: Options) -> Any:
     except MissingPackage:
         raise
     except Exception as error:
-        raise EngineFailed(first_line(error), where="openvino") from error
+        raise refusal("openvino", error) from error
 
 
 def _executed(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:

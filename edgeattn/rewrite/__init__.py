@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import outside, registry
-from edgeattn.errors import BadInput, UnknownName, Unsupported
+from edgeattn.errors import BadInput, UnknownName, Unsupported, printable
 from edgeattn.phase import native
 from edgeattn.program import StageRecord
 from edgeattn.rewrite._rule import Choice
@@ -174,6 +174,12 @@ def _prepared(program: Program) -> Program:
     inlined = replace(program, graphs=graphs)
     assert_standard(inlined, "rewrite")
     for name, model in inlined.graphs.items():
+        if model.graph.sparse_initializer:
+            raise Unsupported(
+                f"keeps '{printable(model.graph.sparse_initializer[0].values.name, 80)}' as a sparse initializer",
+                where=f"graph '{name}'",
+                hint="export it with dense weights",
+            )
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
         if model.graph.node and not OPSETS[0] <= opset <= OPSETS[1]:
             raise Unsupported(
