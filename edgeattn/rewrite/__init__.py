@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgeattn import registry
 from edgeattn.errors import BadInput, UnknownName, Unsupported
 from edgeattn.program import StageRecord
-from edgeattn.rewrite._rule import Choice
+from edgeattn.rewrite._rule import Choice, Look
 from edgeattn.standard import assert_standard
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Opener = Callable[[Program], Mapping[str, Session]]
     Chooser = Callable[[Program, Program], Choice]
 
-__all__ = ["OPSETS", "ORDER", "Choice", "rewrite", "selected", "why_not"]
+__all__ = ["OPSETS", "ORDER", "Choice", "Look", "rewrite", "selected", "survey", "why_not"]
 
 # Order is meaning.
 ORDER: tuple[str, ...] = (
@@ -70,15 +70,17 @@ def rewrite(
 
     Returns:
         A new program; the last history record is named ``rewrite`` and its notes hold ``rules`` (rule, count,
-        nodes_before, nodes_after, max_abs, exactness, ``measured`` where it was timed, and ``undone`` or ``note`` with
-        a reason) and ``operators``.
+        nodes_before, nodes_after, max_abs, exactness, ``where``: the modules it changed, ``measured`` where it was
+        timed, and ``undone`` or ``note`` with a reason), ``operators`` and ``operators_before``, ``attention`` (what
+        was recognised and which rules changed it), ``parameters`` and ``macs`` (graph -> before, after), ``cases``
+        (how many it was judged by), ``inputs`` and ``outputs``.
 
     Raises:
         UnknownName: a name in ``only`` or ``skip`` that is no rule.
         BadInput: the source fails the ONNX checker, or the program has no reference.
         Unsupported: vendor operators, or an opset outside 11 to 26.
     """
-    from edgeattn.rewrite import _check, _walk
+    from edgeattn.rewrite import _check, _story, _walk
 
     started = time.perf_counter()
     rules = [_named(name) for name in selected(only, skip)]
@@ -91,7 +93,15 @@ def rewrite(
     for rule in rules:
         walk.step(rule)
     assert_standard(walk.program, "rewrite")
-    notes: dict[str, Any] = {"rules": walk.records, "operators": _check.operators(walk.program)}
+    notes: dict[str, Any] = {
+        "rules": walk.records,
+        "operators": _check.operators(walk.program),
+        "operators_before": _check.operators(source),
+        "attention": _story.attention(source, walk.changes),
+        "cases": len(program.reference.cases),
+        **_story.costs(source, walk.program),
+        **_story.interface(source),
+    }
     record = StageRecord("rewrite", time.perf_counter() - started, notes)
     return program.after(record, graphs=walk.program.graphs, wiring=walk.program.wiring)
 
@@ -111,18 +121,32 @@ def selected(only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
 def why_not(rule_name: str, program: Program) -> list[Miss]:
     """Where a rule did not fire and why, nearest miss first; empty when its first node occurs nowhere.
 
+    The rules before it have done their work, as in ``rewrite``.
+
     Raises:
         UnknownName: no such rule.
     """
-    from edgeattn.rewrite import _apply
-    from edgeattn.rewrite._rule import GraphRule
+    (look,) = survey(program, selected([rule_name]))
+    return list(look.misses)
 
-    if rule_name not in ORDER:
-        raise UnknownName("rule", rule_name, ORDER)
-    rule = _named(rule_name)
-    prepared = _prepared(program)
-    misses = _apply.find_misses(rule, prepared) if isinstance(rule, GraphRule) else _apply.apply(rule, prepared).misses
-    return sorted(misses, key=lambda m: -m.near)
+
+def survey(program: Program, names: Sequence[str] = ORDER) -> list[Look]:
+    """What each rule would do, after the rules before it: from the graphs alone, nothing is run or judged.
+
+    Rules that not every rewrite applies (measured ones, and those that PyTorch must judge) are looked at, and what
+    comes after them sees the graphs without their work.
+
+    Raises:
+        UnknownName: a name that is no rule. BadInput, Unsupported: as ``rewrite``.
+    """
+    from edgeattn.rewrite import _look
+
+    wanted = selected(names)
+    current, looks = _prepared(program), []
+    for name in ORDER[: ORDER.index(wanted[-1]) + 1]:
+        look, current = _look.at(_named(name), current, name in wanted)
+        looks += [look] if name in wanted else []
+    return looks
 
 
 def _named(name: str) -> Rule:

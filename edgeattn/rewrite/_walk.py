@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn.rewrite import _apply, _check
+from edgeattn.rewrite import _apply, _check, _story
 from edgeattn.rewrite._rule import Choice, Exactness, Outcome, ProgramRule, Rule
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Walk:
-    """The program so far and what became of every rule.
+    """The program so far, what became of every rule, and the nodes that each changed.
 
     The source is run once and only when a rule has fired. After a rule that restores what the exporter lost, the
     restored program takes the source's place: its numbers were judged by PyTorch's own.
@@ -35,6 +35,7 @@ class Walk:
         self._source, self._opener, self._progress = source, opener, progress
         self._chooser, self._asked = chooser, asked
         self._expected: list[Arrays] | None = None
+        self.changes: list[tuple[str, _story.Changed]] = []
 
     def step(self, rule: Rule) -> None:
         """Apply one rule; its result becomes the program, or a reason in the records."""
@@ -61,10 +62,12 @@ class Walk:
             self._record(rule, outcome.count, before, before, verdict.max_abs, undone=verdict.reason)
             return
         choice = self._chooser(self.program, outcome.program) if rule.measured and self._chooser else None
-        told = {"measured": asdict(choice), "note": str(choice)} if choice else {}
+        told: dict[str, Any] = {"measured": asdict(choice), "note": str(choice)} if choice else {}
         if choice is not None and not choice.keep:
             self._record(rule, 0, before, before, 0.0, **told)
             return
+        self.changes.append((rule.name, _story.changed(self.program, outcome.program)))
+        told["where"] = _story.places(self.changes[-1][1])
         self.program = outcome.program
         self._record(rule, outcome.count, before, _check.node_count(self.program), verdict.max_abs, **told)
 

@@ -53,7 +53,12 @@ def test_writes_down_what_every_rule_did():
         "nodes_after": 2,
         "max_abs": 0.0,
         "exactness": "bit-exact",
+        "where": ["node_m"],
     }
+    assert notes_of(result)["operators_before"]["histogram"] == {"ReduceMax": 1, "Sigmoid": 1, "Unsqueeze": 1}
+    assert notes_of(result)["cases"] == 2
+    assert notes_of(result)["inputs"] == ["x: float32[batch, 6, h, w]"]
+    assert notes_of(result)["outputs"] == ["y: float32[batch, 1, h, w]"]
     assert notes_of(result)["operators"] == {"domains": ["ai.onnx"], "histogram": {"ReduceMax": 1, "Sigmoid": 1}}
     assert result.history[-1].name == "rewrite"
 
