@@ -176,4 +176,7 @@ def _prepared(program: Program) -> Program:
     reason = _check.broken(inlined)
     if reason:
         raise BadInput(reason, hint="check the file with onnx.checker.check_model, or export it again")
-    return replace(inlined, graphs={name: _apply.infer_shapes(model) for name, model in inlined.graphs.items()})
+    graphs = {name: _apply.infer_shapes(model) for name, model in inlined.graphs.items()}
+    for model in graphs.values():  # copies; the version before 4 has no constants but those the caller may override
+        model.ir_version = max(model.ir_version, 4)
+    return replace(inlined, graphs=graphs)

@@ -121,6 +121,11 @@ class Walk:
 def _mended(expected: Arrays, actual: Arrays) -> Arrays:
     """``expected`` with its NaN replaced by what the accepted rule defines there."""
     return {
-        name: np.where(np.isnan(array), actual[name], array) if array.dtype.kind == "f" else array
+        name: np.where(np.isnan(array), actual[name], array) if _is_float(array) else array
         for name, array in expected.items()
     }
+
+
+def _is_float(output: Any) -> bool:
+    """Whether an output is a float tensor; it may be a sequence."""
+    return isinstance(output, np.ndarray) and output.dtype.kind == "f"

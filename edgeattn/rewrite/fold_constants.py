@@ -114,24 +114,44 @@ def _reads_known_size(node: onnx.NodeProto, shapes: Mapping[str, Sequence[Any]])
 
 
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """By onnxsim; by onnxscript where that fails."""
+    """By onnxsim; by onnxscript where that fails, or where it leaves a choice between branches that is made already."""
+    source = _without_defaults(model)
     try:
         import onnxsim
 
         # check_n=0, certify=False: the stage compares numbers itself. No fusions: each has a rule of its own here.
         folded, _ = onnxsim.simplify(
-            model, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
+            source, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
         )
+        assert isinstance(folded, onnx.ModelProto)
     except Exception:  # native code with its own view of ONNX: whatever it raises, the fallback takes over
-        from onnxscript.optimizer import optimize_ir
+        return _by_onnxscript(source)
+    # Engines choose the branch while they load, and then find the shapes of the other one in their way.
+    known = {t.name for t in folded.graph.initializer} | {n.output[0] for n in folded.graph.node if not n.input}
+    chosen = any(node.op_type == "If" and node.input[0] in known for node in folded.graph.node)
+    return _by_onnxscript(folded) if chosen else folded
 
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)  # the folder names tensors in place
-        fallback = ir.serde.deserialize_model(copy)
-        optimize_ir(fallback, num_iterations=1, onnx_shape_inference=False)
-        return ir.serde.serialize_model(fallback)
-    assert isinstance(folded, onnx.ModelProto)
-    return folded
+
+def _by_onnxscript(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxscript.optimizer import optimize_ir
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # the folder names tensors in place
+    folded = ir.serde.deserialize_model(copy)
+    optimize_ir(folded, num_iterations=1, onnx_shape_inference=False)
+    return ir.serde.serialize_model(folded)
+
+
+def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with initializers that its caller may override as plain inputs: folders take them for constants."""
+    inputs = {value.name for value in model.graph.input}
+    if not any(tensor.name in inputs for tensor in model.graph.initializer):
+        return model
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.initializer[:]
+    bare.graph.initializer.extend(t for t in model.graph.initializer if t.name not in inputs)
+    return bare
 
 
 def _tidied(folded: onnx.ModelProto) -> onnx.ModelProto:
@@ -174,6 +194,8 @@ def _restored(folded: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelPro
     for ours, theirs in ((folded.graph.input, source.graph.input), (folded.graph.output, source.graph.output)):
         del ours[:]
         ours.extend(theirs)
+    inputs, kept = {v.name for v in source.graph.input}, {t.name for t in folded.graph.initializer}
+    folded.graph.initializer.extend(t for t in source.graph.initializer if t.name in inputs and t.name not in kept)
     folded.producer_name, folded.producer_version = source.producer_name, source.producer_version
     folded.graph.name = source.graph.name
     del folded.metadata_props[:]
