@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +48,18 @@ def _summary(facts: Mapping[str, Any]) -> list[str]:
     if not any(r["count"] and not r.get("undone") for r in facts["rules"]):
         wrote += "" if facts["out"] is None else ", the graph as it was"
         return [f"no rule found anything to do; {wrote}"]
-    rows = [*rewriting.changes(facts), *((side, f"as before: {', '.join(facts[side])}") for side in _SIDES)]
+    rows = [*rewriting.changes(facts), *((side, _interface(facts[side], facts[f"{side}_after"])) for side in _SIDES)]
     seen = "equal" if facts["max_abs"] == 0 else f"within {facts['max_abs']:.1e}"
     judged = f"judged on {facts['cases']} cases against the {facts['judged_by']}: {seen}"
     return [*(f"{what:10}  {text}" for what, text in rows), f"{wrote}; {judged}; {facts['seconds']:.1f} s"]
 
 
 _SIDES = ("inputs", "outputs")
+
+
+def _interface(before: Sequence[str], after: Sequence[str]) -> str:
+    same = list(before) == list(after)
+    return f"as before: {', '.join(before)}" if same else f"{', '.join(before)} -> {', '.join(after)}"
 
 
 def _figures(rule: Mapping[str, Any]) -> tuple[str, ...]:

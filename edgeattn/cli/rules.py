@@ -42,7 +42,7 @@ def facts_of(name: str, rule: Rule, entry: Entry | None) -> dict[str, Any]:
         "exactness": exact.kind,
         "condition": exact.condition,
         "opsets": list(rule.opsets),
-        "applied": "where measured faster" if rule.measured else "where PyTorch judges" if rule.restores else "always",
+        "applied": _when(rule)[0],
         "benefit": {},
     }
     if entry is not None:
@@ -74,12 +74,17 @@ def _promise(rule: Rule) -> str:
     kind = f"{exact.kind}, where {exact.condition}" if exact.condition else exact.kind
     if exact.atol or exact.rtol:
         kind += f" (atol {exact.atol:g}, rtol {exact.rtol:g})"
-    when = "always"
-    if rule.measured:
-        when = "only where a measurement on the target shows it faster: `rewrite --target T`, or named with --only"
-    elif rule.restores:
-        when = "only where PyTorch's own outputs can judge the result: in `edgeattn run` and after `export`"
-    return f"Exactness: {kind}. Opsets {rule.opsets[0]} to {rule.opsets[1]}.\nApplied: {when}."
+    return f"Exactness: {kind}. Opsets {rule.opsets[0]} to {rule.opsets[1]}.\nApplied: {_when(rule)[1]}."
+
+
+def _when(rule: Rule) -> tuple[str, str]:
+    """When a rule is applied, in short and in full."""
+    measured = "only where a measurement on the target shows it faster: `rewrite --target T`, or named with --only"
+    if rule.reshapes:
+        return "where asked for", "only where it is asked for, since it changes how the model is used: --also"
+    if rule.restores:
+        return "where PyTorch judges", "only where PyTorch's own outputs can judge the result, as in `edgeattn run`"
+    return ("where measured faster", measured) if rule.measured else ("always", "always")
 
 
 def _drawn(drawing: dict[str, str]) -> str:

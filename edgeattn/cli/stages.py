@@ -8,13 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeattn.cli.app import Debug, Force, Json, OptionalOut, Out, Precision, Quiet, Target, Threads, app
+from edgeattn.cli.app import (
+    A_JOB_S,
+    FOREVER_S,
+    Debug,
+    Force,
+    Json,
+    OptionalOut,
+    Out,
+    Patience,
+    Precision,
+    Quiet,
+    Target,
+    Threads,
+    app,
+)
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.program import Case, Program, TensorSpec
 
+_INPUTS = "Real inputs: an .npz, one array per input, to judge on beside seeded ones."
+Inputs = Annotated[Path | None, typer.Option(help=_INPUTS)]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", help="A shape that an input takes: x=1x3x224x224.", metavar="NAME=DIMS[:TYPE]"),
+]
 In = Annotated[Path, typer.Argument(metavar="IN", help="An .onnx file, or a program directory written by export.")]
 
 
@@ -38,6 +58,7 @@ def export(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the inputs it is checked on.")] = 0,
     force: Force = False,
+    timeout: Patience = FOREVER_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -47,7 +68,7 @@ def export(
     from edgeattn import export as exporter
     from edgeattn.harness.parity import Limits, judge
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
         ui.listen("export to ONNX", 0, None)
         said = source.Inputs(_specs(shape or []), _dynamics(dynamic or []), inputs)
         found = source.resolve(model, weights, said)
@@ -88,35 +109,44 @@ def rewrite(
     out: OptionalOut = None,
     only: Annotated[list[str] | None, typer.Option(help="Apply this rule only (repeatable).")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave this rule out (repeatable).")] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Also apply a rule that changes how the model is used: split_loop, merge_loop (repeatable)."),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option("--target", "-t", help="Also try the rules that help on some engines only, timed on this one."),
     ] = None,
     threads: Threads = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change; write nothing.")] = False,
+    inputs: Inputs = None,
+    shape: Shapes = None,
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Rewrite attention into standard operators that every engine runs fast; each rule is checked."""
-    from edgeattn import backends, storage
+    from edgeattn import backends, drawing, storage
     from edgeattn.cli.rewritten import show
     from edgeattn.publish import guard
     from edgeattn.rewrite import rewrite as rewriter
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         if out is None and not dry_run:
             raise UsageError("nowhere to write", where="--out", hint="give -o OUT.onnx, or --dry-run to look only")
         if out is not None:
             guard(out, [source])
         chooser = _chooser(target, threads) if target else None
-        program = storage.with_reference(storage.load(source), backends.oracle)
+        given = drawing.Given(inputs, _specs(shape or []))
+        program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
         result = rewriter(
             program,
             backends.oracle,
             only=only or (),
             skip=skip or (),
+            also=also or (),
             chooser=chooser,
             progress=lambda line: ui.listen(line, 0, None),
         )
@@ -141,6 +171,7 @@ def quantize(
     gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
     target: Target = "onnxruntime",
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -151,7 +182,7 @@ def quantize(
     from edgeattn.quantize import Settings
     from edgeattn.quantize import quantize as quantizer
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
         program = storage.load(source)
         if calib is None:
@@ -184,19 +215,22 @@ def compile_(
     target: Target,
     precision: Precision = "fp32",
     threads: Threads = 0,
+    inputs: Inputs = None,
+    shape: Shapes = None,
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """ONNX -> engine bundle for a target, with the precision that really runs read back."""
-    from edgeattn import backends, decode, registry, storage
+    from edgeattn import backends, decode, drawing, registry, storage
     from edgeattn.bundle.pack import answered_sample, pack
     from edgeattn.errors import MissingPackage
     from edgeattn.harness.precision import audit
     from edgeattn.publish import guard, new_directory
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         name, device = backends.parse_target(target)
         if precision not in ("fp32", "fp16", "bf16", "int8"):
             raise UsageError(f"unknown precision '{precision}'", where="--precision", hint="fp32, fp16, bf16 or int8")
@@ -204,7 +238,8 @@ def compile_(
         if not backend.probe().available:
             raise MissingPackage(name, backend.extra, why=backend.probe().why)
         guard(out, [source])
-        program = storage.with_reference(storage.load(source), backends.oracle)
+        given = drawing.Given(inputs, _specs(shape or []))
+        program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
         options = backends.Options(device, precision, threads)
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
@@ -269,6 +304,9 @@ def _save(program: Program, out: Path, force: bool) -> None:
     from edgeattn import storage
     from edgeattn.publish import new_directory, new_file
 
+    if program.wiring is not None and out.suffix == ".onnx":
+        hint = f"name a directory: -o {out.with_suffix('')}; nothing was written"
+        raise UsageError(f"the result is {len(program.graphs)} graphs and their wiring", where=f"-o {out}", hint=hint)
     if program.wiring is None:
         with new_file(out, force) as file:
             storage.save(program, file)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeattn import registry
 from edgeattn.errors import BadInput, UnknownName, Unsupported
+from edgeattn.phase import native
 from edgeattn.program import StageRecord
 from edgeattn.rewrite._rule import Choice, Look
 from edgeattn.standard import assert_standard
@@ -34,15 +35,28 @@ __all__ = ["OPSETS", "ORDER", "Choice", "Look", "rewrite", "selected", "survey",
 ORDER: tuple[str, ...] = (
     "fold_constants",  # every later rule asks what is constant
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
+    "lower_einsum",  # so that later rules see the products in it
+    "remove_noops",  # what stands between the operators that the others look for
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",
     "lower_fc_to_conv",  # after the pools are 4-D
     "merge_shared_mlp",  # after the MLP is convolutions
     "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
+    "canonicalise_key_transpose",
+    "remove_transpose_pairs",  # after what hides a Transpose between Reshapes is one
+    "fuse_layernorm",
+    "fuse_gelu",
     "clamp_mask",
+    "remove_softmax_before_argmax",
+    "split_log_softmax",  # measured
+    "remove_nan_guard",  # after masks are finite
+    "fold_attention_scale",  # after nothing but masks and scales lies between product and Softmax
     "split_concat_score",
+    "lower_recurrent_cell",  # measured
+    "fold_embedding",  # after the weights of a recurrent operator are seen
     "hoist_keys",  # after the score is split into a query side and a memory side
+    "merge_loop",  # what can leave the step has left it
 )
 
 OPSETS = (11, 26)  # read by the rules' pattern helpers; older spellings of Squeeze and Clip would be misread
@@ -54,6 +68,7 @@ def rewrite(
     *,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    also: Sequence[str] = (),
     chooser: Chooser | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Program:
@@ -64,6 +79,7 @@ def rewrite(
         opener: opens every graph of a program in an engine with graph optimisation off.
         only: names of the rules to apply; empty means all.
         skip: names of the rules to leave out.
+        also: rules that change the program's form (``split_loop``, ``merge_loop``), applied only where asked for.
         chooser: times a program before and after a measured rule, and says which stays. Without one, a measured rule
             is applied only if ``only`` names it.
         progress: called with one line per rule.
@@ -73,7 +89,7 @@ def rewrite(
         nodes_before, nodes_after, max_abs, exactness, ``where``: the modules it changed, ``measured`` where it was
         timed, and ``undone`` or ``note`` with a reason), ``operators`` and ``operators_before``, ``attention`` (what
         was recognised and which rules changed it), ``parameters`` and ``macs`` (graph -> before, after), ``cases``
-        (how many it was judged by), ``inputs`` and ``outputs``.
+        (how many it was judged by), ``inputs`` and ``outputs``, before and ``_after``.
 
     Raises:
         UnknownName: a name in ``only`` or ``skip`` that is no rule.
@@ -83,13 +99,14 @@ def rewrite(
     from edgeattn.rewrite import _check, _story, _walk
 
     started = time.perf_counter()
-    rules = [_named(name) for name in selected(only, skip)]
+    rules = [_named(name) for name in selected((*only, *also) if only else (), skip)]
+    _known(also)
     if program.reference is None or not program.reference.cases:
         raise BadInput(
             "the program has no reference cases to judge rewrites by", hint="draw cases from its inputs first"
         )
     source = _prepared(program)
-    walk = _walk.Walk(source, opener, progress or (lambda line: None), chooser, asked=only)
+    walk = _walk.Walk(source, opener, progress or (lambda line: None), chooser, asked=(*only, *also))
     for rule in rules:
         walk.step(rule)
     assert_standard(walk.program, "rewrite")
@@ -101,9 +118,11 @@ def rewrite(
         "cases": len(program.reference.cases),
         **_story.costs(source, walk.program),
         **_story.interface(source),
+        **{f"{side}_after": specs for side, specs in _story.interface(walk.program).items()},
     }
     record = StageRecord("rewrite", time.perf_counter() - started, notes)
-    return program.after(record, graphs=walk.program.graphs, wiring=walk.program.wiring)
+    result = walk.program
+    return program.after(record, graphs=result.graphs, wiring=result.wiring, reference=result.reference)
 
 
 def selected(only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
@@ -112,10 +131,14 @@ def selected(only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
     Raises:
         UnknownName: with the nearest rule names.
     """
-    for name in (*only, *skip):
+    _known((*only, *skip))
+    return [name for name in ORDER if (not only or name in only) and name not in skip]
+
+
+def _known(names: Sequence[str]) -> None:
+    for name in names:
         if name not in ORDER:
             raise UnknownName("rule", name, ORDER)
-    return [name for name in ORDER if (not only or name in only) and name not in skip]
 
 
 def why_not(rule_name: str, program: Program) -> list[Miss]:
@@ -160,10 +183,9 @@ def _prepared(program: Program) -> Program:
 
     from edgeattn.rewrite import _apply, _check
 
-    inlined = replace(
-        program,
-        graphs={n: inline_local_functions(m) if m.functions else m for n, m in program.graphs.items()},
-    )
+    with native("ONNX", "inlining functions"):
+        graphs = {n: inline_local_functions(m) if m.functions else m for n, m in program.graphs.items()}
+    inlined = replace(program, graphs=graphs)
     assert_standard(inlined, "rewrite")
     for name, model in inlined.graphs.items():
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)

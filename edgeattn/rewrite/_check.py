@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from edgeattn import decode
+from edgeattn import decode, graphs
 from edgeattn.errors import BadInput, EngineFailed
+from edgeattn.phase import native
 from edgeattn.rewrite._apply import skeleton
 from edgeattn.rewrite._rule import ALLCLOSE, Exactness
 from edgeattn.standard import all_nodes, foreign_nodes
@@ -34,7 +35,8 @@ def broken(program: Program) -> str:
     """Why a graph is not valid ONNX, or an empty string; weights are left out of the check."""
     for name, model in program.graphs.items():
         try:
-            onnx.checker.check_model(skeleton(model), full_check=True)
+            with native("ONNX", "checking the graph"):
+                onnx.checker.check_model(skeleton(model), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             return f"graph '{name}' is not valid ONNX: {' '.join(lines[:2])}"
@@ -50,6 +52,20 @@ def not_as_before(before: Program, after: Program) -> str:
         old_outputs = [_typed(v) for v in model.graph.output]
         if [_typed(v) for v in after.graphs[name].graph.output][: len(old_outputs)] != old_outputs:
             return f"outputs of graph '{name}' changed from {old_outputs}"
+    foreign = [op for model in after.graphs.values() for op in foreign_nodes(model)]
+    return f"node '{foreign[0][0]}' has the domain '{foreign[0][1]}'" if foreign else ""
+
+
+def not_reshaped(before: Program, after: Program) -> str:
+    """What a program in a new form asks for that the old form did not, or an empty string.
+
+    What is given as the decode loop's tokens need no longer be an input; that every output is there, and what it
+    holds, the numbers say.
+    """
+    old = {s.name: s for s in graphs.program_inputs(before)}
+    for spec in graphs.program_inputs(after):
+        if str(spec) != str(old.get(spec.name)):
+            return f"program input '{spec}' was {old.get(spec.name, 'none')}"
     foreign = [op for model in after.graphs.values() for op in foreign_nodes(model)]
     return f"node '{foreign[0][0]}' has the domain '{foreign[0][1]}'" if foreign else ""
 

@@ -7,6 +7,7 @@ x, gate → Mul → y
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class _Drawing:
             (out, *more) = [name for name in node.output if name] or [""]
             if not more and self.readers[out] == 1 and out not in self.outputs:
                 ends[out] = chain
-        return [self._line(chain) for chain in chains]
+        return [line for chain in chains for line in (self._line(chain), *_bodies(chain))]
 
     def _line(self, chain: list[onnx.NodeProto]) -> str:
         read = [self._name(name) for name in self.moving(chain[0])]
@@ -86,7 +87,11 @@ class _Drawing:
 
     def _label(self, node: onnx.NodeProto) -> str:
         inside = [self._constant(name) for name in node.input if name in self.constants]
-        inside += [f"{a.name}={_shortened(_attribute(a))}" for a in node.attribute if not _is_default(node, a)]
+        inside += [
+            f"{a.name}={_shortened(_attribute(a))}"
+            for a in node.attribute
+            if not a.HasField("g") and not _is_default(node, a)
+        ]
         return f"{node.op_type}({', '.join(inside)})" if inside else str(node.op_type)
 
     def _constant(self, name: str) -> str:
@@ -96,6 +101,15 @@ class _Drawing:
         if array.ndim == 0 or (array.size <= 4 and (array.dtype.kind in "iub" or array.size == 1)):
             return _shortened(str(array.tolist()) if array.dtype.kind != "f" else _numbers(array))
         return f"{name if '/' not in name and len(name) < 16 else ''}[{','.join(map(str, array.shape))}]"
+
+
+def _bodies(chain: Sequence[onnx.NodeProto]) -> Iterator[str]:
+    """The graphs inside Loop, Scan and If, below the line they belong to."""
+    for node in chain:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield f"  {attribute.name} of {node.op_type}:"
+                yield from (f"    {line}" for line in lines(attribute.g))
 
 
 def _numbers(array: np.ndarray[Any, Any]) -> str:
@@ -118,8 +132,6 @@ def _array(found: Any) -> np.ndarray[Any, Any] | None:
 def _attribute(attribute: onnx.AttributeProto) -> str:
     import onnx
 
-    if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-        return "graph"
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, onnx.TensorProto):
         return _numbers(onnx.numpy_helper.to_array(value))

@@ -27,7 +27,7 @@ def at(rule: Rule, program: Program, wanted: bool) -> tuple[Look, Program]:
     except Exception as error:  # as in a rewrite, where the rule is undone
         return Look(rule.name, 0, (), f"raised {type(error).__name__}: {error}"), program
     nearest = sorted((_placed(miss, program) for miss in misses), key=lambda m: -m.near) if wanted else ()
-    always = not (rule.measured or rule.restores)
+    always = not (rule.measured or rule.restores or rule.reshapes)
     return Look(rule.name, outcome.count, tuple(nearest)), outcome.program if always else program
 
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-    from edgeattn.program import Program
+    from edgeattn.program import Arrays, Program
     from edgeattn.rewrite._build import Build
-    from edgeattn.rewrite._sizes import Shapes
+    from edgeattn.rewrite._sizes import Sample
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class View:
     graph: str
     opset: int
     producer: str
-    samples: Callable[[], list[Shapes]] = list
+    samples: Callable[[], list[Sample]] = list
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ class Rule(ABC):
     opsets: ClassVar[tuple[int, int]] = (11, 26)
     restores: ClassVar[bool] = False  # judged by PyTorch's outputs, because the source graph is what is wrong
     measured: ClassVar[bool] = False  # stays only where a paired measurement on the target shows it faster
+    reshapes: ClassVar[bool] = False  # other graphs, seen otherwise from outside: applied only where it is asked for
 
     @abstractmethod
     def examples(self) -> list[Program]:
@@ -176,11 +177,24 @@ class GraphRule(Rule):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a program rule did: the new graphs and wiring, how often it fired, and where it nearly did."""
+    """What a program rule did: the new graphs and wiring, how often it fired, and where it nearly did.
+
+    A rule that reshapes a program also says how the old form and the new one are compared.
+
+    Attributes:
+        program: the result; a reshaping rule asks its cases as the new form takes them.
+        count, misses: how often it fired, and where it nearly did.
+        before: the old form with the same cases as that takes them; None where they are what they were.
+        retold: what the old form gave, as the new form gives it; None where it is the same.
+        note: what a user must know about the new form.
+    """
 
     program: Program
     count: int
     misses: tuple[Miss, ...] = ()
+    before: Program | None = None
+    retold: Callable[[Arrays], Arrays] | None = None
+    note: str = ""
 
 
 class ProgramRule(Rule):

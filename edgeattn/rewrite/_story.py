@@ -50,8 +50,8 @@ def changed(before: Program, after: Program) -> Changed:
     """Nodes of ``before``, by graph, that are gone from ``after`` or read or compute something else there."""
     found = {}
     for name, model in before.graphs.items():
-        if name in after.graphs and model is not after.graphs[name]:
-            kept = {_key(node) for node in after.graphs[name].graph.node}
+        if model is not after.graphs.get(name):
+            kept = {_key(node) for node in after.graphs[name].graph.node} if name in after.graphs else set()
             found[name] = [node for node in model.graph.node if _key(node) not in kept]
     return found
 
@@ -133,8 +133,9 @@ def attention(source: Program, changes: Sequence[tuple[str, Changed]]) -> list[d
 def costs(before: Program, after: Program) -> dict[str, Any]:
     """Parameters and multiply-accumulates of one run (batch 1) of every graph, as ``[before, after]``."""
     counted = {"parameters": graphs.parameters, "macs": graphs.multiply_accumulates}
+    names = dict.fromkeys([*before.graphs, *after.graphs])
     return {
-        what: {name: [count(model), count(after.graphs[name])] for name, model in before.graphs.items()}
+        what: {name: [count(p.graphs[name]) if name in p.graphs else 0 for p in (before, after)] for name in names}
         for what, count in counted.items()
     }
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeattn.program import Reference
 from edgeattn.rewrite import _apply, _check, _story
+from edgeattn.rewrite._live import Lives
 from edgeattn.rewrite._rule import Choice, Exactness, Outcome, ProgramRule, Rule
 
 if TYPE_CHECKING:
@@ -36,19 +38,24 @@ class Walk:
         self._chooser, self._asked = chooser, asked
         self._expected: list[Arrays] | None = None
         self.changes: list[tuple[str, _story.Changed]] = []
+        self._lives = Lives()
 
     def step(self, rule: Rule) -> None:
         """Apply one rule; its result becomes the program, or a reason in the records."""
         before = _check.node_count(self.program)
         try:
-            outcome = _apply.apply(rule, self.program)
+            outcome = _apply.apply(rule, self.program, self._lives)
         except Exception as error:  # a rule must not take the run down: the graph without it is still right
+            self._lives.forget()
             self._record(rule, 0, before, before, 0.0, undone=f"raised {type(error).__name__}: {error}")
             return
         if outcome.count == 0:
             self._record(rule, 0, before, before, 0.0)
         elif rule.restores and not self._has_oracle():
             note = "found, but left alone: there are no PyTorch outputs to judge a restored graph by"
+            self._record(rule, 0, before, before, 0.0, note=note)
+        elif rule.reshapes and rule.name not in self._asked:
+            note = f"fits, but left alone: it changes how the program is used; ask for it with --also {rule.name}"
             self._record(rule, 0, before, before, 0.0, note=note)
         elif rule.measured and self._chooser is None and rule.name not in self._asked:
             note = f"fits {outcome.count} times, but left alone: whether it helps is measured on a target"
@@ -57,28 +64,40 @@ class Walk:
             self._keep_or_undo(rule, outcome, before)
 
     def _keep_or_undo(self, rule: Rule, outcome: Outcome, before: int) -> None:
-        verdict = self._judge(rule, outcome.program)
+        kept = self._expected
+        verdict = self._judge(rule, outcome)
         if verdict.reason:
+            self._expected = kept
             self._record(rule, outcome.count, before, before, verdict.max_abs, undone=verdict.reason)
             return
-        choice = self._chooser(self.program, outcome.program) if rule.measured and self._chooser else None
+        old = outcome.before or self.program
+        choice = self._chooser(old, outcome.program) if rule.measured and self._chooser else None
         told: dict[str, Any] = {"measured": asdict(choice), "note": str(choice)} if choice else {}
         if choice is not None and not choice.keep:
+            self._expected = kept
             self._record(rule, 0, before, before, 0.0, **told)
             return
         self.changes.append((rule.name, _story.changed(self.program, outcome.program)))
         told["where"] = _story.places(self.changes[-1][1])
+        if outcome.note:
+            told["note"] = "; ".join(filter(None, (told.get("note"), outcome.note)))
         self.program = outcome.program
+        if rule.reshapes:
+            self._reanswer()
         self._record(rule, outcome.count, before, _check.node_count(self.program), verdict.max_abs, **told)
 
-    def _judge(self, rule: Rule, candidate: Program) -> _check.Verdict:
-        reason = _check.broken(candidate) or _check.not_as_before(self.program, candidate)
+    def _judge(self, rule: Rule, outcome: Outcome) -> _check.Verdict:
+        candidate = outcome.program
+        compare = _check.not_reshaped if rule.reshapes else _check.not_as_before
+        reason = _check.broken(candidate) or compare(self.program, candidate)
         if not reason and not isinstance(rule, ProgramRule) and candidate.wiring != self.program.wiring:
             reason = "a graph rule changed the wiring"
         if reason:
             return _check.Verdict(reason, 0.0)
         assert candidate.reference is not None
         cases = candidate.reference.cases
+        if rule.reshapes:
+            self._retell(outcome)
         expected = [c.outputs for c in cases] if rule.restores else self._source_outputs()
         try:
             actual = _check.outputs_of(candidate, self._opener)
@@ -97,6 +116,18 @@ class Walk:
         if self._expected is None:
             self._expected = list(_check.outputs_of(self._source, self._opener))
         return self._expected
+
+    def _retell(self, outcome: Outcome) -> None:
+        """What the old form gives for the cases that both forms take, as the new form gives it."""
+        given = _check.outputs_of(outcome.before, self._opener) if outcome.before else self._source_outputs()
+        self._expected = [dict(outcome.retold(g)) if outcome.retold else g for g in given]
+
+    def _reanswer(self) -> None:
+        """The reference of a program in a new form: its cases, with the old form's answers."""
+        assert self.program.reference is not None
+        pairs = zip(self.program.reference.cases, self._source_outputs(), strict=True)
+        cases = tuple(replace(c, outputs=answer, golden={}, rounded={}) for c, answer in pairs)
+        self.program = replace(self.program, reference=Reference("source graph", cases))
 
     def _has_oracle(self) -> bool:
         reference = self.program.reference

@@ -24,6 +24,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgeattn.phase import native
 from edgeattn.program import Program
 from edgeattn.rewrite._apply import finish
 from edgeattn.rewrite._rule import ALLCLOSE, Miss, Outcome, ProgramRule, as_programs
@@ -120,9 +121,10 @@ def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
         import onnxsim
 
         # check_n=0, certify=False: the stage compares numbers itself. No fusions: each has a rule of its own here.
-        folded, _ = onnxsim.simplify(
-            source, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
-        )
+        with native("onnxsim", "folding constants"):
+            folded, _ = onnxsim.simplify(
+                source, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
+            )
         assert isinstance(folded, onnx.ModelProto)
     except Exception:  # native code with its own view of ONNX: whatever it raises, the fallback takes over
         return _by_onnxscript(source)
