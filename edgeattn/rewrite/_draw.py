@@ -7,7 +7,7 @@ x, gate → Mul → y
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,16 +37,16 @@ def draw(program: Program) -> str:
     return "\n".join(parts)
 
 
-def lines(graph: onnx.GraphProto) -> list[str]:
-    """The chains of one graph in the order in which they begin."""
-    return _Drawing(graph).lines()
+def lines(graph: onnx.GraphProto, around: Mapping[str, Any] | None = None) -> list[str]:
+    """The chains of one graph in the order in which they begin; ``around`` holds the constants of graphs around it."""
+    return _Drawing(graph, around or {}).lines()
 
 
 class _Drawing:
     """Which values are constants, who reads what, and what values are called."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.constants: dict[str, Any] = {t.name: t for t in graph.initializer}
+    def __init__(self, graph: onnx.GraphProto, around: Mapping[str, Any]) -> None:
+        self.constants: dict[str, Any] = {**around, **{t.name: t for t in graph.initializer}}
         self.constants |= {n.output[0]: n.attribute[0] for n in graph.node if n.op_type == "Constant"}
         self.nodes = [node for node in graph.node if node.op_type != "Constant"]
         self.outputs = [value.name for value in graph.output]
@@ -74,13 +74,21 @@ class _Drawing:
             (out, *more) = [name for name in node.output if name] or [""]
             if not more and self.readers[out] == 1 and out not in self.outputs:
                 ends[out] = chain
-        return [line for chain in chains for line in (self._line(chain), *_bodies(chain))]
+        return [line for chain in chains for line in (self._line(chain), *self._bodies(chain))]
 
     def _line(self, chain: list[onnx.NodeProto]) -> str:
         read = [self._name(name) for name in self.moving(chain[0])]
         made = [self._name(name) for name in chain[-1].output if name]
         steps = [", ".join(read), *(self._label(node) for node in chain), ", ".join(made)]
         return ARROW.join(step for step in steps if step)
+
+    def _bodies(self, chain: Sequence[onnx.NodeProto]) -> Iterator[str]:
+        """The graphs inside Loop, Scan and If, below the line they belong to."""
+        for node in chain:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    yield f"  {attribute.name} of {node.op_type}:"
+                    yield from (f"    {line}" for line in lines(attribute.g, self.constants))
 
     def _name(self, value: str) -> str:
         return self.short.get(value, value)
@@ -101,15 +109,6 @@ class _Drawing:
         if array.ndim == 0 or (array.size <= 4 and (array.dtype.kind in "iub" or array.size == 1)):
             return _shortened(str(array.tolist()) if array.dtype.kind != "f" else _numbers(array))
         return f"{name if '/' not in name and len(name) < 16 else ''}[{','.join(map(str, array.shape))}]"
-
-
-def _bodies(chain: Sequence[onnx.NodeProto]) -> Iterator[str]:
-    """The graphs inside Loop, Scan and If, below the line they belong to."""
-    for node in chain:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield f"  {attribute.name} of {node.op_type}:"
-                yield from (f"    {line}" for line in lines(attribute.g))
 
 
 def _numbers(array: np.ndarray[Any, Any]) -> str:
