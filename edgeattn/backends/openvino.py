@@ -40,7 +40,7 @@ _PINNED = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
 _LABELS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 _MAC_LAYERS = {"Convolution", "FullyConnected", "MatMul", "Deconvolution", "RNNCell", "RNNSeq", "LSTMCell", "LSTMSeq"}
 _FUSION_MARKS = re.compile("(/WithoutBiases|/DequantizationMultiply)+$")
-_NEWEST_OPSET = 23
+_NEWEST_OPSET = 26
 _RUNNING = native("OpenVINO", "running the graph")
 
 

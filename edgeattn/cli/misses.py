@@ -39,10 +39,14 @@ def show_all(ui: Ui, looks: Sequence[Look]) -> None:
 def _verdict(look: Look) -> str:
     if look.failed:
         return look.failed
-    fires = f"would fire {look.fires} times" if look.fires else "would not fire"
+    fires = f"would fire {_counted(look.fires, 'time')}" if look.fires else "would not fire"
     if look.misses:
-        return f"{fires}; {len(look.misses)} near misses, the nearest first"
+        return f"{fires}; {_counted(len(look.misses), 'near miss', 'near misses')}, the nearest first"
     return f"{fires}; no near miss: what it starts from is {'nowhere else' if look.fires else 'not in this graph'}"
+
+
+def _counted(number: int, one: str, more: str = "") -> str:
+    return f"{number} {one if number == 1 else more or one + 's'}"
 
 
 def _nearest(look: Look) -> str:

@@ -54,18 +54,33 @@ def facts_of(name: str, rule: Rule, entry: Entry | None) -> dict[str, Any]:
 def explain_rule(ui: Ui, name: str, asked: str) -> None:
     """The card, how exact, the smallest example drawn before and after, and what was measured."""
     from edgeattn import registry
-    from edgeattn.rewrite import _apply, _benefits, _draw
+    from edgeattn.rewrite import _benefits
 
     rule: Rule = registry.get("rewrite", name)
-    entry = _benefits.known().get(name)
-    facts = facts_of(name, rule, entry)
-    source = rule.examples()[0]
-    drawing = {"before": _draw.draw(source), "after": _draw.draw(_apply.apply(rule, source).program)}
+    facts = facts_of(name, rule, _benefits.known().get(name))
     card = registry.card("rewrite", name)
-    ui.emit(
-        {"name": asked, "kind": "rewrite", "card": card, **facts, "example": drawing},
-        "\n\n".join([card, _promise(rule), _drawn(drawing), _measured(entry)]),
+    ui.emit({"name": asked, "kind": "rewrite", "card": card, **facts, "example": drawing(rule)}, card_of(name))
+
+
+def card_of(name: str) -> str:
+    """Everything that is told of a rule, as text."""
+    from edgeattn import registry
+    from edgeattn.rewrite import _benefits
+
+    rule: Rule = registry.get("rewrite", name)
+    drawn = [f"{side}\n{_indented(text)}" for side, text in drawing(rule).items()]
+    example = "Smallest example, drawn from the graphs:\n\n" + _indented("\n\n".join(drawn))
+    return "\n\n".join(
+        [registry.card("rewrite", name), _promise(rule), example, _measured(_benefits.known().get(name))]
     )
+
+
+def drawing(rule: Rule) -> dict[str, str]:
+    """The rule's smallest example ``before`` and ``after`` it."""
+    from edgeattn.rewrite import _apply, _draw
+
+    source = rule.examples()[0]
+    return {"before": _draw.draw(source), "after": _draw.draw(_apply.apply(rule, source).program)}
 
 
 def _promise(rule: Rule) -> str:
@@ -85,11 +100,6 @@ def _when(rule: Rule) -> tuple[str, str]:
     if rule.restores:
         return "where PyTorch judges", "only where PyTorch's own outputs can judge the result, as in `edgeattn run`"
     return ("where measured faster", measured) if rule.measured else ("always", "always")
-
-
-def _drawn(drawing: dict[str, str]) -> str:
-    parts = [f"{side}\n{_indented(text)}" for side, text in drawing.items()]
-    return "Smallest example, drawn from the graphs:\n\n" + _indented("\n\n".join(parts))
 
 
 def _measured(entry: Entry | None) -> str:

@@ -20,7 +20,7 @@ from edgeattn.errors import BadInput, UnknownName, Unsupported
 from edgeattn.phase import native
 from edgeattn.program import StageRecord
 from edgeattn.rewrite._rule import Choice, Look
-from edgeattn.standard import assert_standard
+from edgeattn.standard import OPSETS, assert_standard
 
 if TYPE_CHECKING:
     from edgeattn.program import Program, Session
@@ -58,8 +58,6 @@ ORDER: tuple[str, ...] = (
     "hoist_keys",  # after the score is split into a query side and a memory side
     "merge_loop",  # what can leave the step has left it
 )
-
-OPSETS = (11, 26)  # read by the rules' pattern helpers; older spellings of Squeeze and Clip would be misread
 
 
 def rewrite(
@@ -189,9 +187,9 @@ def _prepared(program: Program) -> Program:
     assert_standard(inlined, "rewrite")
     for name, model in inlined.graphs.items():
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-        if model.graph.node and not OPSETS[0] <= opset <= OPSETS[1]:
+        if model.graph.node and opset not in OPSETS:
             raise Unsupported(
-                f"opset {opset}; rewrite reads {OPSETS[0]} to {OPSETS[1]}",
+                f"opset {opset}; rewrite reads {OPSETS[0]} to {OPSETS[-1]}",
                 where=f"graph '{name}'",
                 hint="export it again with --opset 18",
             )

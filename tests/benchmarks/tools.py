@@ -12,7 +12,8 @@ import onnx
 
 from edgeattn import registry, rewrite
 from edgeattn.backends import Options, oracle
-from edgeattn.program import Case, Program, Reference
+from edgeattn.errors import EngineFailed
+from edgeattn.program import Case, Program, Reference, Session
 
 ENGINES = ("onnxruntime", "openvino")
 
@@ -92,11 +93,22 @@ class Opened:
 
 
 def _opener(engine: str) -> Any:
-    """What our rewrites are judged in: ONNX Runtime, as everywhere, or OpenVINO where that one lacks the operator."""
-    if engine == "onnxruntime":
-        return oracle
-    backend = registry.get("backends", engine)
-    return lambda program: {name: backend.load(m, Options(threads=1)) for name, m in program.graphs.items()}
+    """What our rewrites are judged in: ONNX Runtime, as everywhere, or OpenVINO where that one lacks the operator.
+
+    Without a name, the first of them that opens the program.
+    """
+    backend = registry.get("backends", "openvino")
+
+    def openvino(program: Program) -> Mapping[str, Session]:
+        return {name: backend.load(m, Options(threads=1)) for name, m in program.graphs.items()}
+
+    def either(program: Program) -> Mapping[str, Session]:
+        try:
+            return oracle(program)
+        except EngineFailed:
+            return openvino(program)
+
+    return {"onnxruntime": oracle, "openvino": openvino}.get(engine, either)
 
 
 def _onnxruntime(model: onnx.ModelProto) -> Callable[[Mapping[str, Any]], list[Any]]:
