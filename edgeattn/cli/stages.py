@@ -14,6 +14,7 @@ from edgeattn.cli.app import (
     Debug,
     Force,
     Json,
+    OptionalOut,
     Out,
     Patience,
     Precision,
@@ -105,7 +106,7 @@ def export(
 @app.command()
 def rewrite(
     source: In,
-    out: Out,
+    out: OptionalOut = None,
     only: Annotated[list[str] | None, typer.Option(help="Apply this rule only (repeatable).")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave this rule out (repeatable).")] = None,
     also: Annotated[
@@ -117,6 +118,7 @@ def rewrite(
         typer.Option("--target", "-t", help="Also try the rules that help on some engines only, timed on this one."),
     ] = None,
     threads: Threads = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change; write nothing.")] = False,
     inputs: Inputs = None,
     shape: Shapes = None,
     force: Force = False,
@@ -127,11 +129,15 @@ def rewrite(
 ) -> None:
     """Rewrite attention into standard operators that every engine runs fast; each rule is checked."""
     from edgeattn import backends, drawing, storage
+    from edgeattn.cli.rewritten import show
     from edgeattn.publish import guard
     from edgeattn.rewrite import rewrite as rewriter
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
-        guard(out, [source])
+        if out is None and not dry_run:
+            raise UsageError("nowhere to write", where="--out", hint="give -o OUT.onnx, or --dry-run to look only")
+        if out is not None:
+            guard(out, [source])
         chooser = _chooser(target, threads) if target else None
         given = drawing.Given(inputs, _specs(shape or []))
         program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
@@ -144,24 +150,9 @@ def rewrite(
             chooser=chooser,
             progress=lambda line: ui.listen(line, 0, None),
         )
-        _save(result, out, force)
-        rules = result.history[-1].notes["rules"]
-        ui.emit({"out": str(out), "rules": rules})
-        fired = [r for r in rules if r["count"] or r.get("undone") or r.get("note")]
-        rows = [
-            (
-                r["rule"],
-                r["count"],
-                r["nodes_before"],
-                r["nodes_after"],
-                _error(r),
-                r.get("undone") or r.get("note", ""),
-            )
-            for r in fired
-        ]
-        ui.table(("rule", "fired", "nodes before", "after", "max error", "note"), rows)
-        if not fired:
-            ui.emit(None, f"{out}: no rule found anything to do")
+        if out is not None and not dry_run:
+            _save(result, out, force)
+        show(ui, result, source, None if dry_run else out)
 
 
 @app.command()
@@ -340,8 +331,3 @@ def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:
     data = read_npz(Path(calib), specs)
     for start in range(len(next(iter(data.values()), []))):
         yield Case("calibration", {name: value[start : start + 1] for name, value in data.items()})
-
-
-def _error(rule: dict[str, object]) -> str:
-    value = rule.get("max_abs")
-    return "" if value is None else f"{value:.1e}"

@@ -19,8 +19,8 @@ from edgeattn import outside, registry
 from edgeattn.errors import BadInput, UnknownName, Unsupported, printable
 from edgeattn.phase import native
 from edgeattn.program import StageRecord
-from edgeattn.rewrite._rule import Choice
-from edgeattn.standard import assert_standard
+from edgeattn.rewrite._rule import Choice, Look
+from edgeattn.standard import OPSETS, assert_standard
 
 if TYPE_CHECKING:
     from edgeattn.program import Program, Session
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Opener = Callable[[Program], Mapping[str, Session]]
     Chooser = Callable[[Program, Program], Choice]
 
-__all__ = ["OPSETS", "ORDER", "Choice", "rewrite", "selected", "why_not"]
+__all__ = ["OPSETS", "ORDER", "Choice", "Look", "rewrite", "selected", "survey", "why_not"]
 
 # Order is meaning.
 ORDER: tuple[str, ...] = (
@@ -69,8 +69,6 @@ ORDER: tuple[str, ...] = (
     "lower_channel_mean_to_conv",  # measured
 )
 
-OPSETS = (11, 26)  # read by the rules' pattern helpers; older spellings of Squeeze and Clip would be misread
-
 
 def rewrite(
     program: Program,
@@ -96,15 +94,17 @@ def rewrite(
 
     Returns:
         A new program; the last history record is named ``rewrite`` and its notes hold ``rules`` (rule, count,
-        nodes_before, nodes_after, max_abs, exactness, ``measured`` where it was timed, and ``undone`` or ``note`` with
-        a reason) and ``operators``.
+        nodes_before, nodes_after, max_abs, exactness, ``where``: the modules it changed, ``measured`` where it was
+        timed, and ``undone`` or ``note`` with a reason), ``operators`` and ``operators_before``, ``attention`` (what
+        was recognised and which rules changed it), ``parameters`` and ``macs`` (graph -> before, after), ``cases``
+        (how many it was judged by), ``inputs`` and ``outputs``, before and ``_after``.
 
     Raises:
         UnknownName: a name in ``only`` or ``skip`` that is no rule.
         BadInput: the source fails the ONNX checker, or the program has no reference.
         Unsupported: vendor operators, or an opset outside 11 to 26.
     """
-    from edgeattn.rewrite import _check, _walk
+    from edgeattn.rewrite import _check, _story, _walk
 
     started = time.perf_counter()
     rules = [_named(name) for name in selected((*only, *also) if only else (), skip)]
@@ -119,7 +119,16 @@ def rewrite(
         walk.step(rule)
     assert_standard(walk.program, "rewrite")
     outside.verify(*program.graphs.values())  # what was rewritten is what was read
-    notes: dict[str, Any] = {"rules": walk.records, "operators": _check.operators(walk.program)}
+    notes: dict[str, Any] = {
+        "rules": walk.records,
+        "operators": _check.operators(walk.program),
+        "operators_before": _check.operators(source),
+        "attention": _story.attention(source, walk.changes),
+        "cases": len(program.reference.cases),
+        **_story.costs(source, walk.program),
+        **_story.interface(source),
+        **{f"{side}_after": specs for side, specs in _story.interface(walk.program).items()},
+    }
     record = StageRecord("rewrite", time.perf_counter() - started, notes)
     result = walk.program
     return program.after(record, graphs=result.graphs, wiring=result.wiring, reference=result.reference)
@@ -144,18 +153,32 @@ def _known(names: Sequence[str]) -> None:
 def why_not(rule_name: str, program: Program) -> list[Miss]:
     """Where a rule did not fire and why, nearest miss first; empty when its first node occurs nowhere.
 
+    The rules before it have done their work, as in ``rewrite``.
+
     Raises:
         UnknownName: no such rule.
     """
-    from edgeattn.rewrite import _apply
-    from edgeattn.rewrite._rule import GraphRule
+    (look,) = survey(program, selected([rule_name]))
+    return list(look.misses)
 
-    if rule_name not in ORDER:
-        raise UnknownName("rule", rule_name, ORDER)
-    rule = _named(rule_name)
-    prepared = _prepared(program)
-    misses = _apply.find_misses(rule, prepared) if isinstance(rule, GraphRule) else _apply.apply(rule, prepared).misses
-    return sorted(misses, key=lambda m: -m.near)
+
+def survey(program: Program, names: Sequence[str] = ORDER) -> list[Look]:
+    """What each rule would do, after the rules before it: from the graphs alone, nothing is run or judged.
+
+    Rules that not every rewrite applies (measured ones, and those that PyTorch must judge) are looked at, and what
+    comes after them sees the graphs without their work.
+
+    Raises:
+        UnknownName: a name that is no rule. BadInput, Unsupported: as ``rewrite``.
+    """
+    from edgeattn.rewrite import _look
+
+    wanted = selected(names)
+    current, looks = _prepared(program), []
+    for name in ORDER[: ORDER.index(wanted[-1]) + 1]:
+        look, current = _look.at(_named(name), current, name in wanted)
+        looks += [look] if name in wanted else []
+    return looks
 
 
 def _named(name: str) -> Rule:
@@ -181,13 +204,16 @@ def _prepared(program: Program) -> Program:
                 hint="export it with dense weights",
             )
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-        if model.graph.node and not OPSETS[0] <= opset <= OPSETS[1]:
+        if model.graph.node and opset not in OPSETS:
             raise Unsupported(
-                f"opset {opset}; rewrite reads {OPSETS[0]} to {OPSETS[1]}",
+                f"opset {opset}; rewrite reads {OPSETS[0]} to {OPSETS[-1]}",
                 where=f"graph '{name}'",
                 hint="export it again with --opset 18",
             )
     reason = _check.broken(inlined)
     if reason:
         raise BadInput(reason, hint="check the file with onnx.checker.check_model, or export it again")
-    return replace(inlined, graphs={name: _apply.infer_shapes(model) for name, model in inlined.graphs.items()})
+    graphs = {name: _apply.infer_shapes(model) for name, model in inlined.graphs.items()}
+    for model in graphs.values():  # copies; the version before 4 has no constants but those the caller may override
+        model.ir_version = max(model.ir_version, 4)
+    return replace(inlined, graphs=graphs)

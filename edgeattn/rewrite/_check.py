@@ -90,11 +90,21 @@ def judge(expected: list[Arrays], actual: list[dict[str, Array]], names: list[st
         for output in want:
             if output not in have:
                 return Verdict(f"case '{name}': output '{output}' is gone", worst)
-            reason, error = compare(np.asarray(want[output]), have[output], exactness)
+            reason, error = _compare_any(want[output], have[output], exactness)
             worst = max(worst, error)
             if reason:
                 return Verdict(f"case '{name}', output '{output}': {reason}", worst)
     return Verdict("", worst)
+
+
+def _compare_any(want: Any, have: Any, exactness: Exactness) -> tuple[str, float]:
+    """``compare`` for outputs that may be sequences of tensors."""
+    if not isinstance(want, list | tuple):
+        return compare(np.asarray(want), np.asarray(have), exactness)
+    if not isinstance(have, list | tuple) or len(have) != len(want):
+        return f"expected a sequence of {len(want)} tensors", 0.0
+    found = [_compare_any(ours, theirs, exactness) for ours, theirs in zip(want, have, strict=True)]
+    return next((reason for reason, _ in found if reason), ""), max((error for _, error in found), default=0.0)
 
 
 def compare(want: Array, have: Array, exactness: Exactness = ALLCLOSE) -> tuple[str, float]:

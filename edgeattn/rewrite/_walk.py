@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeattn.program import Reference
-from edgeattn.rewrite import _apply, _check
+from edgeattn.rewrite import _apply, _check, _story
 from edgeattn.rewrite._live import Lives
 from edgeattn.rewrite._rule import Choice, Exactness, Outcome, ProgramRule, Rule
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Walk:
-    """The program so far and what became of every rule.
+    """The program so far, what became of every rule, and the nodes that each changed.
 
     The source is run once and only when a rule has fired. After a rule that restores what the exporter lost, the
     restored program takes the source's place: its numbers were judged by PyTorch's own.
@@ -37,6 +37,7 @@ class Walk:
         self._source, self._opener, self._progress = source, opener, progress
         self._chooser, self._asked = chooser, asked
         self._expected: list[Arrays] | None = None
+        self.changes: list[tuple[str, _story.Changed]] = []
         self._lives = Lives()
 
     def step(self, rule: Rule) -> None:
@@ -76,6 +77,8 @@ class Walk:
             self._expected = kept
             self._record(rule, 0, before, before, 0.0, **told)
             return
+        self.changes.append((rule.name, _story.changed(self.program, outcome.program)))
+        told["where"] = _story.places(self.changes[-1][1])
         if outcome.note:
             told["note"] = "; ".join(filter(None, (told.get("note"), outcome.note)))
         self.program = outcome.program
@@ -149,6 +152,11 @@ class Walk:
 def _mended(expected: Arrays, actual: Arrays) -> Arrays:
     """``expected`` with its NaN replaced by what the accepted rule defines there."""
     return {
-        name: np.where(np.isnan(array), actual[name], array) if array.dtype.kind == "f" else array
+        name: np.where(np.isnan(array), actual[name], array) if _is_float(array) else array
         for name, array in expected.items()
     }
+
+
+def _is_float(output: Any) -> bool:
+    """Whether an output is a float tensor; it may be a sequence."""
+    return isinstance(output, np.ndarray) and output.dtype.kind == "f"

@@ -51,7 +51,7 @@ class FoldConstants(ProgramRule):
             if not any(_foldable(model)):
                 misses.append(Miss("every node depends on an input and is read", name, 0, graph=name))
                 continue
-            folded = _restored(_tidied(_fold(_without_defaults(model))), model)
+            folded = _restored(_tidied(_fold(model)), model)
             gone = len(model.graph.node) - len(folded.graph.node)
             gone = gone or int(len(model.graph.initializer) > len(folded.graph.initializer))
             if gone > 0:
@@ -116,15 +116,10 @@ def _reads_known_size(node: onnx.NodeProto, shapes: Mapping[str, Sequence[Any]])
     return any(d.HasField("dim_value") for d in read)
 
 
-def _defaults(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """Initializers that are graph inputs too: a caller may give other numbers, so they are no constants."""
-    given = {v.name for v in model.graph.input}
-    return [t for t in model.graph.initializer if t.name in given]
-
-
 def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with plain inputs in place of defaults, which onnxsim would fold as if nobody could give others."""
-    defaults = {t.name for t in _defaults(model)}
+    given = {v.name for v in model.graph.input}
+    defaults = {t.name for t in model.graph.initializer if t.name in given}
     if not defaults:
         return model
     bare = onnx.ModelProto()
@@ -135,26 +130,36 @@ def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """By onnxsim; by onnxscript where that fails."""
+    """By onnxsim; by onnxscript where that fails, or where it leaves a choice between branches that is made already."""
+    return _refilled(_folded(outside.hollow(_without_defaults(model))), model)
+
+
+def _folded(source: onnx.ModelProto) -> onnx.ModelProto:
     try:
         import onnxsim
 
         # check_n=0, certify=False: the stage compares numbers itself. No fusions: each has a rule of its own here.
-        weightless = outside.hollow(model)
         with native("onnxsim", "folding constants"):
             folded, _ = onnxsim.simplify(
-                weightless, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
+                source, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
             )
+        assert isinstance(folded, onnx.ModelProto)
     except Exception:  # native code with its own view of ONNX: whatever it raises, the fallback takes over
-        from onnxscript.optimizer import optimize_ir
+        return _by_onnxscript(source)
+    # Engines choose the branch while they load, and then find the shapes of the other one in their way.
+    known = {t.name for t in folded.graph.initializer} | {n.output[0] for n in folded.graph.node if not n.input}
+    chosen = any(node.op_type == "If" and node.input[0] in known for node in folded.graph.node)
+    return _by_onnxscript(folded) if chosen else folded
 
-        copy = onnx.ModelProto()
-        copy.CopyFrom(outside.hollow(model))  # the folder names tensors in place
-        fallback = ir.serde.deserialize_model(copy)
-        optimize_ir(fallback, num_iterations=1, onnx_shape_inference=False)
-        folded = ir.serde.serialize_model(fallback)
-    assert isinstance(folded, onnx.ModelProto)
-    return _refilled(folded, model)
+
+def _by_onnxscript(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxscript.optimizer import optimize_ir
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # the folder names tensors in place
+    folded = ir.serde.deserialize_model(copy)
+    optimize_ir(folded, num_iterations=1, onnx_shape_inference=False)
+    return ir.serde.serialize_model(folded)
 
 
 def _refilled(folded: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
@@ -209,7 +214,8 @@ def _restored(folded: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelPro
     for ours, theirs in ((folded.graph.input, source.graph.input), (folded.graph.output, source.graph.output)):
         del ours[:]
         ours.extend(theirs)
-    folded.graph.initializer.extend(_defaults(source))
+    inputs, kept = {v.name for v in source.graph.input}, {t.name for t in folded.graph.initializer}
+    folded.graph.initializer.extend(t for t in source.graph.initializer if t.name in inputs and t.name not in kept)
     folded.producer_name, folded.producer_version = source.producer_name, source.producer_version
     folded.graph.name = source.graph.name
     del folded.metadata_props[:]
