@@ -32,6 +32,7 @@ __all__ = ["OPSETS", "ORDER", "Choice", "rewrite", "selected", "why_not"]
 
 # Order is meaning.
 ORDER: tuple[str, ...] = (
+    "split_loop",  # one graph becomes two before anything looks inside
     "fold_constants",  # every later rule asks what is constant
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
     "canonicalise_reduce",  # one spelling for what follows
