@@ -8,8 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgeattn import cases, decode, graphs
 from edgeattn.errors import BadInput
 from edgeattn.files import read_regular
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from edgeattn.program import Arrays
 
 WIRING = "wiring.json"
-_STEPS = 4  # forced steps of a case drawn for a wired program
 
 
 def load(path: Path) -> Program:
@@ -54,20 +51,13 @@ def save(program: Program, path: Path) -> None:
 
 def with_reference(program: Program, opener: Callable[[Program], Mapping[str, Session]], seed: int = 0) -> Program:
     """The program with itself as oracle: cases drawn from its inputs, answered by the graphs as they are."""
-    rng = np.random.default_rng(seed)
-    drawn = cases.draw(graphs.program_inputs(program), seed)
-    if program.wiring is not None:
-        drawn = [replace(c, tokens=rng.integers(0, 2, (_batch(c), _STEPS))) for c in drawn]
+    drawn = cases.of(program, graphs.program_inputs(program), seed)
     sessions = opener(program)
 
     def run(case: Case) -> Arrays:
         return decode.run(sessions, program.wiring, case.feeds, case.tokens)
 
     return replace(program, reference=cases.answered(drawn, "source graph", run))
-
-
-def _batch(case: Case) -> int:
-    return len(next(iter(case.feeds.values())))
 
 
 def _read_wiring(path: Path) -> Wiring:

@@ -45,6 +45,7 @@ class SplitLoop(ProgramRule):
     name = "split_loop"
     exactness = ALLCLOSE
     reshapes = True
+    suggests = True
 
     def apply(self, program: Program) -> Outcome:
         """Two graphs and their wiring; the cases are asked as the decode loop takes them."""
