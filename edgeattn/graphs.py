@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeattn.phase import native
 from edgeattn.program import TensorSpec, free_inputs
 
 if TYPE_CHECKING:
@@ -50,11 +51,15 @@ def domains(program: Program) -> list[str]:
 
 
 def parameters(model: onnx.ModelProto) -> int:
-    """Weights: elements of floating-point or INT8 initializers that are no scalars, scales or zero points."""
+    """Weights: elements of floating-point or INT8 initializers and constants, but scalars, scales and zero points."""
     qdq = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     scales = {name for node in qdq for name in node.input[1:]}
-    stored = [t for t in model.graph.initializer if t.data_type in (1, 3, 10, 11, 16) and t.dims]
-    return sum(int(np.prod(t.dims)) for t in stored if t.name not in scales)
+    weights = [(t.name, t) for t in model.graph.initializer]
+    weights += [
+        (n.output[0], a.t) for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.t.dims
+    ]
+    stored = [(name, t) for name, t in weights if t.data_type in (1, 3, 10, 11, 16) and t.dims]
+    return sum(int(np.prod(t.dims)) for name, t in stored if name not in scales)
 
 
 class GraphIndex:
@@ -103,7 +108,8 @@ class GraphIndex:
         import onnx
 
         try:
-            inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model))
+            with native("ONNX", "inferring shapes"):
+                inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model))
         except onnx.shape_inference.InferenceError:
             inferred = self.model
         graph = inferred.graph
@@ -137,7 +143,8 @@ def multiply_accumulates(model: onnx.ModelProto, sizes: Mapping[str, int] | None
 
     Args:
         model: one graph.
-        sizes: dynamic dimension -> size; by default batch 1 at 224 x 224. A dimension left unknown counts as 1.
+        sizes: dynamic dimension -> size; by default batch 1 at 224 x 224, told by their place in an input where their
+            names tell nothing. A dimension left unknown counts as 1.
     """
     return sum(macs_by_node(model, sizes).values())
 
@@ -153,9 +160,13 @@ def macs_by_node(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None)
 def _at_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
     light = _without_weights(model)
     for value in light.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
+        dims = value.type.tensor_type.shape.dim
+        for axis, dim in enumerate(dims):
+            place = "batch" if axis == 0 else "height" if axis >= 2 and len(dims) == 4 else ""
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
+            elif not dim.HasField("dim_value") and len(dims) > 1 and place:  # names of other exporters say nothing
+                dim.dim_value = sizes[place]
     for value in light.graph.output:
         value.type.tensor_type.ClearField("shape")
     return light

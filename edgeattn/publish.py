@@ -15,16 +15,19 @@ import secrets
 import shutil
 import signal
 import stat
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from edgeattn import phase
 from edgeattn.errors import OutOfResources, OutputExists, UsageError
 from edgeattn.files import EXCHANGE, NOREPLACE, lstat_mode, opened, rename, sync, sync_tree
 
 MARKER = ".edgeattn"
 _PREFIX = ".tmp-"
+_SCRATCH = "edgeattn-"
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -173,6 +176,7 @@ def _in_use(out: Path) -> bool:
 def _building(out: Path) -> Iterator[Path]:
     """A sibling temporary directory, locked while it is in use and gone afterwards whatever happens."""
     sweep(out.parent)
+    phase.building_in(out.parent)
     work = out.parent / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     lock = -1
     with _sigterm_raises():
@@ -250,6 +254,7 @@ def _put_in_place(built: Path, out: Path, work: Path, force: bool) -> None:
             (work / "out").write_text(out.name, "utf-8", errors="surrogateescape")
             os.rename(out, work / "old")
             os.rename(built, out)
+    phase.published(out)
     sync(out.parent)
 
 
@@ -264,6 +269,20 @@ def sweep(directory: Path) -> None:
             with contextlib.suppress(OSError), opened(Path(entry.path)) as fd:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process of another container may hold it
                 _clear(Path(entry.path))
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory in the system's place for temporary files, for what a library wants to find on disk."""
+    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}-") as folder:
+        yield Path(folder)
+
+
+def sweep_scratch(pid: int) -> None:
+    """Remove what ``scratch`` made in a process that is gone. Never raises."""
+    with contextlib.suppress(OSError):
+        for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}{pid}-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _clear(work: Path) -> None:

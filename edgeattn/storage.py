@@ -8,7 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import cases, decode, graphs
+import numpy as np
+
+from edgeattn import cases, decode, drawing, graphs
 from edgeattn.errors import BadInput
 from edgeattn.files import read_regular
 from edgeattn.preflight import read_model
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from edgeattn.program import Arrays
 
 WIRING = "wiring.json"
+_STEPS = 4  # forced steps of a case drawn for a wired program
 
 
 def load(path: Path) -> Program:
@@ -49,15 +52,33 @@ def save(program: Program, path: Path) -> None:
     (path / WIRING).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def with_reference(program: Program, opener: Callable[[Program], Mapping[str, Session]], seed: int = 0) -> Program:
-    """The program with itself as oracle: cases drawn from its inputs, answered by the graphs as they are."""
-    drawn = cases.of(program, graphs.program_inputs(program), seed)
+def with_reference(
+    program: Program,
+    opener: Callable[[Program], Mapping[str, Session]],
+    seed: int = 0,
+    given: drawing.Given | None = None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> Program:
+    """The program with itself as oracle: cases that its inputs take, answered by the graphs as they are.
+
+    Raises:
+        BadInput, UsageError: see :func:`edgeattn.drawing.draw`.
+    """
+    rng = np.random.default_rng(seed)
     sessions = opener(program)
+
+    def forced(case: Case) -> Case:
+        return case if program.wiring is None else replace(case, tokens=rng.integers(0, 2, (_batch(case), _STEPS)))
 
     def run(case: Case) -> Arrays:
         return decode.run(sessions, program.wiring, case.feeds, case.tokens)
 
-    return replace(program, reference=cases.answered(drawn, "source graph", run))
+    drawn = drawing.draw(graphs.program_inputs(program), lambda case: run(forced(case)), given, seed, warn)
+    return replace(program, reference=cases.answered([forced(c) for c in drawn], "source graph", run))
+
+
+def _batch(case: Case) -> int:
+    return len(next(iter(case.feeds.values())))
 
 
 def _read_wiring(path: Path) -> Wiring:

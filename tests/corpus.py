@@ -298,7 +298,7 @@ GRAPHS: dict[str, tuple[Make, int, str]] = {
             numpy_helper.from_array(np.uint8(1), "z")])), 3, "a zero point 'z' of another type",
     ),
     "input without a type": (edited(lambda m: m.graph.input[0].ClearField("type")), 3, "input 'x' has no type"),
-    "negative dimension": (saved(lambda: model(inputs=[value("x", [-1, 4])])), 3, "has the negative dimension -1"),
+    "negative dimension": (saved(lambda: model(inputs=[value("x", [-2, 4])])), 3, "has the negative dimension -2"),
 }  # fmt: skip
 
 # --- sound, but not supported -------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ Engine file: ``<graph>.onnx``. Effective precision is read from the graph ONNX R
 from __future__ import annotations
 
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,9 @@ from edgeattn.backends._common import (
 )
 from edgeattn.errors import EngineFailed, MissingPackage
 from edgeattn.graphs import macs_by_node
+from edgeattn.phase import native
 from edgeattn.program import Program, QdqDialect, TensorSpec
+from edgeattn.publish import scratch
 
 if TYPE_CHECKING:
     import onnx
@@ -42,6 +43,7 @@ _INT8_OPS = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QG
 _INT8_OPS |= {"DynamicQuantizeMatMul", "QLinearConvTranspose", "DynamicQuantizeLSTM"}
 _FLOAT_OPS = {"Conv", "FusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "LSTM", "GRU", "RNN"}
 _NEWEST_OPSET = 23
+_OPENING, _RUNNING = native("ONNX Runtime", "opening the graph"), native("ONNX Runtime", "running the graph")
 
 
 class OnnxRuntimeSession:
@@ -56,7 +58,8 @@ class OnnxRuntimeSession:
     def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run once; see :class:`edgeattn.program.Session`."""
         try:
-            values = self._session.run(self._names, feeds)
+            with _RUNNING:
+                values = self._session.run(self._names, feeds)
         except Exception as error:
             raise explain_failure("onnxruntime", error, self.inputs, feeds) from error
         return dict(zip(self._names, values, strict=True))
@@ -113,7 +116,7 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
     except ImportError as error:
         raise MissingPackage("onnxruntime", "onnxruntime") from error
     settings = ort.SessionOptions()
-    settings.log_severity_level = 3
+    settings.log_severity_level = 4  # what goes wrong is raised too, and told in one line
     settings.intra_op_num_threads = options.threads or usable_cores()
     settings.inter_op_num_threads = 1
     level = ort.GraphOptimizationLevel
@@ -121,7 +124,8 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
     if optimized:
         settings.optimized_model_filepath = optimized
     try:
-        return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        with _OPENING:
+            return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise EngineFailed(first_line(error), where="onnxruntime", hint="run `edgeattn inspect` on the ONNX") from error
 
@@ -130,8 +134,8 @@ def _executed(file: Path, options: Options) -> Iterator[tuple[str, str]]:
     """``(node, precision)`` of every multiply-accumulate node ONNX Runtime will execute."""
     import onnx
 
-    with tempfile.TemporaryDirectory(prefix="edgeattn-") as scratch:
-        optimized = Path(scratch) / "optimized.onnx"
+    with scratch() as folder:
+        optimized = folder / "optimized.onnx"
         _inference_session(str(file), options, str(optimized))
         nodes = onnx.load(optimized, load_external_data=False).graph.node
     for node in nodes:

@@ -26,6 +26,7 @@ from edgeattn.backends._common import (
 )
 from edgeattn.errors import EngineFailed, MissingPackage
 from edgeattn.graphs import macs_by_node
+from edgeattn.phase import native
 from edgeattn.program import Program, QdqDialect, TensorSpec
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _LABELS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "in
 _MAC_LAYERS = {"Convolution", "FullyConnected", "MatMul", "Deconvolution", "RNNCell", "RNNSeq", "LSTMCell", "LSTMSeq"}
 _FUSION_MARKS = re.compile("(/WithoutBiases|/DequantizationMultiply)+$")
 _NEWEST_OPSET = 23
+_RUNNING = native("OpenVINO", "running the graph")
 
 
 class OpenVinoSession:
@@ -58,7 +60,8 @@ class OpenVinoSession:
             given = {spec.name: feeds[spec.name] for spec in self.inputs}
             if any(given[name].dtype != kind for name, kind in self._dtypes):
                 raise TypeError("OpenVINO would convert the input silently")
-            results = self._request.infer(given, share_inputs=True, share_outputs=True)
+            with _RUNNING:
+                results = self._request.infer(given, share_inputs=True, share_outputs=True)
             return {name: results[i].copy() for i, name in enumerate(self._names)}
         except Exception as error:
             raise explain_failure("openvino", error, self.inputs, feeds) from error
@@ -97,7 +100,8 @@ class OpenVinoBackend:
         for graph, model in program.graphs.items():
             files[graph] = f"{graph}.xml"
             ir = _read(model.SerializeToString())
-            ov.save_model(ir, out / files[graph], compress_to_fp16=False)
+            with native("OpenVINO", "saving the graph"):
+                ov.save_model(ir, out / files[graph], compress_to_fp16=False)
             compiled = _compile(out / files[graph], options)
             effective[graph] = {
                 "device": ",".join(compiled.get_property("EXECUTION_DEVICES")).lower(),
@@ -129,7 +133,8 @@ def _core() -> Any:
 
 def _read(model: bytes) -> Any:
     try:
-        return _core().read_model(model)
+        with native("OpenVINO", "reading the graph"):
+            return _core().read_model(model)
     except Exception as error:
         raise EngineFailed(first_line(error), where="openvino", hint="run `edgeattn inspect` on the ONNX") from error
 
@@ -141,7 +146,8 @@ def _compile(model: Any, options: Options) -> Any:
         "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
     }
     try:
-        return _core().compile_model(model, options.device.upper(), settings)
+        with native("OpenVINO", "compiling the graph"):
+            return _core().compile_model(model, options.device.upper(), settings)
     except MissingPackage:
         raise
     except Exception as error:

@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeattn.cli.app import Debug, Json, Quiet, app
+from edgeattn.cli.app import A_LOOK_S, Debug, Json, Patience, Quiet, app
 from edgeattn.cli.ui import Ui
 
 
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="An .onnx, a program directory or a bundle.")],
+    timeout: Patience = A_LOOK_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -23,7 +24,7 @@ def inspect(
     from edgeattn.bundle import manifest as manifests
     from edgeattn.preflight import read_model
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [file], timeout=timeout) as ui:
         facts: dict[str, Any] = {}
         if (file / "manifest.json").exists():
             manifest = manifests.verify(file)
@@ -46,6 +47,7 @@ def inspect(
 @app.command()
 def recognise(
     file: Annotated[Path, typer.Argument(metavar="IN", help="An .onnx, or a program directory.")],
+    timeout: Patience = A_LOOK_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -54,7 +56,7 @@ def recognise(
     from edgeattn import storage
     from edgeattn.recognise import recognise as find
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [file], timeout=timeout) as ui:
         found = [(graph, a) for graph, model in storage.load(file).graphs.items() for a in find(model)]
         heads = ("graph", "kind", "what", "features", "gate", "nodes")
         facts = [(g, a.kind, a.describe(), a.features, a.gate, sorted(a.nodes)) for g, a in found]
@@ -73,6 +75,7 @@ def recognise(
 def why_not(
     rule: Annotated[str, typer.Argument(help="A rewrite rule; see `edgeattn list rules`.")],
     file: Annotated[Path, typer.Argument(metavar="IN", help="An .onnx, or a program directory.")],
+    timeout: Patience = A_LOOK_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -81,7 +84,7 @@ def why_not(
     from edgeattn import storage
     from edgeattn.rewrite import why_not as misses_of
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [file], timeout=timeout) as ui:
         misses = misses_of(rule, storage.load(file))
         ui.emit([vars(miss) for miss in misses])
         if misses:

@@ -8,13 +8,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeattn.cli.app import Debug, Force, Json, Out, Precision, Quiet, Target, Threads, app
+from edgeattn.cli.app import (
+    A_JOB_S,
+    FOREVER_S,
+    Debug,
+    Force,
+    Json,
+    Out,
+    Patience,
+    Precision,
+    Quiet,
+    Target,
+    Threads,
+    app,
+)
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.program import Case, Program, TensorSpec
 
+_INPUTS = "Real inputs: an .npz, one array per input, to judge on beside seeded ones."
+Inputs = Annotated[Path | None, typer.Option(help=_INPUTS)]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", help="A shape that an input takes: x=1x3x224x224.", metavar="NAME=DIMS[:TYPE]"),
+]
 In = Annotated[Path, typer.Argument(metavar="IN", help="An .onnx file, or a program directory written by export.")]
 
 
@@ -38,6 +57,7 @@ def export(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the inputs it is checked on.")] = 0,
     force: Force = False,
+    timeout: Patience = FOREVER_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -47,7 +67,7 @@ def export(
     from edgeattn import export as exporter
     from edgeattn.harness.parity import Limits, judge
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
         ui.listen("export to ONNX", 0, None)
         said = source.Inputs(_specs(shape or []), _dynamics(dynamic or []), inputs)
         found = source.resolve(model, weights, said)
@@ -101,20 +121,24 @@ def rewrite(
         typer.Option("--target", "-t", help="Also try the rules that help on some engines only, timed on this one."),
     ] = None,
     threads: Threads = 0,
+    inputs: Inputs = None,
+    shape: Shapes = None,
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Rewrite attention into standard operators that every engine runs fast; each rule is checked."""
-    from edgeattn import backends, storage
+    from edgeattn import backends, drawing, storage
     from edgeattn.publish import guard
     from edgeattn.rewrite import rewrite as rewriter
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
         chooser = _chooser(target, threads) if target else None
-        program = storage.with_reference(storage.load(source), backends.oracle)
+        given = drawing.Given(inputs, _specs(shape or []))
+        program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
         result = rewriter(
             program,
             backends.oracle,
@@ -161,6 +185,7 @@ def quantize(
     gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
     target: Target = "onnxruntime",
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -171,7 +196,7 @@ def quantize(
     from edgeattn.quantize import Settings
     from edgeattn.quantize import quantize as quantizer
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
         program = storage.load(source)
         if calib is None:
@@ -204,19 +229,22 @@ def compile_(
     target: Target,
     precision: Precision = "fp32",
     threads: Threads = 0,
+    inputs: Inputs = None,
+    shape: Shapes = None,
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """ONNX -> engine bundle for a target, with the precision that really runs read back."""
-    from edgeattn import backends, decode, registry, storage
+    from edgeattn import backends, decode, drawing, registry, storage
     from edgeattn.bundle.pack import answered_sample, pack
     from edgeattn.errors import MissingPackage
     from edgeattn.harness.precision import audit
     from edgeattn.publish import guard, new_directory
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         name, device = backends.parse_target(target)
         if precision not in ("fp32", "fp16", "bf16", "int8"):
             raise UsageError(f"unknown precision '{precision}'", where="--precision", hint="fp32, fp16, bf16 or int8")
@@ -224,7 +252,8 @@ def compile_(
         if not backend.probe().available:
             raise MissingPackage(name, backend.extra, why=backend.probe().why)
         guard(out, [source])
-        program = storage.with_reference(storage.load(source), backends.oracle)
+        given = drawing.Given(inputs, _specs(shape or []))
+        program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
         options = backends.Options(device, precision, threads)
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)

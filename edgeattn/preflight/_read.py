@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn.errors import BadInput, MissingPackage
 from edgeattn.files import read_regular
+from edgeattn.phase import native
 from edgeattn.preflight._check import check_model
 from edgeattn.preflight._external import inline_external_data
 from edgeattn.preflight._text import check_text
@@ -58,15 +59,25 @@ def read_model(path: Path, max_bytes: int = 2 << 30, *, warn: Callable[[str], No
     _look(data, where, onnx.ModelProto.DESCRIPTOR.fields_by_number)
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(data)
+        with native("protobuf", "reading the file"):
+            model.ParseFromString(data)
     except DecodeError:
         raise BadInput("is damaged, or nested deeper than 100 messages", where=where, hint=_AGAIN) from None
     check_text(model, where)
+    _free_dimensions(model)
     inline_external_data(model, path, max_bytes - len(data))
     for line in check_model(model, where):
         if warn is not None:
             warn(line)
     return model
+
+
+def _free_dimensions(model: onnx.ModelProto) -> None:
+    """A dimension of -1 is how other converters write a dynamic one; ONNX leaves it without a number."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value == -1:
+                dim.ClearField("dim_value")
 
 
 def _look(data: bytes, where: str, known: object) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeattn import registry
 from edgeattn.errors import BadInput, UnknownName, Unsupported
+from edgeattn.phase import native
 from edgeattn.program import StageRecord
 from edgeattn.rewrite._rule import Choice
 from edgeattn.standard import assert_standard
@@ -37,14 +38,26 @@ ORDER: tuple[str, ...] = (
     "fix_sizes",  # before what follows from sizes is folded
     "fold_constants",  # every later rule asks what is constant
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
+    "lower_einsum",  # so that later rules see the products in it
+    "remove_noops",  # what stands between the operators that the others look for
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",
     "lower_fc_to_conv",  # after the pools are 4-D
     "merge_shared_mlp",  # after the MLP is convolutions
     "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
+    "canonicalise_key_transpose",
+    "remove_transpose_pairs",  # after what hides a Transpose between Reshapes is one
+    "fuse_layernorm",
+    "fuse_gelu",
     "clamp_mask",
+    "remove_softmax_before_argmax",
+    "split_log_softmax",  # measured
+    "remove_nan_guard",  # after masks are finite
+    "fold_attention_scale",  # after nothing but masks and scales lies between product and Softmax
     "split_concat_score",
+    "lower_recurrent_cell",  # measured
+    "fold_embedding",  # after the weights of a recurrent operator are seen
     "hoist_keys",  # after the score is split into a query side and a memory side
     "merge_loop",  # what can leave the step has left it
 )
@@ -168,10 +181,9 @@ def _prepared(program: Program) -> Program:
 
     from edgeattn.rewrite import _apply, _check
 
-    inlined = replace(
-        program,
-        graphs={n: inline_local_functions(m) if m.functions else m for n, m in program.graphs.items()},
-    )
+    with native("ONNX", "inlining functions"):
+        graphs = {n: inline_local_functions(m) if m.functions else m for n, m in program.graphs.items()}
+    inlined = replace(program, graphs=graphs)
     assert_standard(inlined, "rewrite")
     for name, model in inlined.graphs.items():
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)

@@ -12,6 +12,7 @@ import onnx
 
 from edgeattn import decode, graphs
 from edgeattn.errors import BadInput, EngineFailed
+from edgeattn.phase import native
 from edgeattn.rewrite._apply import skeleton
 from edgeattn.rewrite._rule import ALLCLOSE, Exactness
 from edgeattn.standard import all_nodes, foreign_nodes
@@ -34,7 +35,8 @@ def broken(program: Program) -> str:
     """Why a graph is not valid ONNX, or an empty string; weights are left out of the check."""
     for name, model in program.graphs.items():
         try:
-            onnx.checker.check_model(skeleton(model), full_check=True)
+            with native("ONNX", "checking the graph"):
+                onnx.checker.check_model(skeleton(model), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             return f"graph '{name}' is not valid ONNX: {' '.join(lines[:2])}"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from edgeattn.program import Arrays, Program
     from edgeattn.rewrite._build import Build
-    from edgeattn.rewrite._sizes import Shapes
+    from edgeattn.rewrite._sizes import Sample
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class View:
     graph: str
     opset: int
     producer: str
-    samples: Callable[[], list[Shapes]] = list
+    samples: Callable[[], list[Sample]] = list
 
 
 @dataclass(frozen=True)

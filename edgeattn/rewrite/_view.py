@@ -134,6 +134,13 @@ def expanded(node: ir.Node) -> tuple[Dim, ...] | None:
     if small is None:
         return dims(node.outputs[0])
     if node.op_type == "Tile":
+        big = dims(node.outputs[0])
+        if (
+            wanted is None
+            and big is not None
+            and all(d == 1 or (d is not None and d == b) for d, b in zip(small, big, strict=True))
+        ):
+            return big
         if wanted is None or any(r != 1 and d != 1 for r, d in zip(wanted, small, strict=True)):
             return None
         return tuple(int(r) if d == 1 else d for r, d in zip(wanted, small, strict=True))

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeattn.program import Reference
 from edgeattn.rewrite import _apply, _check
+from edgeattn.rewrite._live import Lives
 from edgeattn.rewrite._rule import Choice, Exactness, Outcome, ProgramRule, Rule
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Walk:
         self._source, self._opener, self._progress = source, opener, progress
         self._chooser, self._asked = chooser, asked
         self._expected: list[Arrays] | None = None
+        self._lives = Lives()
 
     def step(self, rule: Rule) -> None:
         """Apply one rule; its result becomes the program, or a reason in the records."""
@@ -44,8 +46,9 @@ class Walk:
             self._record(rule, 0, before, before, 0.0)
             return
         try:
-            outcome = _apply.apply(rule, self.program)
+            outcome = _apply.apply(rule, self.program, self._lives)
         except Exception as error:  # a rule must not take the run down: the graph without it is still right
+            self._lives.forget()
             self._record(rule, 0, before, before, 0.0, undone=f"raised {type(error).__name__}: {error}")
             return
         if outcome.count == 0:

@@ -26,6 +26,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgeattn.phase import native
 from edgeattn.program import Program
 from edgeattn.rewrite._apply import finish, skeleton
 from edgeattn.rewrite._branches import inline_known
@@ -164,9 +165,10 @@ def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
         import onnxsim
 
         # check_n=0, certify=False: the stage compares numbers itself. No fusions: each has a rule of its own here.
-        folded, _ = onnxsim.simplify(
-            model, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
-        )
+        with native("onnxsim", "folding constants"):
+            folded, _ = onnxsim.simplify(
+                model, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
+            )
     except Exception:  # native code with its own view of ONNX: whatever it raises, the fallback takes over
         from onnxscript.optimizer import optimize_ir
 

@@ -1,0 +1,163 @@
+"""canonicalise_key_transpose: heads flattened, turned and split again are one Transpose.
+
+What: a Reshape, a Transpose and a Reshape that together only change the order of axes become that Transpose. PyTorch's
+exporter turns keys so: ``(B, H, S, d)`` to ``(B·H, S, d)``, turned, and back to ``(B, H, d, S)``.
+
+Why: the two Reshapes bring a chain of Shape, Slice and Concat along, and hide from every engine's attention fusion that
+the second operand of the product is just kᵀ.
+
+Before: k → Reshape(-1, S, d) → Transpose(0, 2, 1) → Reshape(B, H, d, S)        After: k → Transpose(0, 1, 3, 2)
+
+Safe when: the operators between are read nowhere else, and the same order of axes gives the same elements at a series
+of concrete sizes of the input, at which every index is compared. Bit-exact.
+Source: onnxscript's decomposition of scaled_dot_product_attention.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeattn.program import Program
+from edgeattn.rewrite._rule import BIT_EXACT, GraphRule, Match, Miss, View, as_programs, miss
+from edgeattn.rewrite._sample import graph, i64
+from edgeattn.rewrite._view import attr, dims, made_by, rank, used_once
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+    from edgeattn.rewrite._build import Build
+    from edgeattn.rewrite._sizes import Sample
+
+ENOUGH = 8  # sampled sizes; fewer say too little
+MOST_ELEMENTS = 1 << 18  # of a tensor whose every index is compared
+MOST_RANK = 5
+Shape = tuple[int, ...]
+
+
+class CanonicaliseKeyTranspose(GraphRule):
+    """Reshape, Transpose, Reshape as one Transpose."""
+
+    name = "canonicalise_key_transpose"
+    exactness = BIT_EXACT
+    anchors = ("Reshape",)
+
+    def match(self, node: ir.Node, view: View) -> Match | Miss | None:
+        """Anchored at the last Reshape."""
+        turn = made_by(node.inputs[0], "Transpose")
+        first = made_by(turn.inputs[0], "Reshape", "Flatten", "Squeeze", "Unsqueeze") if turn is not None else None
+        if turn is None or first is None or first.inputs[0] is None:
+            return None
+        for inner in (turn, first):
+            if not used_once(inner.outputs[0]):
+                return miss("its value is read elsewhere too", inner, 1)
+        x = first.inputs[0]
+        size = rank(x)
+        if size is None or size > MOST_RANK:
+            return miss(f"what it reshapes has rank {size}", first, 1)
+        values = [x, first.outputs[0], node.outputs[0]]
+        sampled = [_shapes(values, shapes) for shapes in view.samples()]
+        known = sorted((s for s in sampled if s is not None), key=lambda s: np.prod(s[0]))
+        checked = [s for s in known[:ENOUGH] if np.prod(s[0]) <= MOST_ELEMENTS]
+        if len(checked) < ENOUGH:
+            return miss(f"its shapes are known at {len(checked)} sizes only", node, 2)
+        perm = tuple(attr(turn, "perm") or reversed(range(len(checked[0][1]))))
+        orders = [o for o in permutations(range(size)) if all(_agrees(o, perm, *s) for s in checked)]
+        if not orders:
+            return miss("together they do more than change the order of axes", node, 3)
+        if len(orders) > 1:
+            return miss(f"at these sizes {len(orders)} orders of axes fit alike", node, 3)
+        return Match(node, (first, turn, node), {"x": x, "perm": list(orders[0])})
+
+    def rewrite(self, match: Match, build: Build) -> None:
+        """The Transpose, or nothing where the order stays."""
+        old, x, perm = match.anchor.outputs[0], match.parts["x"], match.parts["perm"]
+        build.replace(old, build.op("Transpose", x, shape=dims(old), perm=perm))
+
+    def examples(self) -> list[Program]:
+        """PyTorch's, with a dynamic batch and length; and heads in front, as torch.nn.MultiheadAttention splits them."""
+        return as_programs(
+            graph(
+                """(float[batch,2,s,4] k) => (float[batch,2,4,s] y) {
+                    lengths = Shape <start = 2, end = 3> (k)
+                    flat = Concat <axis = 0> (minus, lengths, four)
+                    a = Reshape(k, flat)
+                    b = Transpose <perm = [0, 2, 1]> (a)
+                    lead = Shape <start = 0, end = 2> (k)
+                    back = Concat <axis = 0> (lead, four, lengths)
+                    y = Reshape(b, back) }""",
+                minus=i64(-1),
+                four=i64(4),
+            ),
+            graph(
+                """(float[s,batch,2,4] x) => (float[batch,2,s,4] y) {
+                    lengths = Shape <start = 0, end = 1> (x)
+                    flat = Concat <axis = 0> (lengths, minus, four)
+                    a = Reshape(x, flat)
+                    b = Transpose <perm = [1, 0, 2]> (a)
+                    n = Shape <start = 1, end = 2> (x)
+                    back = Concat <axis = 0> (n, two, lengths, four)
+                    y = Reshape(b, back) }""",
+                minus=i64(-1),
+                two=i64(2),
+                four=i64(4),
+            ),
+        )
+
+    def near_misses(self) -> list[Program]:
+        """A head taken apart another way, a value read in between, sizes that are unknown."""
+        turn = "b = Transpose <perm = [0, 2, 1]> (a)"
+        head = "(float[batch,2,6,4] k) => (float[batch,4,2,6] y"
+        return as_programs(
+            graph(
+                f"(float[batch,2,6,4] k) => (float[batch,2,6,4] y) {{ a = Reshape(k, f)  {turn}  y = Reshape(b, t) }}",
+                f=i64(-1, 6, 4),
+                t=i64(-1, 2, 6, 4),
+            ),
+            graph(
+                f"{head}, float[batch,4,12] b) {{ a = Reshape(k, f)  {turn}  y = Reshape(b, t) }}",
+                f=i64(-1, 12, 4),
+                t=i64(-1, 4, 2, 6),
+            ),
+            graph(
+                f"(float[batch,2,6,4] k, int64[4] t) => (float[p,q,r,z] y) {{ a = Reshape(k, f)  {turn} y = Reshape(b, t) }}",
+                f=i64(-1, 6, 4),
+            ),
+        )
+
+    def workload(self) -> Program:
+        """12 heads of 64 at 128 positions."""
+        return Program({"main": _keys()})
+
+
+def _keys() -> onnx.ModelProto:
+    return graph(
+        """(float[1,12,128,64] k) => (float[1,12,64,128] y) {
+            a = Reshape(k, flat)
+            b = Transpose <perm = [0, 2, 1]> (a)
+            y = Reshape(b, back) }""",
+        flat=i64(-1, 128, 64),
+        back=i64(1, 12, 64, 128),
+    )
+
+
+def _shapes(values: list[ir.Value], shapes: Sample) -> tuple[Shape, ...] | None:
+    found = [shapes.get(v.name or "") for v in values]
+    known = tuple(s for s in found if s is not None)
+    return known if len(known) == len(found) else None
+
+
+def _agrees(order: Shape, perm: Shape, x: Shape, flat: Shape, result: Shape) -> bool:
+    """Whether transposing by ``order`` puts every element where the three operators put it."""
+    if tuple(x[axis] for axis in order) != result:
+        return False
+    index = np.arange(np.prod(x))
+    return np.array_equal(
+        index.reshape(flat).transpose(perm).reshape(-1), index.reshape(x).transpose(order).reshape(-1)
+    )
+
+
+RULE = CanonicaliseKeyTranspose()
