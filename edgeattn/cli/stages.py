@@ -113,6 +113,10 @@ def rewrite(
         list[str] | None,
         typer.Option(help="Also apply a rule that changes how the model is used: split_loop, merge_loop (repeatable)."),
     ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(help="Fix a dimension: batch=1, or x:0=1 by input axis (repeatable).", metavar="NAME=SIZE"),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option("--target", "-t", help="Also try the rules that help on some engines only, timed on this one."),
@@ -147,6 +151,7 @@ def rewrite(
             only=only or (),
             skip=skip or (),
             also=also or (),
+            sizes=_sizes(fix or []),
             chooser=chooser,
             progress=lambda line: ui.listen(line, 0, None),
         )
@@ -260,6 +265,18 @@ def compile_(
             {"out": str(out), "target": target, "seconds": engine.seconds, "precision": ran.model_dump(mode="json")},
             f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s",
         )
+
+
+def _sizes(texts: list[str]) -> dict[str, int]:
+    """``batch=1`` or ``x:0=1`` as a name and a size."""
+    sizes: dict[str, int] = {}
+    for text in texts:
+        name, equals, size = text.rpartition("=")
+        if not equals or not name or not size.isascii() or not size.isdecimal() or not 0 < int(size) < 2**31:
+            raise UsageError("expected NAME=SIZE", where=f"--fix {text}", hint="like batch=1, or x:0=1 by input axis")
+        if sizes.setdefault(name, int(size)) != int(size):
+            raise UsageError(f"'{name}' is fixed twice, at {sizes[name]} too", where=f"--fix {text}")
+    return sizes
 
 
 def _chooser(target: str, threads: int) -> Any:

@@ -25,6 +25,7 @@ from edgeattn.standard import OPSETS, assert_standard
 if TYPE_CHECKING:
     from edgeattn.program import Program, Session
     from edgeattn.rewrite._rule import Miss, Rule
+    from edgeattn.rewrite.fix_sizes import FixSizes
 
     Opener = Callable[[Program], Mapping[str, Session]]
     Chooser = Callable[[Program, Program], Choice]
@@ -33,6 +34,8 @@ __all__ = ["OPSETS", "ORDER", "Choice", "Look", "rewrite", "selected", "survey",
 
 # Order is meaning.
 ORDER: tuple[str, ...] = (
+    "split_loop",  # one graph becomes two before anything looks inside
+    "fix_sizes",  # before what follows from sizes is folded
     "fold_constants",  # every later rule asks what is constant
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
     "lower_einsum",  # so that later rules see the products in it
@@ -77,6 +80,7 @@ def rewrite(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     also: Sequence[str] = (),
+    sizes: Mapping[str, int] | None = None,
     chooser: Chooser | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Program:
@@ -88,6 +92,7 @@ def rewrite(
         only: names of the rules to apply; empty means all.
         skip: names of the rules to leave out.
         also: rules that change the program's form (``split_loop``, ``merge_loop``), applied only where asked for.
+        sizes: what ``fix_sizes`` fixes, by dimension or ``input:axis``; none leaves the inputs as they are.
         chooser: times a program before and after a measured rule, and says which stays. Without one, a measured rule
             is applied only if ``only`` names it.
         progress: called with one line per rule.
@@ -102,21 +107,30 @@ def rewrite(
     Raises:
         UnknownName: a name in ``only`` or ``skip`` that is no rule.
         BadInput: the source fails the ONNX checker, or the program has no reference.
+        UsageError: ``sizes`` names what is no dimension, or a size that the model cannot have.
         Unsupported: vendor operators, or an opset outside 11 to 26.
     """
     from edgeattn.rewrite import _check, _story, _walk
+    from edgeattn.rewrite.fix_sizes import FixSizes
 
     started = time.perf_counter()
-    rules = [_named(name) for name in selected((*only, *also) if only else (), skip)]
+    also = (*also, "fix_sizes") if sizes else also
     _known(also)
+    rules = [_named(name) for name in selected((*only, *also) if only else (), skip)]
     if program.reference is None or not program.reference.cases:
         raise BadInput(
             "the program has no reference cases to judge rewrites by", hint="draw cases from its inputs first"
         )
     source = _prepared(program)
+    if sizes:
+        fixer = FixSizes(sizes)
+        fixer.resolve(source)
+        rules = [fixer if rule.name == fixer.name else rule for rule in rules]
     walk = _walk.Walk(source, opener, progress or (lambda line: None), chooser, asked=(*only, *also))
     for rule in rules:
         walk.step(rule)
+        if sizes and rule.name == "fix_sizes":
+            _refuse_unless_fixed(fixer, walk.records[-1], source)
     assert_standard(walk.program, "rewrite")
     outside.verify(*program.graphs.values())  # what was rewritten is what was read
     notes: dict[str, Any] = {
@@ -132,6 +146,15 @@ def rewrite(
     record = StageRecord("rewrite", time.perf_counter() - started, notes)
     result = walk.program
     return program.after(record, graphs=result.graphs, wiring=result.wiring, reference=result.reference)
+
+
+def _refuse_unless_fixed(rule: FixSizes, record: Mapping[str, Any], source: Program) -> None:
+    """Sizes were asked for by number: what cannot have them is an error, not a rule that was undone."""
+    if "undone" in record:
+        raise BadInput(f"the model cannot have these sizes: {record['undone']}", where=f"--fix {rule.asked}")
+    misses = () if record["count"] else rule.apply(source).misses
+    if misses and "already" not in misses[0].reason:
+        raise BadInput(misses[0].reason, where=f"--fix {rule.asked}")
 
 
 def selected(only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
