@@ -26,6 +26,9 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 )
 
 
+_SMALLER = "is it the file you mean? Weights of an ONNX may lie in files beside it"
+
+
 def kind(mode: int) -> str:
     """What a file's mode says it is, for an error message."""
     return next((name for test, name in _KINDS if test(mode)), "not a regular file")
@@ -53,7 +56,7 @@ def read_all(file: BinaryIO, limit: int, error: type[EdgeattnError], where: str)
     except OSError as e:
         raise error(f"cannot be read: {e.strerror or e}", where=where, hint="check the path and its permissions") from e
     if len(data) > limit:  # the file grew, or lies about its size as /proc does
-        raise error(f"has more than the limit of {limit} bytes", where=where)
+        raise error(f"has more than the limit of {limit} bytes", where=where, hint=_SMALLER)
     return data
 
 
@@ -81,7 +84,7 @@ def open_regular(
         if not stat.S_ISREG(status.st_mode):
             raise error(f"is {kind(status.st_mode)}, not a file", where=where, hint="name a regular file")
         if status.st_size > limit:
-            raise error(f"has {status.st_size} bytes, more than the limit of {limit}", where=where)
+            raise error(f"has {status.st_size} bytes, more than the limit of {limit}", where=where, hint=_SMALLER)
         yield file
 
 

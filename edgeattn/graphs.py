@@ -171,6 +171,25 @@ def _at_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelPro
     return light
 
 
+def typical_values(model: onnx.ModelProto) -> Iterator[tuple[str, list[int], int]]:
+    """Every value whose shape can be inferred: its name, its shape, and bytes an element.
+
+    Dynamic dimensions take their typical size, unnamed ones count as 1.
+    """
+    import onnx
+
+    sized = _at_sizes(model, _TYPICAL)
+    try:
+        with native("ONNX", "inferring shapes"):
+            sized = onnx.shape_inference.infer_shapes(sized)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
+        return
+    for value in (*sized.graph.input, *sized.graph.value_info, *sized.graph.output):
+        kind = value.type.tensor_type
+        shape = [max(dim.dim_value, 1) if dim.HasField("dim_value") else 1 for dim in kind.shape.dim]
+        yield value.name, shape, np.dtype(_DTYPES.get(kind.elem_type, "uint8")).itemsize
+
+
 def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:
     if node.op_type in _RECURRENT:
         return _recurrent_macs(index, shapes, node)

@@ -7,6 +7,8 @@ reads them, so that later stages can speak in the names a user knows.
 from __future__ import annotations
 
 import ast
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +17,7 @@ if TYPE_CHECKING:
 
 RULE_KEY = "edgeattn.rule"
 FROM_KEY = "edgeattn.from"
-_SCOPES = "pkg.torch.onnx.name_scopes"
-_NAMESPACE = "namespace"
+_SCOPES, _NAMESPACE = "pkg.torch.onnx.name_scopes", "namespace"
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,35 @@ def origin_of(node: onnx.NodeProto) -> Origin:
     """The origin of a node, its own name where no rule made it."""
     told = {pair.key: pair.value for pair in node.metadata_props}
     own = node.name or next(iter(node.output), "") or node.op_type
-    return Origin(_listed(told.get(FROM_KEY, own)), _listed(told.get(RULE_KEY, "")), _module(told))
+    return Origin(_listed(told.get(FROM_KEY, own)), _listed(told.get(RULE_KEY, "")), module_of(node))
 
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split(", ") if part)
 
 
-def _module(told: dict[str, str]) -> str:
-    """The last scope before the node's own, as both forms of PyTorch's exporter write them."""
-    try:
-        scopes = ast.literal_eval(told.get(_SCOPES, "[]"))
-    except (ValueError, SyntaxError):
-        scopes = []
-    if isinstance(scopes, list) and len(scopes) > 1 and all(isinstance(s, str) for s in scopes):
-        return str(scopes[-2])
-    parts = [part.partition(":")[0].strip() for part in told.get(_NAMESPACE, "").split("/")]
-    return parts[-2] if len(parts) > 1 else ""
+def module_of(node: onnx.NodeProto) -> str:
+    """The PyTorch module that a node came from, ``blocks.0.attention``; empty where nothing tells it.
+
+    The exporter of PyTorch 2 writes it into the metadata; the one before it named nodes ``/blocks/blocks.0/conv/Conv``.
+    """
+    metadata = {p.key: p.value for p in node.metadata_props}
+    scopes: Sequence[str] = []
+    if _SCOPES in metadata:
+        with contextlib.suppress(ValueError, SyntaxError):
+            scopes = [str(scope) for scope in ast.literal_eval(metadata[_SCOPES])]
+    elif _NAMESPACE in metadata:
+        scopes = [part.split(":")[0].strip() for part in metadata[_NAMESPACE].split("/")]
+    if len(scopes) > 1:
+        return "" if scopes[-2].startswith("_empty_") else scopes[-2]  # what PyTorch writes where it does not know
+    return _from_path(node.name) if node.name.startswith("/") else ""
+
+
+def _from_path(name: str) -> str:
+    """``/layer1/layer1.0/conv/Conv`` lies in ``layer1.0.conv``: a part that continues the one before repeats it."""
+    found: list[str] = []
+    for part in name.strip("/").split("/")[:-1]:
+        if found and part.startswith(f"{found[-1]}."):
+            found.pop()
+        found.append(part)
+    return ".".join(found)

@@ -13,6 +13,7 @@ import numpy as np
 from edgeattn import cases, decode, drawing, graphs, outside
 from edgeattn.errors import BadInput
 from edgeattn.files import read_regular
+from edgeattn.memory import assert_fits
 from edgeattn.preflight import read_model
 from edgeattn.program import Case, Program, Session, Stop, Wiring
 
@@ -32,6 +33,9 @@ def load(path: Path) -> Program:
     """
     if not path.is_dir():
         return Program({"main": read_model(path)})
+    if not (path / outside.WIRING).exists():
+        hint = "give an .onnx file, or a program directory as `edgeattn export` writes it"
+        raise BadInput(f"is a directory without {outside.WIRING}", where=str(path), hint=hint)
     wiring = _read_wiring(path / outside.WIRING)
     order = json.loads((path / outside.WIRING).read_bytes())["graphs"]
     return Program({name: read_model(path / f"{name}.onnx") for name in order}, wiring)
@@ -53,6 +57,7 @@ def with_reference(
         BadInput, UsageError: see :func:`edgeattn.drawing.draw`.
     """
     rng = np.random.default_rng(seed)
+    assert_fits(program)
     sessions = opener(program)
 
     def forced(case: Case) -> Case:

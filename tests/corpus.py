@@ -504,6 +504,7 @@ GOOD: dict[str, Make] = {
     "plain": saved(model),
     "opset 11": saved(lambda: model(opset=11)),
     "opset 23": saved(lambda: model(opset=23)),
+    "opset 26": saved(lambda: model(opset=26)),
     "symbolic dimensions": saved(lambda: model(inputs=[value("x", ["batch", 4])])),
     "scalar and empty tensors": saved(lambda: model(constants=[
         weight(), numpy_helper.from_array(np.float32(1), "s"), numpy_helper.from_array(np.zeros((0, 3)), "e")])),

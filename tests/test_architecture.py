@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cases",
             "downgrade",
             "drawing",
+            "origin",
             "graphs",
             "standard",
             "publish",
@@ -29,6 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "complaints",
             "arrays",
             "theirs",
+            "memory",
             "worker",
         }
     ),

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from edgeattn.backends import Availability, Engine, Options, Refusal
 from edgeattn.backends._common import (
     explain_failure,
-    first_line,
     newer_opsets,
     precision_summary,
     probe_package,
+    refusal,
     usable_cores,
 )
-from edgeattn.errors import EngineFailed, MissingPackage
+from edgeattn.errors import MissingPackage
 from edgeattn.graphs import macs_by_node
 from edgeattn.phase import native
 from edgeattn.program import Program, QdqDialect, TensorSpec
@@ -42,7 +42,7 @@ _DTYPES = {
 _INT8_OPS = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "MatMulIntegerToFloat"}
 _INT8_OPS |= {"DynamicQuantizeMatMul", "QLinearConvTranspose", "DynamicQuantizeLSTM"}
 _FLOAT_OPS = {"Conv", "FusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "LSTM", "GRU", "RNN"}
-_NEWEST_OPSET = 23
+_NEWEST_OPSET = 26
 _OPENING, _RUNNING = native("ONNX Runtime", "opening the graph"), native("ONNX Runtime", "running the graph")
 
 
@@ -136,7 +136,7 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
         with _OPENING:
             return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise EngineFailed(first_line(error), where="onnxruntime", hint="run `edgeattn inspect` on the ONNX") from error
+        raise refusal("onnxruntime", error) from error
 
 
 def _executed(file: Path, options: Options) -> Iterator[tuple[str, str]]:

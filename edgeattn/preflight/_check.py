@@ -11,11 +11,11 @@ from edgeattn.preflight._functions import check_functions
 from edgeattn.preflight._nodes import check_constants, check_operators, check_values, every_node
 from edgeattn.preflight._tensors import all_tensors, check_outside, check_tensor
 from edgeattn.preflight._topology import check_topology
+from edgeattn.standard import OPSETS
 
 if TYPE_CHECKING:
     import onnx
 
-OPSETS = range(11, 27)
 IR_FROM = 3  # the first version with opset_import
 _HINT = "export the model again, with opset 18"
 _STANDARD = ("", "ai.onnx")

@@ -39,7 +39,8 @@ def settle_external_data(model: onnx.ModelProto, path: Path, budget: int) -> Non
     stay = [length >= LARGE_BYTES and any(t is own for own in mine) for t, _, _, length in plans]
     total = sum(length for keep, (_, _, _, length) in zip(stay, plans, strict=True) if not keep)
     if total > budget:
-        raise BadInput(f"names {total} bytes of external data, more than the limit", where=str(path))
+        what = f"names {total} bytes of external data, more than the limit"
+        raise BadInput(what, where=str(path), hint="is it the file you mean?")
     for keep, (tensor, parts, offset, length) in zip(stay, plans, strict=True):
         with _opened(path, parts) as fd:
             if keep:

@@ -58,7 +58,11 @@ def check_operators(model: onnx.ModelProto, nodes: list[onnx.NodeProto], where: 
         )
     unknown = sorted(op for d, op in used if d in _STANDARD and not _in_opset(op, version, onnx))
     if unknown:
-        raise Unsupported(f"uses operators opset {version} does not have: {_listed(unknown)}", where=where)
+        raise Unsupported(
+            f"uses operators opset {version} does not have: {_listed(unknown)}",
+            where=where,
+            hint="export it again, with the opset they belong to",
+        )
     called = sorted(f"{d}::{op}" for d, op in used & local)
     if called:
         raise Unsupported(
@@ -135,7 +139,8 @@ def _scale(node: onnx.NodeProto, inputs: list[onnx.TensorProto | None], where: s
 def _indices(node: onnx.NodeProto, data: onnx.TensorProto, indices: onnx.TensorProto, where: str) -> None:
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
     if not -len(data.dims) <= axis < len(data.dims) or indices.data_type not in (6, 7):
-        raise BadInput(f"{label(node)} gathers along axis {axis} of a tensor of rank {len(data.dims)}", where=where)
+        what = f"{label(node)} gathers along axis {axis} of a tensor of rank {len(data.dims)}"
+        raise BadInput(what, where=where, hint="export it again")
     size, values = data.dims[axis], outside.array(indices)
     if values.size and not (-size <= int(values.min()) and int(values.max()) < size):
         what = f"{label(node)} gathers index {int(values.max())} (or {int(values.min())}) of {size}"

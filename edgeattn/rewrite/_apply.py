@@ -105,16 +105,33 @@ def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _reinfer(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Replace ``value_info`` in place; the weights' bytes are not touched."""
     bare = skeleton(proto)
-    for value in bare.graph.value_info:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param.startswith("unk__"):  # a guess of an earlier inference; the graph may tell more now
-                dim.ClearField("dim_param")
+    for value in bare.graph.value_info:  # a guess of an earlier inference; the graph may tell more now
+        _forget_guesses(value)
     with native("ONNX", "inferring shapes"):
         inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
     known = {v.name for v in (*proto.graph.input, *proto.graph.output)} | {t.name for t in proto.graph.initializer}
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(v for v in inferred.graph.value_info if v.name not in known)
+    _tell_subgraphs(proto.graph, inferred.graph)
     return proto
+
+
+def _tell_subgraphs(ours: onnx.GraphProto, inferred: onnx.GraphProto) -> None:
+    """What was inferred inside branches and bodies; a guess there would meet those of another inference."""
+    for node, told in zip(ours.node, inferred.node, strict=True):
+        for attribute, other in zip(node.attribute, told.attribute, strict=True):
+            if attribute.HasField("g"):
+                del attribute.g.value_info[:]
+                attribute.g.value_info.extend(other.g.value_info)
+                for value in attribute.g.value_info:
+                    _forget_guesses(value)
+                _tell_subgraphs(attribute.g, other.g)
+
+
+def _forget_guesses(value: onnx.ValueInfoProto) -> None:
+    for dim in value.type.tensor_type.shape.dim:
+        if dim.dim_param.startswith("unk__"):
+            dim.ClearField("dim_param")
 
 
 def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:

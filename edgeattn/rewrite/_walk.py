@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeattn.program import Reference
-from edgeattn.rewrite import _apply, _check, _repro
+from edgeattn.rewrite import _apply, _check, _repro, _story
 from edgeattn.rewrite._live import Lives
 from edgeattn.rewrite._rule import Choice, Outcome, ProgramRule, Rule
 
@@ -22,7 +22,7 @@ ROUNDS = 4  # a program that still changes then is left as it is: every state of
 
 
 class Walk:
-    """The program so far and what became of every rule.
+    """The program so far, what became of every rule, and the nodes that each changed.
 
     The source is run once and only when a rule has fired. After a rule that restores what the exporter lost, the
     restored program takes the source's place: its numbers were judged by PyTorch's own.
@@ -42,6 +42,7 @@ class Walk:
         self._source, self._opener, self._progress = source, opener, progress
         self._chooser, self._asked, self._repro = chooser, asked, repro
         self._expected: list[Arrays] | None = None
+        self.changes: list[tuple[str, _story.Changed]] = []
         self._lives = Lives()
         self._by_rule: dict[str, dict[str, Any]] = {}
 
@@ -53,14 +54,22 @@ class Walk:
         for number in range(ROUNDS):
             before = self.program
             for rule in rules:
-                if number == 0 or not {"undone", "note"} & set(self._by_rule[rule.name]):
+                if number == 0 or not self._settled(rule):
                     self.step(rule)
             if self.program is before:
                 return
 
+    def _settled(self, rule: Rule) -> bool:
+        """Whether a rule was undone or left alone."""
+        record = self._by_rule[rule.name]
+        return "undone" in record or (not record["count"] and "note" in record)
+
     def step(self, rule: Rule) -> None:
         """Apply one rule; its result becomes the program, or a reason in the records."""
         before = _check.node_count(self.program)
+        if rule.reshapes and not rule.suggests and rule.name not in self._asked:
+            self._record(rule, 0, before, before, 0.0)
+            return
         try:
             outcome = _apply.apply(rule, self.program, self._lives)
         except Exception as error:  # a rule must not take the run down: the graph without it is still right
@@ -95,6 +104,8 @@ class Walk:
             self._expected = kept
             self._record(rule, 0, before, before, 0.0, **told)
             return
+        self.changes.append((rule.name, _story.changed(self.program, outcome.program)))
+        told["where"] = _story.places(self.changes[-1][1])
         if outcome.note:
             told["note"] = "; ".join(filter(None, (told.get("note"), outcome.note)))
         self.program = outcome.program
@@ -122,10 +133,12 @@ class Walk:
             return _check.Verdict(reason, 0.0)
         assert candidate.reference is not None
         cases = candidate.reference.cases
-        if rule.reshapes:
-            self._retell(outcome)
-        expected = [c.outputs for c in cases] if rule.restores else self._source_outputs()
+        if not (rule.restores or rule.reshapes):
+            self._source_outputs()  # what a source that cannot run raises is no rule's fault
         try:
+            if rule.reshapes:
+                self._retell(outcome)
+            expected = [c.outputs for c in cases] if rule.restores else self._source_outputs()
             actual = _check.outputs_of(candidate, self._opener)
         except Exception as error:  # the engine refused what the rule built: whatever it raised is the reason
             return _check.Verdict(str(error) or type(error).__name__, 0.0)
@@ -164,20 +177,34 @@ class Walk:
         if known is None:
             self._by_rule[rule.name] = new
             self.records.append(new)
-        elif count or why:  # a later round: nodes in and out add up, errors do not
-            first, added = known["nodes_before"], after - before
-            sums = {"count": known["count"] + count, "nodes_before": first, "nodes_after": known["nodes_after"] + added}
-            known |= {**new, **sums, "max_abs": max(known["max_abs"], max_abs)}
+        elif count or why:
+            self._amend(known, new)
         else:
             return
         seen = f" (see {why['repro']}/)" if "repro" in why else ""
         told = f"; undone: {why['undone']}{seen}" if "undone" in why else f"; {why['note']}" if "note" in why else ""
         self._progress(f"{rule.name}: {count} rewritten, {before} -> {after} nodes{told}")
 
+    def _amend(self, known: dict[str, Any], new: dict[str, Any]) -> None:
+        """A later round's record goes into the first one's, as though the rule had done it all then."""
+        added = new["nodes_after"] - new["nodes_before"]
+        places = list(dict.fromkeys([*known.get("where", ()), *new.get("where", ())]))
+        for record in self.records[self.records.index(known) + 1 :]:
+            record["nodes_before"] += added
+            record["nodes_after"] += added
+        sums = {"count": known["count"] + new["count"], "max_abs": max(known["max_abs"], new["max_abs"])}
+        nodes = {"nodes_before": known["nodes_before"], "nodes_after": known["nodes_after"] + added}
+        known |= {**new, **sums, **nodes, **({"where": places} if places else {})}
+
 
 def _mended(expected: Arrays, actual: Arrays) -> Arrays:
     """``expected`` with its NaN replaced by what the accepted rule defines there."""
     return {
-        name: np.where(np.isnan(array), actual[name], array) if array.dtype.kind == "f" else array
+        name: np.where(np.isnan(array), actual[name], array) if _is_float(array) else array
         for name, array in expected.items()
     }
+
+
+def _is_float(output: Any) -> bool:
+    """Whether an output is a float tensor; it may be a sequence."""
+    return isinstance(output, np.ndarray) and output.dtype.kind == "f"
