@@ -12,7 +12,7 @@ import numpy as np
 from edgeattn.program import Reference
 from edgeattn.rewrite import _apply, _check, _repro, _story
 from edgeattn.rewrite._live import Lives
-from edgeattn.rewrite._rule import Choice, Outcome, ProgramRule, Rule
+from edgeattn.rewrite._rule import Choice, GraphRule, Outcome, ProgramRule, Rule
 
 if TYPE_CHECKING:
     from edgeattn.program import Arrays, Program
@@ -70,6 +70,9 @@ class Walk:
         if rule.reshapes and not rule.suggests and rule.name not in self._asked:
             self._record(rule, 0, before, before, 0.0)
             return
+        if rule.measured and self._chooser is None and rule.name not in self._asked and isinstance(rule, GraphRule):
+            self._leave_alone(rule, before)
+            return
         try:
             outcome = _apply.apply(rule, self.program, self._lives)
         except Exception as error:  # a rule must not take the run down: the graph without it is still right
@@ -89,6 +92,16 @@ class Walk:
             self._record(rule, 0, before, before, 0.0, note=note)
         else:
             self._keep_or_undo(rule, outcome, before)
+
+    def _leave_alone(self, rule: GraphRule, nodes: int) -> None:
+        """Say how often a rule would fit; the graph is only looked at."""
+        try:
+            fits = _apply.count_matches(rule, self.program, self._lives)
+        except Exception as error:  # as in step: the rule alone is at fault
+            self._undo(rule, 0, nodes, 0.0, f"raised {type(error).__name__}: {error}")
+            return
+        note = f"fits {fits} times, but left alone: whether it helps is measured on a target"
+        self._record(rule, 0, nodes, nodes, 0.0, **({"note": note} if fits else {}))
 
     def _keep_or_undo(self, rule: Rule, outcome: Outcome, before: int) -> None:
         kept = self._expected
