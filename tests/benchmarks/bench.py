@@ -3,7 +3,8 @@
     make bench                                    everything
     python -m tests.benchmarks.bench vision       CBAM-ResNet-50 and plain ResNet-50 at 224 x 224, batch 1
     python -m tests.benchmarks.bench translator   the Luong step, 2 x LSTM-512, vocabulary 8,000, source 30
-    python -m tests.benchmarks.bench rewrite-decoder    decoder steps before and after rewriting, source 30 and 200
+    python -m tests.benchmarks.bench rewrite-decoder       decoder steps before and after rewriting, source 30 and 200
+    python -m tests.benchmarks.bench rewrite-transformer   four transformers before and after the rewrite
 
 Every contender gets the same threads and the same input; ratios are medians of per-round ratios with 95 % intervals.
 Writes build/bench-<group>.json. The weights of these models are untrained: latency does not depend on them.
@@ -29,7 +30,7 @@ from edgeattn.quantize import Settings, quantize
 from edgeattn.report.schema import Comparison
 from edgeattn.rewrite import rewrite
 from edgeattn.tasks.photos import TASK, crops
-from tests.benchmarks.decoders import step_calls
+from tests.benchmarks import decoders, transformers
 
 Calls = dict[str, Callable[[], object]]
 CALIBRATION = 32
@@ -121,27 +122,35 @@ def translator() -> Calls:
     return calls
 
 
-DECODERS = "rewrite-decoder"
-GROUPS: dict[str, Callable[[], Calls]] = {"vision": vision, "translator": translator}
+def _one(title: str, calls: Callable[[], Calls]) -> Group:
+    return lambda threads: iter([(title, calls())])
+
+
+Group = Callable[[int], Iterator[tuple[str, Calls]]]
+"""Threads -> titled comparisons; each is timed in rounds of its own."""
+GROUPS: dict[str, Group] = {
+    "vision": _one("vision", vision),
+    "translator": _one("translator", translator),
+    "rewrite-decoder": decoders.step_calls,
+    "rewrite-transformer": transformers.comparisons,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("groups", nargs="*", help=", ".join((*GROUPS, DECODERS)))
+    parser.add_argument("groups", nargs="*", help=", ".join(GROUPS))
     parser.add_argument("--pairs", type=int, default=50)
-    parser.add_argument("--threads", type=int, default=THREADS, help=f"of {DECODERS}")
+    parser.add_argument("--threads", type=int, default=THREADS)
     asked = parser.parse_args()
-    export.use_threads(THREADS)
+    export.use_threads(asked.threads)
     Path("build").mkdir(exist_ok=True)
-    for group in asked.groups or (*GROUPS, DECODERS):
-        titled = step_calls(asked.threads) if group == DECODERS else [(group, GROUPS[group]())]
+    for group in asked.groups or GROUPS:
         found = {}
-        for title, calls in titled:
+        for title, calls in GROUPS[group](asked.threads):
             result = latency.compare_many(calls, pairs=asked.pairs, threads=asked.threads, max_seconds=300)
             found[title] = result.model_dump(mode="json")
             told(title, result)
-        written = found if group == DECODERS else found[group]
-        Path(f"build/bench-{group}.json").write_text(json.dumps(written, indent=2))
+            Path(f"build/bench-{group}.json").write_text(json.dumps(found, indent=2))
 
 
 def told(title: str, result: Comparison) -> None:
