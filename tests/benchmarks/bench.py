@@ -3,6 +3,7 @@
     make bench                                    everything
     python -m tests.benchmarks.bench vision       CBAM-ResNet-50 and plain ResNet-50 at 224 x 224, batch 1
     python -m tests.benchmarks.bench translator   the Luong step, 2 x LSTM-512, vocabulary 8,000, source 30
+    python -m tests.benchmarks.bench rewrite-peers   CBAM-ResNet-50 and the Luong step through other graph rewriters
 
 Every contender gets the same threads and the same input; ratios are medians of per-round ratios with 95 % intervals.
 Writes build/bench-<group>.json. The weights of these models are untrained: latency does not depend on them.
@@ -26,6 +27,7 @@ from edgeattn.program import Case, Program
 from edgeattn.quantize import Settings, quantize
 from edgeattn.rewrite import rewrite
 from edgeattn.tasks.photos import TASK, crops
+from tests.benchmarks import rewrite_peers
 
 Calls = dict[str, Callable[[], object]]
 CALIBRATION = 32
@@ -117,7 +119,11 @@ def translator() -> Calls:
     return calls
 
 
-GROUPS: dict[str, Callable[[], Calls]] = {"vision": vision, "translator": translator}
+GROUPS: dict[str, Callable[[], Calls]] = {
+    "vision": vision,
+    "translator": translator,
+    **rewrite_peers.groups(engine_call),
+}
 
 
 def main() -> None:
@@ -127,7 +133,7 @@ def main() -> None:
     asked = parser.parse_args()
     export.use_threads(THREADS)
     Path("build").mkdir(exist_ok=True)
-    for group in asked.groups or GROUPS:
+    for group in [name for name in GROUPS if not asked.groups or name.startswith(tuple(asked.groups))]:
         result = latency.compare_many(GROUPS[group](), pairs=asked.pairs, threads=THREADS, max_seconds=300)
         Path(f"build/bench-{group}.json").write_text(result.model_dump_json(indent=2))
         sys.stdout.write(f"\n{group}: {result.rounds} rounds, {THREADS} threads, {result.verdict} {result.why}\n")
