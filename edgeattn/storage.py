@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn import cases, decode, drawing, graphs
+from edgeattn import cases, decode, drawing, graphs, outside
 from edgeattn.errors import BadInput
 from edgeattn.files import read_regular
+from edgeattn.memory import assert_fits
 from edgeattn.preflight import read_model
 from edgeattn.program import Case, Program, Session, Stop, Wiring
 
@@ -33,21 +34,30 @@ def load(path: Path) -> Program:
     """
     if not path.is_dir():
         return Program({"main": read_model(path)})
+    if not (path / WIRING).exists():
+        hint = "give an .onnx file, or a program directory as `edgeattn export` writes it"
+        raise BadInput(f"is a directory without {WIRING}", where=str(path), hint=hint)
     wiring = _read_wiring(path / WIRING)
     order = json.loads((path / WIRING).read_bytes())["graphs"]
     return Program({name: read_model(path / f"{name}.onnx") for name in order}, wiring)
 
 
-def save(program: Program, path: Path) -> None:
-    """Write a Program to ``path``: a file for one graph, a directory (which must exist) for several."""
-    import onnx
+def save(program: Program, path: Path, data_name: str = "") -> None:
+    """Write a Program to ``path``: a file for one graph, a directory (which must exist) for several.
 
+    Args:
+        program: what to write. path: where.
+        data_name: what the file of weights beside ``path`` is called, where a graph passes 2 GiB.
+
+    Raises:
+        IntegrityError: a file that holds weights changed after it was checked.
+    """
     if program.wiring is None:
         (model,) = program.graphs.values()
-        onnx.save(model, path)
+        outside.write(model, path, data_name)
         return
     for name, model in program.graphs.items():
-        onnx.save(model, path / f"{name}.onnx")
+        outside.write(model, path / f"{name}.onnx")
     value = {"graphs": list(program.graphs), **asdict(program.wiring)}
     (path / WIRING).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
@@ -65,6 +75,7 @@ def with_reference(
         BadInput, UsageError: see :func:`edgeattn.drawing.draw`.
     """
     rng = np.random.default_rng(seed)
+    assert_fits(program)
     sessions = opener(program)
 
     def forced(case: Case) -> Case:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,13 @@ import numpy as np
 from edgeattn.backends import Availability, Engine, Options, Refusal
 from edgeattn.backends._common import (
     explain_failure,
-    first_line,
     newer_opsets,
     precision_summary,
     probe_package,
+    refusal,
     usable_cores,
 )
-from edgeattn.errors import EngineFailed, MissingPackage
+from edgeattn.errors import MissingPackage
 from edgeattn.graphs import macs_by_node
 from edgeattn.phase import native
 from edgeattn.program import Program, QdqDialect, TensorSpec
@@ -107,7 +107,7 @@ class OpenVinoBackend:
         files, effective = {}, {}
         for graph, model in program.graphs.items():
             files[graph] = f"{graph}.xml"
-            ir = _read(model.SerializeToString())
+            ir = _read(model)
             with native("OpenVINO", "saving the graph"):
                 ov.save_model(ir, out / files[graph], compress_to_fp16=False)
             compiled = _compile(out / files[graph], options)
@@ -128,7 +128,7 @@ class OpenVinoBackend:
 
     def load(self, model: onnx.ModelProto, options: Options) -> OpenVinoSession:
         """Open a graph that is in memory."""
-        return OpenVinoSession(_compile(_read(model.SerializeToString()), options))
+        return OpenVinoSession(_compile(_read(model), options))
 
 
 def _core() -> Any:
@@ -139,12 +139,42 @@ def _core() -> Any:
     return ov.Core()
 
 
-def _read(model: bytes) -> Any:
+def _read(model: onnx.ModelProto) -> Any:
+    """The graph as OpenVINO's; weights that lie outside become constants over the mapped files."""
+    from edgeattn import outside
+
+    weights = {tensor.name: outside.array(tensor) for tensor in outside.tensors(model)}
     try:
         with native("OpenVINO", "reading the graph"):
-            return _core().read_model(model)
+            return _with_constants(_core().read_model(outside.hollow(model).SerializeToString()), weights)
     except Exception as error:
-        raise EngineFailed(first_line(error), where="openvino", hint="run `edgeattn inspect` on the ONNX") from error
+        raise refusal("openvino", error) from error
+
+
+def _with_constants(model: Any, weights: Mapping[str, Array]) -> Any:
+    """The model with the parameters that stand for ``weights`` replaced by constants that share their memory."""
+    import openvino as ov
+
+    for parameter in model.get_parameters() if weights else ():
+        name = parameter.get_friendly_name()
+        if name in weights:
+            constant = ov.op.Constant(_shareable(weights[name]), shared_memory=True)
+            constant.set_friendly_name(name)
+            for reader in parameter.output(0).get_target_inputs():
+                reader.replace_source_output(constant.output(0))
+            model.remove_parameter(parameter)
+    return model
+
+
+def _shareable(array: Array) -> Array:
+    """The same memory, marked as writable: OpenVINO asks for that and does not write."""
+    whole: Any = array
+    while isinstance(whole, np.ndarray):
+        whole = whole.base
+    room = np.frombuffer(whole, np.uint8)
+    start = array.__array_interface__["data"][0] - room.__array_interface__["data"][0]
+    shared: Array = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    return shared
 
 
 def _compile(model: Any, options: Options) -> Any:
@@ -159,7 +189,7 @@ def _compile(model: Any, options: Options) -> Any:
     except MissingPackage:
         raise
     except Exception as error:
-        raise EngineFailed(first_line(error), where="openvino") from error
+        raise refusal("openvino", error) from error
 
 
 def _executed(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:

@@ -99,7 +99,7 @@ def why_not(
 def _facts_of(model: Any) -> dict[str, Any]:
     from collections import Counter
 
-    from edgeattn import graphs
+    from edgeattn import graphs, outside
     from edgeattn.recognise import recognise
 
     counts = Counter(node.op_type for node in model.graph.node)
@@ -111,7 +111,7 @@ def _facts_of(model: Any) -> dict[str, Any]:
         "domains": sorted({n.domain or "ai.onnx" for n in model.graph.node}),
         "parameters": graphs.parameters(model),
         "macs": graphs.multiply_accumulates(model),
-        "bytes": model.ByteSize(),
+        "bytes": outside.size(model),
         "precision": "int8 (QDQ)" if quantized else "float",
         "nodes": sum(counts.values()),
         "operators": dict(counts.most_common()),

@@ -113,6 +113,10 @@ def rewrite(
         list[str] | None,
         typer.Option(help="Also apply a rule that changes how the model is used: split_loop, merge_loop (repeatable)."),
     ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(help="Fix a dimension: batch=1, or x:0=1 by input axis (repeatable).", metavar="NAME=SIZE"),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option("--target", "-t", help="Also try the rules that help on some engines only, timed on this one."),
@@ -147,6 +151,7 @@ def rewrite(
             only=only or (),
             skip=skip or (),
             also=also or (),
+            sizes=_sizes(fix or []),
             chooser=chooser,
             progress=lambda line: ui.listen(line, 0, None),
         )
@@ -262,6 +267,18 @@ def compile_(
         )
 
 
+def _sizes(texts: list[str]) -> dict[str, int]:
+    """``batch=1`` or ``x:0=1`` as a name and a size."""
+    sizes: dict[str, int] = {}
+    for text in texts:
+        name, equals, size = text.rpartition("=")
+        if not equals or not name or not size.isascii() or not size.isdecimal() or not 0 < int(size) < 2**31:
+            raise UsageError("expected NAME=SIZE", where=f"--fix {text}", hint="like batch=1, or x:0=1 by input axis")
+        if sizes.setdefault(name, int(size)) != int(size):
+            raise UsageError(f"'{name}' is fixed twice, at {sizes[name]} too", where=f"--fix {text}")
+    return sizes
+
+
 def _chooser(target: str, threads: int) -> Any:
     """Times a program before and after a rule on the target, which must be here."""
     from edgeattn import backends, choose, registry
@@ -302,14 +319,14 @@ def _dynamics(texts: list[str]) -> list[tuple[str, int, str]]:
 def _save(program: Program, out: Path, force: bool) -> None:
     """Publish a program: a file for one graph, a directory for several."""
     from edgeattn import storage
-    from edgeattn.publish import new_directory, new_file
+    from edgeattn.publish import free_name, new_directory, new_file
 
     if program.wiring is not None and out.suffix == ".onnx":
         hint = f"name a directory: -o {out.with_suffix('')}; nothing was written"
         raise UsageError(f"the result is {len(program.graphs)} graphs and their wiring", where=f"-o {out}", hint=hint)
     if program.wiring is None:
         with new_file(out, force) as file:
-            storage.save(program, file)
+            storage.save(program, file, free_name(out.with_name(f"{out.name}.data")))
         return
     with new_directory(out, force, mark=True) as work:
         storage.save(program, work)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import registry
-from edgeattn.errors import BadInput, UnknownName, Unsupported
+from edgeattn import outside, registry
+from edgeattn.errors import BadInput, UnknownName, Unsupported, printable
 from edgeattn.phase import native
 from edgeattn.program import StageRecord
 from edgeattn.rewrite._rule import Choice, Look
@@ -25,6 +25,7 @@ from edgeattn.standard import OPSETS, assert_standard
 if TYPE_CHECKING:
     from edgeattn.program import Program, Session
     from edgeattn.rewrite._rule import Miss, Rule
+    from edgeattn.rewrite.fix_sizes import FixSizes
 
     Opener = Callable[[Program], Mapping[str, Session]]
     Chooser = Callable[[Program, Program], Choice]
@@ -33,9 +34,12 @@ __all__ = ["OPSETS", "ORDER", "Choice", "Look", "rewrite", "selected", "survey",
 
 # Order is meaning.
 ORDER: tuple[str, ...] = (
+    "split_loop",  # one graph becomes two before anything looks inside
+    "fix_sizes",  # before what follows from sizes is folded
     "fold_constants",  # every later rule asks what is constant
     "restore_linear_before_reset",  # before others are judged by numbers that are wrong
     "lower_einsum",  # so that later rules see the products in it
+    "canonicalise_reshape",  # shapes are known behind a Reshape whose target is
     "remove_noops",  # what stands between the operators that the others look for
     "canonicalise_reduce",  # one spelling for what follows
     "canonicalise_global_pool",
@@ -44,7 +48,7 @@ ORDER: tuple[str, ...] = (
     "remove_expand",  # after the gates keep the name of the batch dimension, which proves shapes equal
     "fuse_batchnorm",
     "canonicalise_key_transpose",
-    "remove_transpose_pairs",  # after what hides a Transpose between Reshapes is one
+    "split_packed_projection",  # so that queries have a projection of their own
     "fuse_layernorm",
     "fuse_gelu",
     "clamp_mask",
@@ -52,11 +56,20 @@ ORDER: tuple[str, ...] = (
     "split_log_softmax",  # measured
     "remove_nan_guard",  # after masks are finite
     "fold_attention_scale",  # after nothing but masks and scales lies between product and Softmax
+    "remove_reshape_pairs",  # after what lay between two of them is gone, such as a scale
+    "remove_transpose_pairs",
     "split_concat_score",
+    "fuse_weighted_sum",
     "lower_recurrent_cell",  # measured
     "fold_embedding",  # after the weights of a recurrent operator are seen
+    "canonicalise_general_score",  # to where hoist_keys finds the matrix, or where it is cheap in one graph
     "hoist_keys",  # after the score is split into a query side and a memory side
+    "hoist_values",  # measured, against a program whose keys are hoisted
+    "lower_vector_product",  # measured
+    "merge_projections",  # measured; after scales went into the weights of the queries alone
     "merge_loop",  # what can leave the step has left it
+    "split_channel_reduce",  # measured; what it leaves, the next may still improve
+    "lower_channel_mean_to_conv",  # measured
 )
 
 
@@ -67,6 +80,7 @@ def rewrite(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     also: Sequence[str] = (),
+    sizes: Mapping[str, int] | None = None,
     chooser: Chooser | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Program:
@@ -78,6 +92,7 @@ def rewrite(
         only: names of the rules to apply; empty means all.
         skip: names of the rules to leave out.
         also: rules that change the program's form (``split_loop``, ``merge_loop``), applied only where asked for.
+        sizes: what ``fix_sizes`` fixes, by dimension or ``input:axis``; none leaves the inputs as they are.
         chooser: times a program before and after a measured rule, and says which stays. Without one, a measured rule
             is applied only if ``only`` names it.
         progress: called with one line per rule.
@@ -92,22 +107,32 @@ def rewrite(
     Raises:
         UnknownName: a name in ``only`` or ``skip`` that is no rule.
         BadInput: the source fails the ONNX checker, or the program has no reference.
+        UsageError: ``sizes`` names what is no dimension, or a size that the model cannot have.
         Unsupported: vendor operators, or an opset outside 11 to 26.
     """
     from edgeattn.rewrite import _check, _story, _walk
+    from edgeattn.rewrite.fix_sizes import FixSizes
 
     started = time.perf_counter()
-    rules = [_named(name) for name in selected((*only, *also) if only else (), skip)]
+    also = (*also, "fix_sizes") if sizes else also
     _known(also)
+    rules = [_named(name) for name in selected((*only, *also) if only else (), skip)]
     if program.reference is None or not program.reference.cases:
         raise BadInput(
             "the program has no reference cases to judge rewrites by", hint="draw cases from its inputs first"
         )
     source = _prepared(program)
+    if sizes:
+        fixer = FixSizes(sizes)
+        fixer.resolve(source)
+        rules = [fixer if rule.name == fixer.name else rule for rule in rules]
     walk = _walk.Walk(source, opener, progress or (lambda line: None), chooser, asked=(*only, *also))
     for rule in rules:
         walk.step(rule)
+        if sizes and rule.name == "fix_sizes":
+            _refuse_unless_fixed(fixer, walk.records[-1], source)
     assert_standard(walk.program, "rewrite")
+    outside.verify(*program.graphs.values())  # what was rewritten is what was read
     notes: dict[str, Any] = {
         "rules": walk.records,
         "operators": _check.operators(walk.program),
@@ -121,6 +146,15 @@ def rewrite(
     record = StageRecord("rewrite", time.perf_counter() - started, notes)
     result = walk.program
     return program.after(record, graphs=result.graphs, wiring=result.wiring, reference=result.reference)
+
+
+def _refuse_unless_fixed(rule: FixSizes, record: Mapping[str, Any], source: Program) -> None:
+    """Sizes were asked for by number: what cannot have them is an error, not a rule that was undone."""
+    if "undone" in record:
+        raise BadInput(f"the model cannot have these sizes: {record['undone']}", where=f"--fix {rule.asked}")
+    misses = () if record["count"] else rule.apply(source).misses
+    if misses and "already" not in misses[0].reason:
+        raise BadInput(misses[0].reason, where=f"--fix {rule.asked}")
 
 
 def selected(only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[str]:
@@ -186,6 +220,12 @@ def _prepared(program: Program) -> Program:
     inlined = replace(program, graphs=graphs)
     assert_standard(inlined, "rewrite")
     for name, model in inlined.graphs.items():
+        if model.graph.sparse_initializer:
+            raise Unsupported(
+                f"keeps '{printable(model.graph.sparse_initializer[0].values.name, 80)}' as a sparse initializer",
+                where=f"graph '{name}'",
+                hint="export it with dense weights",
+            )
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
         if model.graph.node and opset not in OPSETS:
             raise Unsupported(

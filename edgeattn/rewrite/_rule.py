@@ -147,6 +147,7 @@ class Rule(ABC):
     restores: ClassVar[bool] = False  # judged by PyTorch's outputs, because the source graph is what is wrong
     measured: ClassVar[bool] = False  # stays only where a paired measurement on the target shows it faster
     reshapes: ClassVar[bool] = False  # other graphs, seen otherwise from outside: applied only where it is asked for
+    suggests: ClassVar[bool] = False  # of a rule that reshapes: say where it would fit, though it was not asked for
 
     @abstractmethod
     def examples(self) -> list[Program]:

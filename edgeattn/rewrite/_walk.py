@@ -43,6 +43,9 @@ class Walk:
     def step(self, rule: Rule) -> None:
         """Apply one rule; its result becomes the program, or a reason in the records."""
         before = _check.node_count(self.program)
+        if rule.reshapes and not rule.suggests and rule.name not in self._asked:
+            self._record(rule, 0, before, before, 0.0)
+            return
         try:
             outcome = _apply.apply(rule, self.program, self._lives)
         except Exception as error:  # a rule must not take the run down: the graph without it is still right
@@ -96,10 +99,10 @@ class Walk:
             return _check.Verdict(reason, 0.0)
         assert candidate.reference is not None
         cases = candidate.reference.cases
-        if rule.reshapes:
-            self._retell(outcome)
-        expected = [c.outputs for c in cases] if rule.restores else self._source_outputs()
         try:
+            if rule.reshapes:
+                self._retell(outcome)
+            expected = [c.outputs for c in cases] if rule.restores else self._source_outputs()
             actual = _check.outputs_of(candidate, self._opener)
         except Exception as error:  # the engine refused what the rule built: whatever it raised is the reason
             return _check.Verdict(str(error) or type(error).__name__, 0.0)

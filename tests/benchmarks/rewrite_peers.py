@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from edgeattn import export, source
-from edgeattn.backends import oracle
+from edgeattn import decode, export, registry, source
+from edgeattn.backends import Options, oracle
 from edgeattn.program import Case, Program
 from edgeattn.rewrite import _check, rewrite
 from tests.benchmarks import tools
 
-MODELS = {"cbam": "cbam_resnet50", "luong": "luong_2x512"}
+MODELS = ("cbam_resnet50", "luong_2x512")
 
 
-@cache
 def forms(model: str) -> dict[str, Program]:
     """The export, and what each rewriter here makes of it; a rewriter that fails is told and left out."""
     exported = export.export(source.resolve(model).source)
@@ -44,19 +42,17 @@ def case_of(program: Program) -> Case:
     return Case("sentence", {"src": src, "src_mask": np.ones(src.shape, bool)}, rng.integers(3, 1000, (1, 20)))
 
 
-def calls(model: str, engine: str, engine_call: Callable[..., Callable[[], object]]) -> dict[str, Callable[[], object]]:
-    """What is timed: one inference, or one sentence, of every form."""
-    found = forms(model)
-    case = case_of(found["as exported"])
-    return {f"{model}: {engine} {name}": engine_call(engine, program, case) for name, program in found.items()}
+def comparisons(threads: int) -> Iterator[tuple[str, dict[str, Callable[[], object]]]]:
+    """One inference, or one sentence, of every form: a comparison for each model and engine."""
+    for model in MODELS:
+        found = forms(model)
+        case = case_of(found["as exported"])
+        for engine in tools.ENGINES:
+            calls = {name: _call(engine, program, case, threads) for name, program in found.items()}
+            yield f"rewrite-peers: {model}, {engine}", calls
 
 
-def groups(
-    engine_call: Callable[..., Callable[[], object]],
-) -> dict[str, Callable[[], dict[str, Callable[[], object]]]]:
-    """A comparison for each model and engine."""
-    return {
-        f"rewrite-peers-{short}-{engine}": partial(calls, model, engine, engine_call)
-        for short, model in MODELS.items()
-        for engine in tools.ENGINES
-    }
+def _call(engine: str, program: Program, case: Case, threads: int) -> Callable[[], object]:
+    backend, options = registry.get("backends", engine), Options("cpu", "fp32", threads)
+    sessions = {graph: backend.load(model, options) for graph, model in program.graphs.items()}
+    return lambda: decode.run(sessions, program.wiring, case.feeds, case.tokens)

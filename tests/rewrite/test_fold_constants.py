@@ -97,6 +97,21 @@ def test_an_identity_in_a_branch_stays():
         np.testing.assert_array_equal(out, sign * x)
 
 
+def test_a_default_that_a_caller_may_replace_stays_an_input_with_a_default():
+    built = graph(
+        """(float[batch,4] x, float[4,4] w) => (float[batch,4] y) {
+            i = Identity(w)
+            t = Transpose(i)
+            y = MatMul(x, t) }"""
+    )
+    built.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
+    result = RULE.apply(Program({"main": built})).program
+    feeds = {"x": np.ones((1, 4), np.float32), "w": np.full((4, 4), 2, np.float32)}
+    (session,) = open_plain(result).values()
+    assert session.run(feeds)["y"].tolist() == [[8.0] * 4]
+    assert [t.name for t in result.graphs["main"].graph.initializer] == ["w"]
+
+
 def test_a_constant_that_the_caller_may_override_is_not_folded():
     model = graph(
         """(float[batch,4] x, float[4] w) => (float[batch,4] y) {

@@ -1,0 +1,78 @@
+"""How much memory there is, and whether a program could ever fit into it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeattn.errors import OutOfResources, UsageError, printable
+
+if TYPE_CHECKING:
+    from edgeattn.program import Program
+
+
+def asked_for() -> int | None:
+    """``EDGEATTN_MEMORY`` in bytes, 0 for no limit; None where it is not set.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    text = os.environ.get("EDGEATTN_MEMORY", "").strip()
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d{1,12})([KMGT]?)(i?B)?", text, re.IGNORECASE | re.ASCII)
+    if found is None:
+        hint = "give a size like 4G or 512M, or 0 for no limit"
+        raise UsageError(f"'{printable(text, 40)}' is no size", where="EDGEATTN_MEMORY", hint=hint)
+    return int(found[1]) * int(1024 ** " KMGT".index(found[2].upper() or " "))
+
+
+def free() -> int:
+    """Bytes free in this machine or container; 0 where the system does not tell."""
+    known = [size for size in (_available(), _container()) if size]
+    return min(known, default=0)
+
+
+def _available() -> int:
+    with contextlib.suppress(OSError, ValueError):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else 0
+    return 0
+
+
+def _container() -> int:
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+            return int(Path("/sys/fs/cgroup", name).read_text())
+    return 0
+
+
+def assert_fits(program: Program) -> None:
+    """Refuse a program that makes a single value larger than memory, before an engine tries.
+
+    Only shapes that can be inferred count, with every dynamic dimension at its typical size.
+
+    Raises:
+        OutOfResources: names the graph, the node and the shape.
+    """
+    from edgeattn import graphs
+
+    limit = asked_for()
+    limit = free() if limit is None else limit
+    if not limit:
+        return
+    for graph, model in program.graphs.items():
+        for name, shape, item in graphs.typical_values(model):
+            size = math.prod(shape) * item
+            if size > limit:
+                maker = next((n.op_type for n in model.graph.node if name in n.output), "input")
+                what = f"'{printable(name, 80)}' ({maker}, {'x'.join(map(str, shape))}) needs {size / 2**30:,.1f} GiB"
+                raise OutOfResources(
+                    f"{what}, more than the {limit / 2**30:,.1f} GiB there are",
+                    where=f"graph '{graph}'" if len(program.graphs) > 1 else "",
+                    hint="use smaller sizes; EDGEATTN_MEMORY sets the limit",
+                )
