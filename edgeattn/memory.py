@@ -51,6 +51,10 @@ def _container() -> int:
     return 0
 
 
+def _amount(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size < 2**60 else "over 10^18 bytes"
+
+
 def assert_fits(program: Program) -> None:
     """Refuse a program that makes a single value larger than memory, before an engine tries.
 
@@ -70,9 +74,9 @@ def assert_fits(program: Program) -> None:
             size = math.prod(shape) * item
             if size > limit:
                 maker = next((n.op_type for n in model.graph.node if name in n.output), "input")
-                what = f"'{printable(name, 80)}' ({maker}, {'x'.join(map(str, shape))}) needs {size / 2**30:,.1f} GiB"
+                value = f"'{printable(name, 80)}' ({maker}, {'x'.join(map(str, shape))})"
                 raise OutOfResources(
-                    f"{what}, more than the {limit / 2**30:,.1f} GiB there are",
+                    f"{value} needs {_amount(size)}, more than the {_amount(limit)} there are",
                     where=f"graph '{graph}'" if len(program.graphs) > 1 else "",
                     hint="use smaller sizes; EDGEATTN_MEMORY sets the limit",
                 )

@@ -35,7 +35,7 @@ def inspect(
             }
             facts["graphs"] = {g: _facts_of(read_model(file / e.portable)) for g, e in manifest.graphs.items()}
         else:
-            program = storage.load(file)
+            program = storage.load(file, ui.warn)
             facts["graphs"] = {g: _facts_of(model) for g, model in program.graphs.items()}
         ui.emit(facts)
         if "bundle" in facts:
@@ -57,7 +57,7 @@ def recognise(
     from edgeattn.recognise import recognise as find
 
     with Ui(as_json, quiet, [file], timeout=timeout) as ui:
-        found = [(graph, a) for graph, model in storage.load(file).graphs.items() for a in find(model)]
+        found = [(graph, a) for graph, model in storage.load(file, ui.warn).graphs.items() for a in find(model)]
         heads = ("graph", "kind", "what", "features", "gate", "nodes")
         facts = [(g, a.kind, a.describe(), a.features, a.gate, sorted(a.nodes)) for g, a in found]
         ui.emit([dict(zip(heads, row, strict=True)) for row in facts], "" if found else f"{file}: no attention found")
@@ -85,7 +85,7 @@ def why_not(
     from edgeattn.rewrite import why_not as misses_of
 
     with Ui(as_json, quiet, [file], timeout=timeout) as ui:
-        misses = misses_of(rule, storage.load(file))
+        misses = misses_of(rule, storage.load(file, ui.warn))
         ui.emit([vars(miss) for miss in misses])
         if misses:
             rows = [(m.graph, m.anchor, m.culprit, m.reason) for m in misses]
