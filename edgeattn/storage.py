@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn import cases, decode, drawing, graphs
+from edgeattn import cases, decode, drawing, graphs, outside
 from edgeattn.errors import BadInput
 from edgeattn.files import read_regular
 from edgeattn.memory import assert_fits
@@ -52,16 +52,22 @@ def _read(path: Path, warn: Callable[[str], None]) -> onnx.ModelProto:
     return read_model(path, warn=lambda line: warn(f"{path}: {line}"))
 
 
-def save(program: Program, path: Path) -> None:
-    """Write a Program to ``path``: a file for one graph, a directory (which must exist) for several."""
-    import onnx
+def save(program: Program, path: Path, data_name: str = "") -> None:
+    """Write a Program to ``path``: a file for one graph, a directory (which must exist) for several.
 
+    Args:
+        program: what to write. path: where.
+        data_name: what the file of weights beside ``path`` is called, where a graph passes 2 GiB.
+
+    Raises:
+        IntegrityError: a file that holds weights changed after it was checked.
+    """
     if program.wiring is None:
         (model,) = program.graphs.values()
-        onnx.save(model, path)
+        outside.write(model, path, data_name)
         return
     for name, model in program.graphs.items():
-        onnx.save(model, path / f"{name}.onnx")
+        outside.write(model, path / f"{name}.onnx")
     value = {"graphs": list(program.graphs), **asdict(program.wiring)}
     (path / WIRING).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 

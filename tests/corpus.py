@@ -395,10 +395,10 @@ def _optional() -> onnx.ModelProto:
 
 
 UNSUPPORTED: dict[str, tuple[Make, int, str]] = {
-    "opset 999": (saved(lambda: model(opset=999)), 4, "has opset 999; supported are 11 to 23"),
-    "opset 6": (saved(lambda: model(opset=6)), 4, "has opset 6; supported are 11 to 23"),
-    "opset 0": (saved(lambda: model(opset=0)), 4, "has opset 0; supported are 11 to 23"),
-    "no opset": (edited(lambda m: m.ClearField("opset_import")), 4, "does not say its opset; supported are 11 to 23"),
+    "opset 999": (saved(lambda: model(opset=999)), 4, "has opset 999; supported are 11 to 26"),
+    "opset 6": (saved(lambda: model(opset=6)), 4, "has opset 6; supported are 11 to 26"),
+    "opset 0": (saved(lambda: model(opset=0)), 4, "has opset 0; supported are 11 to 26"),
+    "no opset": (edited(lambda m: m.ClearField("opset_import")), 4, "does not say its opset; supported are 11 to 26"),
     "IR 999": (edited(lambda m: setattr(m, "ir_version", 999)), 4, "has IR version 999; supported are 3 to"),
     "IR 0": (edited(lambda m: setattr(m, "ir_version", 0)), 4, "has IR version 0; supported are 3 to"),
     "vendor operator": (saved(_vendor), 4, "outside the ONNX standard: com.microsoft::FusedMatMul"),
@@ -736,6 +736,7 @@ GOOD: dict[str, Make] = {
     "plain": saved(model),
     "opset 11": saved(lambda: model(opset=11)),
     "opset 23": saved(lambda: model(opset=23)),
+    "opset 26": saved(lambda: model(opset=26)),
     "symbolic dimensions": saved(lambda: model(inputs=[value("x", ["batch", 4])])),
     "scalar and empty tensors": saved(lambda: model(constants=[
         weight(), numpy_helper.from_array(np.float32(1), "s"), numpy_helper.from_array(np.zeros((0, 3)), "e")])),

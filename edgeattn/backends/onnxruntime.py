@@ -42,7 +42,7 @@ _DTYPES = {
 _INT8_OPS = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "MatMulIntegerToFloat"}
 _INT8_OPS |= {"DynamicQuantizeMatMul", "QLinearConvTranspose", "DynamicQuantizeLSTM"}
 _FLOAT_OPS = {"Conv", "FusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "LSTM", "GRU", "RNN"}
-_NEWEST_OPSET = 23
+_NEWEST_OPSET = 26
 _OPENING, _RUNNING = native("ONNX Runtime", "opening the graph"), native("ONNX Runtime", "running the graph")
 
 
@@ -87,13 +87,13 @@ class OnnxRuntimeBackend:
 
     def compile(self, program: Program, options: Options, out: Path) -> Engine:
         """Save each graph and record what ONNX Runtime makes of it."""
-        import onnx
+        from edgeattn import outside
 
         started = time.perf_counter()
         files, effective = {}, {}
         for graph, model in program.graphs.items():
             files[graph] = f"{graph}.onnx"
-            onnx.save(model, out / files[graph])
+            outside.write(model, out / files[graph])
             effective[graph] = {
                 "device": "cpu",
                 "precision": precision_summary(_executed(out / files[graph], options), macs_by_node(model)),
@@ -106,8 +106,11 @@ class OnnxRuntimeBackend:
         return OnnxRuntimeSession(_inference_session(str(file), options))
 
     def load(self, model: onnx.ModelProto, options: Options) -> OnnxRuntimeSession:
-        """Open a graph that is in memory."""
-        return OnnxRuntimeSession(_inference_session(model.SerializeToString(), options))
+        """Open a graph that is in memory; weights that lie outside are mapped from there."""
+        from edgeattn import outside
+
+        data = outside.rooted(model) if outside.tensors(model) else model.SerializeToString()
+        return OnnxRuntimeSession(_inference_session(data, options))
 
 
 def _inference_session(model: str | bytes, options: Options, optimized: str = "") -> Any:
@@ -121,8 +124,14 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
     settings.inter_op_num_threads = 1
     level = ort.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if options.optimize else level.ORT_DISABLE_ALL
+    if isinstance(model, bytes):
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", "/")
+        if not options.optimize:  # a copy of every weight in another layout pays off only where time is measured
+            settings.add_session_config_entry("session.disable_prepacking", "1")
     if optimized:
         settings.optimized_model_filepath = optimized
+        weights = f"{Path(optimized).name}.data"  # a graph of more than 2 GiB cannot be saved in one file
+        settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
     try:
         with _OPENING:
             return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeattn import outside
 from edgeattn.errors import BadInput, Unsupported, printable
 from edgeattn.preflight._tensors import label
 
@@ -107,7 +108,9 @@ def check_values(node: onnx.NodeProto, where: str) -> None:
         elif name.endswith("num_heads") and attribute.i < 1:
             value = str(attribute.i)
         elif name == "equation" and not _EQUATION.fullmatch(attribute.s.replace(b" ", b"")):
-            value = f"'{printable(attribute.s[:80].decode(errors='replace'), 60)}'"  # ONNX's inference loops on "......"
+            value = (
+                f"'{printable(attribute.s[:80].decode(errors='replace'), 60)}'"  # ONNX's inference loops on "......"
+            )
         if value is not None:
             raise BadInput(f"{label(node)} has {printable(name, 40)} {value}", where=where, hint="export it again")
 
@@ -128,11 +131,9 @@ def check_constants(graph: onnx.GraphProto, where: str) -> None:
 
 
 def _scale(node: onnx.NodeProto, inputs: list[onnx.TensorProto | None], where: str) -> None:
-    from onnx import numpy_helper
-
     data, scale, zero = (*inputs, None)[:3]
     if scale is not None and scale.data_type in (1, 10):
-        values = numpy_helper.to_array(scale)
+        values = outside.array(scale)
         if not (np.isfinite(values) & (values > 0)).all():
             what = f"{label(node)} has the scale '{printable(scale.name, 80)}', which is not positive everywhere"
             raise BadInput(what, where=where, hint="quantize the model again")
@@ -143,13 +144,11 @@ def _scale(node: onnx.NodeProto, inputs: list[onnx.TensorProto | None], where: s
 
 
 def _indices(node: onnx.NodeProto, data: onnx.TensorProto, indices: onnx.TensorProto, where: str) -> None:
-    from onnx import numpy_helper
-
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
     if not -len(data.dims) <= axis < len(data.dims) or indices.data_type not in (6, 7):
         what = f"{label(node)} gathers along axis {axis} of a tensor of rank {len(data.dims)}"
         raise BadInput(what, where=where, hint="export it again")
-    size, values = data.dims[axis], numpy_helper.to_array(indices)
+    size, values = data.dims[axis], outside.array(indices)
     if values.size and not (-size <= int(values.min()) and int(values.max()) < size):
         what = f"{label(node)} gathers index {int(values.max())} (or {int(values.min())}) of {size}"
         raise BadInput(what, where=where, hint="export it again")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeattn.errors import BadInput, printable
 from edgeattn.preflight._tensors import label
@@ -52,6 +52,7 @@ def _wrong_attribute(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> str:
     for attribute in node.attribute:
         formal = schema.attributes.get(attribute.name)
         # Type 0 stands in files of before types were written down; what the operator does not know, nobody reads.
-        if formal is not None and attribute.type not in (0, formal.type.value):
-            return f"has {printable(attribute.name, 40)} of another type than {formal.type.name.lower()}"
+        kind: Any = formal and formal.type  # an enum of the native module, whose stubs do not say so
+        if formal is not None and attribute.type not in (0, kind.value):
+            return f"has {printable(attribute.name, 40)} of another type than {kind.name.lower()}"
     return ""

@@ -125,8 +125,10 @@ def _weight(
 ) -> onnx.NodeProto:
     from onnx import helper, numpy_helper
 
+    from edgeattn import outside
+
     stored = next(t for t in graph.initializer if t.name == name)
-    levels, scale = quantize_weight(numpy_helper.to_array(stored), axis)
+    levels, scale = quantize_weight(outside.array(stored), axis)
     names = [f"{name}_int8", f"{name}_scale", f"{name}_zero_point"]
     for array, label in zip((levels, scale, np.zeros(scale.shape, np.int8)), names, strict=True):
         constants.append(numpy_helper.from_array(array, label))

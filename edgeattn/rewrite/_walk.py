@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeattn.program import Reference
-from edgeattn.rewrite import _apply, _check
+from edgeattn.rewrite import _apply, _check, _story
 from edgeattn.rewrite._live import Lives
 from edgeattn.rewrite._rule import Choice, Exactness, Outcome, ProgramRule, Rule
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Walk:
-    """The program so far and what became of every rule.
+    """The program so far, what became of every rule, and the nodes that each changed.
 
     The source is run once and only when a rule has fired. After a rule that restores what the exporter lost, the
     restored program takes the source's place: its numbers were judged by PyTorch's own.
@@ -37,11 +37,15 @@ class Walk:
         self._source, self._opener, self._progress = source, opener, progress
         self._chooser, self._asked = chooser, asked
         self._expected: list[Arrays] | None = None
+        self.changes: list[tuple[str, _story.Changed]] = []
         self._lives = Lives()
 
     def step(self, rule: Rule) -> None:
         """Apply one rule; its result becomes the program, or a reason in the records."""
         before = _check.node_count(self.program)
+        if rule.reshapes and not rule.suggests and rule.name not in self._asked:
+            self._record(rule, 0, before, before, 0.0)
+            return
         try:
             outcome = _apply.apply(rule, self.program, self._lives)
         except Exception as error:  # a rule must not take the run down: the graph without it is still right
@@ -76,6 +80,8 @@ class Walk:
             self._expected = kept
             self._record(rule, 0, before, before, 0.0, **told)
             return
+        self.changes.append((rule.name, _story.changed(self.program, outcome.program)))
+        told["where"] = _story.places(self.changes[-1][1])
         if outcome.note:
             told["note"] = "; ".join(filter(None, (told.get("note"), outcome.note)))
         self.program = outcome.program
@@ -93,10 +99,10 @@ class Walk:
             return _check.Verdict(reason, 0.0)
         assert candidate.reference is not None
         cases = candidate.reference.cases
-        if rule.reshapes:
-            self._retell(outcome)
-        expected = [c.outputs for c in cases] if rule.restores else self._source_outputs()
         try:
+            if rule.reshapes:
+                self._retell(outcome)
+            expected = [c.outputs for c in cases] if rule.restores else self._source_outputs()
             actual = _check.outputs_of(candidate, self._opener)
         except Exception as error:  # the engine refused what the rule built: whatever it raised is the reason
             return _check.Verdict(str(error) or type(error).__name__, 0.0)
@@ -149,6 +155,11 @@ class Walk:
 def _mended(expected: Arrays, actual: Arrays) -> Arrays:
     """``expected`` with its NaN replaced by what the accepted rule defines there."""
     return {
-        name: np.where(np.isnan(array), actual[name], array) if array.dtype.kind == "f" else array
+        name: np.where(np.isnan(array), actual[name], array) if _is_float(array) else array
         for name, array in expected.items()
     }
+
+
+def _is_float(output: Any) -> bool:
+    """Whether an output is a float tensor; it may be a sequence."""
+    return isinstance(output, np.ndarray) and output.dtype.kind == "f"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from edgeattn.program import Program
     from edgeattn.rewrite._build import Build
-    from edgeattn.rewrite._sizes import Shapes
+    from edgeattn.rewrite._sizes import Sample
     from edgeattn.rewrite._view import Dim
 
 ENOUGH = 8  # sampled sizes; fewer say too little
@@ -272,7 +272,7 @@ def _repeats_only(parts: list[Part], concat: ir.Node, axis: int) -> bool:
     return covers([_without(p.laid(dims(p.value) or ()), axis) for p in parts], wanted)
 
 
-def _repeats_at(parts: list[Part], concat: ir.Node, axis: int, samples: list[Shapes]) -> bool:
+def _repeats_at(parts: list[Part], concat: ir.Node, axis: int, samples: list[Sample]) -> bool:
     """Whether they did at every sampled size, of which there must be enough."""
     seen = 0
     for shapes in samples:

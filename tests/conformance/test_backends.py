@@ -145,3 +145,15 @@ def _numpy_conv_net(image: np.ndarray) -> np.ndarray:
         x = np.einsum("bchwij,ocij->bohw", windows, weights[f"w{layer}"]) + weights[f"b{layer}"][:, None, None]
         x = np.maximum(x, 0)
     return x.mean(axis=(2, 3))
+
+
+def test_an_input_of_a_type_that_numpy_lacks_opens_and_is_told_at_the_first_run(backend: Backend) -> None:
+    from onnx import TensorProto
+
+    ends = [helper.make_tensor_value_info("x", TensorProto.BFLOAT16, [2])], [helper.make_tensor_value_info("y", 1, [2])]
+    graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=1)], "main", *ends)
+    session = backend.load(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), Options(threads=1)
+    )
+    with pytest.raises(BadInput, match="input 'x' is float32"):
+        session.run({"x": np.zeros(2, np.float32)})
