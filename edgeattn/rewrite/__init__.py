@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeattn import outside, registry
 from edgeattn.errors import BadInput, UnknownName, Unsupported, printable
+from edgeattn.memory import assert_fits
 from edgeattn.phase import native
 from edgeattn.program import StageRecord
 from edgeattn.rewrite._rule import Choice, Look
@@ -237,6 +238,7 @@ def _prepared(program: Program) -> Program:
                 where=f"graph '{name}'",
                 hint="export it again with --opset 18",
             )
+    assert_fits(inlined)
     reason = _check.broken(inlined)
     if reason:
         raise BadInput(reason, hint="check the file with onnx.checker.check_model, or export it again")
