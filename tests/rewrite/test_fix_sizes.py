@@ -73,9 +73,10 @@ def test_numbers_at_that_size_are_the_same_to_the_bit():
 def test_a_dimension_goes_along_the_wiring_though_the_step_calls_it_otherwise():
     source = _loop_samples.wired()
     step = source.graphs["step"]
-    for value in step.graph.input:
+    for value in (*step.graph.input, *step.graph.output):
         for dim in value.type.tensor_type.shape.dim:
-            dim.dim_param = {"source": "s", "batch": "b"}.get(dim.dim_param, dim.dim_param)
+            if dim.dim_param:
+                dim.dim_param = {"source": "s", "batch": "b"}[dim.dim_param]
     result = fixed(draw_cases(source), {"batch": 1, "source": 6})
     found = shapes(result)
     assert found["encoder.x"] == (1, 6, 4)

@@ -46,18 +46,18 @@ def predicting() -> Program:
 
 
 @pytest.mark.parametrize("build", [_loop_samples.wired, lambda: _loop_samples.wired(handed=False), predicting])
-@pytest.mark.parametrize("rows", [1, 5])
-def test_decodes_what_the_decode_loop_does(build, rows):
+@pytest.mark.parametrize(("rows", "seed"), [(1, 0), (5, 3), (5, 5)])
+def test_decodes_what_the_decode_loop_does(build, rows, seed):
     source = draw_cases(build())
     one = merged(source)
     assert one.wiring is None
     assert "undone" not in record(one)
-    x = 3 * np.random.default_rng(1).standard_normal((rows, 4, 4)).astype(np.float32)
+    x = 3 * np.random.default_rng(seed).standard_normal((rows, 4, 4)).astype(np.float32)
     theirs = decode.run(open_plain(source), source.wiring, {"x": x})
     ours = open_plain(one)["main"].run({"x": x})
-    assert set(theirs) - set(ours) == {"h_out"}, "the state is the loop's own business"
+    assert set(theirs) - set(ours) <= {"h_out"}, "the state is the loop's own business"
     np.testing.assert_array_equal(ours["tokens"], theirs["tokens"])
-    for name in set(ours) - {"tokens"}:
+    for name in set(theirs) - {"tokens", "h_out"}:
         assert _check.compare(theirs[name], ours[name])[0] == "", name
 
 
