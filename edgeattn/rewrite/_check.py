@@ -14,7 +14,7 @@ from edgeattn import decode, graphs
 from edgeattn.errors import BadInput, EngineFailed
 from edgeattn.phase import native
 from edgeattn.rewrite._apply import skeleton
-from edgeattn.rewrite._rule import ALLCLOSE, Exactness
+from edgeattn.rewrite._rule import ALLCLOSE, Exactness, Rule
 from edgeattn.standard import all_nodes, foreign_nodes
 
 if TYPE_CHECKING:
@@ -136,6 +136,11 @@ def compare(want: Array, have: Array, exactness: Exactness = ALLCLOSE) -> tuple[
     if (error > limit).any():
         return f"differs by {worst:.2e}, allowed {float(limit[np.argmax(error - limit)]):.2e}", worst
     return "", worst
+
+
+def limits_of(rule: Rule) -> Exactness:
+    """Every rule is held to the stage's limits; a rule may only say that it mends NaN."""
+    return Exactness("allclose", 1e-5, 1e-4, mends_nan=rule.exactness.mends_nan)
 
 
 def operators(program: Program) -> dict[str, Any]:

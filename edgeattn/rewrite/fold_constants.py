@@ -29,6 +29,7 @@ from onnx_ir.passes import common as passes
 from edgeattn import outside
 from edgeattn.phase import native
 from edgeattn.program import Program
+from edgeattn.rewrite import _ranges
 from edgeattn.rewrite._apply import finish, skeleton
 from edgeattn.rewrite._branches import inline_known
 from edgeattn.rewrite._rule import ALLCLOSE, Miss, Outcome, ProgramRule, as_programs
@@ -63,7 +64,7 @@ class FoldConstants(ProgramRule):
             if large := _too_large(model):
                 misses.append(Miss(f"it would make {large[1]:,} elements of a few", large[0], 1, graph=name))
                 continue
-            folded = _restored(_settled(model), model)
+            folded = _restored(_settled(_without_defaults(model)), model)
             gone = _count(model) - _count(folded)
             gone = gone or int(len(model.graph.initializer) > len(folded.graph.initializer))
             if gone > 0:
@@ -116,6 +117,18 @@ def _settled(model: onnx.ModelProto) -> onnx.ModelProto:
     return folded
 
 
+def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without initializers that are inputs too: a caller may override them, so they are no constants."""
+    inputs = {v.name for v in model.graph.input}
+    if not any(t.name in inputs for t in model.graph.initializer):
+        return model
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for tensor in [t for t in bare.graph.initializer if t.name in inputs]:
+        bare.graph.initializer.remove(tensor)
+    return bare
+
+
 def _count(model: onnx.ModelProto) -> int:
     return sum(1 for _ in all_nodes(model.graph))
 
@@ -123,10 +136,11 @@ def _count(model: onnx.ModelProto) -> int:
 def _too_large(model: onnx.ModelProto) -> tuple[str, int] | None:
     """A node that makes more than LARGEST out of constants, or nobody knows how much; folding would run it."""
     fixed = {t.name for t in model.graph.initializer} - {v.name for v in model.graph.input}
-    makers = [n for n in model.graph.node if n.op_type in MAKERS]
-    if not makers:
+    if not any(n.op_type in MAKERS for n in model.graph.node):
         return None
-    inferred = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
+    if (long := _ranges.longest(model)) and 8 * long[1] > LARGEST_BYTES:
+        return long
+    inferred = _ranges.infer(skeleton(model), strict=False)
     shapes = {v.name: v.type.tensor_type.shape.dim for v in (*inferred.graph.value_info, *inferred.graph.output)}
     for node in model.graph.node:
         if not any(a.HasField("g") for a in node.attribute) and all(not n or n in fixed for n in node.input):
@@ -259,8 +273,8 @@ def _restored(folded: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelPro
     for ours, theirs in ((folded.graph.input, source.graph.input), (folded.graph.output, source.graph.output)):
         del ours[:]
         ours.extend(theirs)
-    inputs, kept = {v.name for v in source.graph.input}, {t.name for t in folded.graph.initializer}
-    folded.graph.initializer.extend(t for t in source.graph.initializer if t.name in inputs and t.name not in kept)
+    inputs, present = {v.name for v in source.graph.input}, {t.name for t in folded.graph.initializer}
+    folded.graph.initializer.extend(t for t in source.graph.initializer if t.name in inputs and t.name not in present)
     folded.producer_name, folded.producer_version = source.producer_name, source.producer_version
     folded.graph.name = source.graph.name
     del folded.metadata_props[:]
