@@ -37,7 +37,7 @@ class Ui:
         timeout: float = 0,
     ) -> None:
         self.as_json, self._quiet = as_json, quiet
-        self._files, self._out, self._timeout = [str(file) for file in files], out, timeout
+        self._files, self._out, self._timeout = list(dict.fromkeys(map(str, files))), out, timeout
         self._progress: Any = None
         self._task: Any = None
         self._label = ""

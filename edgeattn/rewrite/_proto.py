@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeattn.rewrite._build import FROM_KEY, RULE_KEY
+from edgeattn.origin import FROM_KEY, RULE_KEY
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -90,15 +90,15 @@ class Writer:
     def __init__(self, rule: str, origin: str, taken: set[str]) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        self._rule, self._origin, self._taken = rule, origin, taken  # several writers may share their names
+        self._rule, self._origin, self.taken = rule, origin, taken  # several writers may share their names
 
     def fresh(self, stem: str) -> str:
         """A name that nothing has yet."""
         name, number = stem, 1
-        while name in self._taken:
+        while name in self.taken:
             number += 1
             name = f"{stem}_{number}"
-        self._taken.add(name)
+        self.taken.add(name)
         return name
 
     def op(self, op_type: str, *inputs: str, outputs: Sequence[str] = (), stem: str = "", **attributes: Any) -> str:

@@ -26,9 +26,9 @@ from onnx import TensorProto, helper
 
 from edgeattn import graphs as reading
 from edgeattn.program import Program, Wiring
-from edgeattn.rewrite import _apply, _proto
+from edgeattn.rewrite import _apply, _loop_samples, _proto
 from edgeattn.rewrite._rule import ALLCLOSE, Miss, Outcome, ProgramRule
-from edgeattn.rewrite._sample import graph, i64
+from edgeattn.rewrite._sample import graph
 
 if TYPE_CHECKING:
     from edgeattn.program import Arrays, TensorSpec
@@ -64,11 +64,11 @@ class MergeLoop(ProgramRule):
 
     def examples(self) -> list[Program]:
         """A decoder with attention whose encoder hands over its state; one whose state starts at zero."""
-        return [_decoder(), _decoder(handed=False)]
+        return [_loop_samples.wired(), _loop_samples.wired(handed=False)]
 
     def near_misses(self) -> list[Program]:
         """A single graph; a step with another opset; one that already gives something called tokens."""
-        odd = _decoder()
+        odd = _loop_samples.wired()
         older = onnx.ModelProto()
         older.CopyFrom(odd.graphs["step"])
         older.opset_import[0].version = 17
@@ -76,14 +76,15 @@ class MergeLoop(ProgramRule):
         return [
             Program({"main": single}),
             replace(odd, graphs={**odd.graphs, "step": older}),
-            _decoder(alignment=TOKENS),
+            _loop_samples.wired(alignment=TOKENS),
         ]
 
 
 class Merger:
     """Builds the merged graph.
 
-    Values of a graph are prefixed with its name, program inputs keep theirs. The step's weights lie outside the Loop.
+    Values of a graph are prefixed with its name, program inputs keep theirs. The step's weights lie inside the Loop:
+    ONNX Runtime prepacks them there, and does not where they come from outside.
     """
 
     def __init__(self, program: Program, wiring: Wiring) -> None:
@@ -102,10 +103,9 @@ class Merger:
         source = next(iter(self.program.graphs.values()))
         graph = onnx.GraphProto(name="main")
         for name, part in self.program.graphs.items():
-            copy = _proto.renamed(part.graph, self.names[name])
-            graph.initializer.extend(copy.initializer)
-            graph.sparse_initializer.extend(copy.sparse_initializer)
             if name != self.wiring.loop:
+                copy = _proto.renamed(part.graph, self.names[name])
+                graph.initializer.extend(copy.initializer)
                 graph.node.extend(copy.node)
         outputs = self._loop()
         graph.node.extend(self.outer.nodes)
@@ -214,7 +214,9 @@ class Merger:
                 *(helper.make_value_info(names[s], types[s]) for s in states),
             ]
         )
-        body.node.extend(_proto.renamed(self.step, names).node)
+        step = _proto.renamed(self.step, names)
+        body.initializer.extend(step.initializer)
+        body.node.extend(step.node)
         body.node.extend(out.nodes)
         declared = [helper.make_tensor_type_proto(kind, None) for kind in kinds]
         declared += [_ranked(types[s]) for s in states] + [helper.make_tensor_type_proto(TensorProto.INT64, None)]
@@ -275,6 +277,8 @@ def _obstacle(program: Program) -> Miss | None:
         return Miss(f"its graphs are written in several opsets: {opsets}", loop, 1, graph=loop)
     if any(v.name == TOKENS for v in models[loop].graph.output):
         return Miss(f"a step output is called '{TOKENS}', as the decoded tokens are", TOKENS, 1, graph=loop)
+    if any(s.name == TOKENS for s in reading.program_inputs(program)):
+        return Miss(f"a program input is called '{TOKENS}', as the decoded tokens are", TOKENS, 1)
     token = {s.name: s for s in reading.input_specs(models[loop])}.get(_tensor(program.wiring.stop.token))
     if token is None or token.dtype != "int64" or len(token.shape) != 1:
         return Miss(f"the token is {token}; expected int64 (batch,)", program.wiring.stop.token, 1, graph=loop)
@@ -284,41 +288,6 @@ def _obstacle(program: Program) -> Miss | None:
     if any(model.graph.sparse_initializer for model in models.values()):
         return Miss("sparse weights are not moved", "(program)", 1)
     return None
-
-
-def _decoder(handed: bool = True, alignment: str = "alignment") -> Program:
-    """A translator in small: dot attention over a memory, one state, five tokens."""
-    from edgeattn.program import Stop
-
-    first = ", float[batch,4] first" if handed else ""
-    encoder = graph(
-        f"""(float[batch,source,4] x) => (float[batch,source,4] memory{first}) {{
-            memory = Tanh(x)
-            {"first = ReduceMax <keepdims = 0> (memory, one)" if handed else ""} }}""",
-        one=i64(1),
-    )
-    step = graph(
-        f"""(int64[batch] token, float[batch,4] h, float[batch,source,4] memory)
-            => (float[batch,5] logits, float[batch,source] {alignment}, float[batch,4] h_out) {{
-            e = Gather(table, token)
-            h_out = Add(e, h)
-            q = Unsqueeze(h_out, last)
-            s = MatMul(memory, q)
-            scores = Squeeze(s, last)
-            {alignment} = Softmax <axis = 1> (scores)
-            a = Unsqueeze({alignment}, last)
-            weighted = Mul(a, memory)
-            c = ReduceSum <keepdims = 0> (weighted, one)
-            both = Add(c, h_out)
-            logits = MatMul(both, output) }}""",
-        table=(5, 4),
-        output=(4, 5),
-        one=i64(1),
-        last=i64(2),
-    )
-    feeds = {"step.memory": "encoder.memory"} | ({"step.h": "encoder.first"} if handed else {})
-    wiring = Wiring(feeds, {"step.h": "step.h_out"}, Stop("step.token", "step.logits", 0, 1, 6))
-    return Program({"encoder": encoder, "step": step}, wiring)
 
 
 RULE = MergeLoop()

@@ -74,7 +74,7 @@ def test_numbers_stay_within_the_declared_exactness_at_two_shapes(name, i):
     source = draw_cases(rule.examples()[i])
     outcome = _apply.apply(rule, source)
     result = outcome.program if rule.reshapes else replace(outcome.program, reference=source.reference)
-    names = [case.name for case in source.reference.cases]
+    names = [case.name for case in result.reference.cases]
     given = _check.outputs_of(outcome.before or source, open_plain)
     expected = [outcome.retold(outputs) if outcome.retold else outputs for outputs in given]
     assert all(expected)
