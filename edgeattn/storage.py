@@ -20,25 +20,35 @@ from edgeattn.program import Case, Program, Session, Stop, Wiring
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import onnx
+
     from edgeattn.program import Arrays
 
 _STEPS = 4  # forced steps of a case drawn for a wired program
 
 
-def load(path: Path) -> Program:
+def load(path: Path, warn: Callable[[str], None] = lambda line: None) -> Program:
     """Read a Program; every file is looked at in pure Python before any native code sees it.
+
+    Args:
+        path: an .onnx file, or a directory that ``save`` wrote.
+        warn: receives what is odd but allowed, a line each.
 
     Raises:
         BadInput, Unsupported, IntegrityError: see :func:`edgeattn.preflight.read_model`.
     """
     if not path.is_dir():
-        return Program({"main": read_model(path)})
+        return Program({"main": _read(path, warn)})
     if not (path / outside.WIRING).exists():
         hint = "give an .onnx file, or a program directory as `edgeattn export` writes it"
         raise BadInput(f"is a directory without {outside.WIRING}", where=str(path), hint=hint)
     wiring = _read_wiring(path / outside.WIRING)
     order = json.loads((path / outside.WIRING).read_bytes())["graphs"]
-    return Program({name: read_model(path / f"{name}.onnx") for name in order}, wiring)
+    return Program({name: _read(path / f"{name}.onnx", warn) for name in order}, wiring)
+
+
+def _read(path: Path, warn: Callable[[str], None]) -> onnx.ModelProto:
+    return read_model(path, warn=lambda line: warn(f"{path}: {line}"))
 
 
 save = outside.write_program

@@ -146,7 +146,7 @@ def rewrite(
             guard(out, [source])
         chooser = _chooser(target, threads) if target else None
         given = drawing.Given(inputs, _specs(shape or []))
-        program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
+        program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
         with tempfile.TemporaryDirectory(prefix="edgeattn-undone-") as scratch:
             result = rewriter(
                 program,
@@ -195,7 +195,7 @@ def quantize(
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
-        program = storage.load(source)
+        program = storage.load(source, ui.warn)
         if calib is None:
             raise UsageError(
                 "INT8 needs real data to calibrate on",
@@ -250,7 +250,7 @@ def compile_(
             raise MissingPackage(name, backend.extra, why=backend.probe().why)
         guard(out, [source])
         given = drawing.Given(inputs, _specs(shape or []))
-        program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
+        program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
         options = backends.Options(device, precision, threads)
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)

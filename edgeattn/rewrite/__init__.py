@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeattn import outside, registry
 from edgeattn.errors import BadInput, UnknownName, Unsupported, printable
+from edgeattn.memory import assert_fits
 from edgeattn.phase import native
 from edgeattn.program import StageRecord
 from edgeattn.rewrite._rule import Choice, Look
@@ -73,6 +74,7 @@ ORDER: tuple[str, ...] = (
     "merge_loop",  # what can leave the step has left it
     "split_channel_reduce",  # measured; what it leaves, the next may still improve
     "lower_channel_mean_to_conv",  # measured
+    "split_gate_product",  # measured
 )
 
 
@@ -251,6 +253,7 @@ def _prepared(program: Program) -> Program:
                 where=f"graph '{name}'",
                 hint="export it again with --opset 18",
             )
+    assert_fits(inlined)
     reason = _check.broken(inlined)
     if reason:
         raise BadInput(reason, hint="check the file with onnx.checker.check_model, or export it again")
