@@ -64,7 +64,7 @@ class FoldConstants(ProgramRule):
             if large := _too_large(model):
                 misses.append(Miss(f"it would make {large[1]:,} elements of a few", large[0], 1, graph=name))
                 continue
-            folded = _restored(_settled(_without_defaults(model)), model)
+            folded = _restored(_settled(model), model)
             gone = _count(model) - _count(folded)
             gone = gone or int(len(model.graph.initializer) > len(folded.graph.initializer))
             if gone > 0:
@@ -115,18 +115,6 @@ def _settled(model: onnx.ModelProto) -> onnx.ModelProto:
             break
         folded = _tidied(_fold(folded))
     return folded
-
-
-def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without initializers that are inputs too: a caller may override them, so they are no constants."""
-    inputs = {v.name for v in model.graph.input}
-    if not any(t.name in inputs for t in model.graph.initializer):
-        return model
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    for tensor in [t for t in bare.graph.initializer if t.name in inputs]:
-        bare.graph.initializer.remove(tensor)
-    return bare
 
 
 def _count(model: onnx.ModelProto) -> int:
@@ -189,7 +177,7 @@ def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """By onnxsim; by onnxscript where that fails, or where it leaves a choice between branches that is made already."""
+    """By onnxsim; by onnxscript where that fails. Weights that lie outside the model take no part."""
     return _refilled(_folded(outside.hollow(_without_defaults(model))), model)
 
 
@@ -205,10 +193,7 @@ def _folded(source: onnx.ModelProto) -> onnx.ModelProto:
         assert isinstance(folded, onnx.ModelProto)
     except Exception:  # native code with its own view of ONNX: whatever it raises, the fallback takes over
         return _by_onnxscript(source)
-    # Engines choose the branch while they load, and then find the shapes of the other one in their way.
-    known = {t.name for t in folded.graph.initializer} | {n.output[0] for n in folded.graph.node if not n.input}
-    chosen = any(node.op_type == "If" and node.input[0] in known for node in folded.graph.node)
-    return _by_onnxscript(folded) if chosen else folded
+    return folded
 
 
 def _by_onnxscript(model: onnx.ModelProto) -> onnx.ModelProto:
