@@ -73,6 +73,7 @@ ORDER: tuple[str, ...] = (
     "merge_loop",  # what can leave the step has left it
     "split_channel_reduce",  # measured; what it leaves, the next may still improve
     "lower_channel_mean_to_conv",  # measured
+    "split_gate_product",  # measured
 )
 
 
