@@ -89,8 +89,8 @@ def test_a_second_pass_finds_nothing_more(name, exporter):
 @pytest.mark.parametrize(("name", "exporter"), CASES)
 def test_what_was_recognised_before_is_recognised_after(name, exporter):
     program, result = rewritten(name, exporter)
-    before, after = ([a.kind for a in recognise(p.graphs["main"])] for p in (program, result))
-    assert after == before
+    before, after = (Counter(a.kind for a in recognise(p.graphs["main"])) for p in (program, result))
+    assert before <= after, "more may be seen in the one form, never less"
 
 
 def test_masked_attention_of_pytorch_is_left_with_what_it_computes():
