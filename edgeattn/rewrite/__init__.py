@@ -70,6 +70,7 @@ ORDER: tuple[str, ...] = (
     "hoist_keys",  # after the score is split into a query side and a memory side
     "hoist_values",  # measured, against a program whose keys are hoisted
     "lower_vector_product",  # measured
+    "fuse_attention",  # measured
     "merge_projections",  # measured; after scales went into the weights of the queries alone
     "merge_loop",  # what can leave the step has left it
     "split_channel_reduce",  # measured; what it leaves, the next may still improve
