@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeattn.program import Reference
-from edgeattn.rewrite import _apply, _check, _repro, _story
+from edgeattn.rewrite import _apply, _check, _conditioning, _repro, _story
 from edgeattn.rewrite._live import Lives
 from edgeattn.rewrite._rule import Choice, Outcome, ProgramRule, Rule
 
@@ -43,6 +43,7 @@ class Walk:
         self._chooser, self._asked, self._repro = chooser, asked, repro
         self._expected: list[Arrays] | None = None
         self.changes: list[tuple[str, _story.Changed]] = []
+        self._spreads: dict[int, Mapping[str, float]] = {}
         self._lives = Lives()
         self._by_rule: dict[str, dict[str, Any]] = {}
 
@@ -106,8 +107,8 @@ class Walk:
             return
         self.changes.append((rule.name, _story.changed(self.program, outcome.program)))
         told["where"] = _story.places(self.changes[-1][1])
-        if outcome.note:
-            told["note"] = "; ".join(filter(None, (told.get("note"), outcome.note)))
+        if outcome.note or verdict.note:
+            told["note"] = "; ".join(filter(None, (told.get("note"), outcome.note, verdict.note)))
         self.program = outcome.program
         if rule.reshapes:
             self._reanswer()
@@ -142,7 +143,8 @@ class Walk:
             actual = _check.outputs_of(candidate, self._opener)
         except Exception as error:  # the engine refused what the rule built: whatever it raised is the reason
             return _check.Verdict(str(error) or type(error).__name__, 0.0)
-        verdict = _check.judge(expected, actual, [c.name for c in cases], _check.limits_of(rule))
+        spread = self._spread if not (rule.restores or rule.reshapes) else lambda case: {}
+        verdict = _check.judge(expected, actual, [c.name for c in cases], _check.limits_of(rule), spread)
         if not verdict.reason and rule.restores:
             self._expected = list(actual)
         elif not verdict.reason and rule.exactness.mends_nan:
@@ -153,6 +155,14 @@ class Walk:
         if self._expected is None:
             self._expected = list(_check.outputs_of(self._source, self._opener))
         return self._expected
+
+    def _spread(self, number: int) -> Mapping[str, float]:
+        """How far the source is from itself on a case."""
+        if number not in self._spreads:
+            assert self._source.reference is not None
+            case = self._source.reference.cases[number]
+            self._spreads[number] = _conditioning.spread(self._source, self._opener, case)
+        return self._spreads[number]
 
     def _retell(self, outcome: Outcome) -> None:
         """What the old form gives for the cases that both forms take, as the new form gives it."""
