@@ -111,7 +111,7 @@ def _value(
 ) -> Array:
     kind = np.dtype(spec.dtype).kind
     if kind == "f":
-        return fill(rng.standard_normal(shape, np.float32)).astype(spec.dtype)
+        return np.asarray(fill(np.asarray(rng.standard_normal(shape, np.float32))), spec.dtype)
     if kind == "b":
         keep = np.asarray(rng.random(shape) < 0.8)
         if keep.ndim:

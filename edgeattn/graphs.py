@@ -171,8 +171,8 @@ def _at_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelPro
     return light
 
 
-def typical_values(model: onnx.ModelProto) -> Iterator[tuple[str, list[int], int]]:
-    """Every value whose shape can be inferred: its name, its shape, and bytes an element.
+def typical_values(model: onnx.ModelProto) -> Iterator[tuple[str, list[int], str]]:
+    """Every value whose shape can be inferred: its name, its shape, and its dtype.
 
     Dynamic dimensions take their typical size, unnamed ones count as 1.
     """
@@ -187,7 +187,7 @@ def typical_values(model: onnx.ModelProto) -> Iterator[tuple[str, list[int], int
     for value in (*sized.graph.input, *sized.graph.value_info, *sized.graph.output):
         kind = value.type.tensor_type
         shape = [max(dim.dim_value, 1) if dim.HasField("dim_value") else 1 for dim in kind.shape.dim]
-        yield value.name, shape, np.dtype(_DTYPES.get(kind.elem_type, "uint8")).itemsize
+        yield value.name, shape, _DTYPES.get(kind.elem_type, "uint8")
 
 
 def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeattn.errors import OutOfResources, UsageError, printable
 
 if TYPE_CHECKING:
@@ -51,6 +53,10 @@ def _container() -> int:
     return 0
 
 
+def _amount(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size < 2**60 else "over 10^18 bytes"
+
+
 def assert_fits(program: Program) -> None:
     """Refuse a program that makes a single value larger than memory, before an engine tries.
 
@@ -66,13 +72,22 @@ def assert_fits(program: Program) -> None:
     if not limit:
         return
     for graph, model in program.graphs.items():
-        for name, shape, item in graphs.typical_values(model):
-            size = math.prod(shape) * item
+        makers = {output: node.op_type for node in model.graph.node for output in node.output}
+        for name, shape, dtype in graphs.typical_values(model):
+            maker = makers.get(name, "input")
+            size = math.prod(shape) * _bytes_an_element(shape, dtype, maker)
             if size > limit:
-                maker = next((n.op_type for n in model.graph.node if name in n.output), "input")
-                what = f"'{printable(name, 80)}' ({maker}, {'x'.join(map(str, shape))}) needs {size / 2**30:,.1f} GiB"
+                value = f"'{printable(name, 80)}' ({maker}, {'x'.join(map(str, shape))})"
                 raise OutOfResources(
-                    f"{what}, more than the {limit / 2**30:,.1f} GiB there are",
+                    f"{value} needs {_amount(size)}, more than the {_amount(limit)} there are",
                     where=f"graph '{graph}'" if len(program.graphs) > 1 else "",
                     hint="use smaller sizes; EDGEATTN_MEMORY sets the limit",
                 )
+
+
+def _bytes_an_element(shape: list[int], dtype: str, maker: str) -> int:
+    unrolled = len(shape) == 1 and (dtype in ("int64", "int32") or maker in ("ConstantOfShape", "Range"))
+    return _UNROLLED if unrolled else np.dtype(dtype).itemsize
+
+
+_UNROLLED = 256  # bytes; shape inference takes a vector that may be a shape apart, number by number

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.backends import Availability, Refusal
-from edgeattn.errors import BadInput, EdgeattnError, EngineFailed, OutOfResources
+from edgeattn.errors import BadInput, EdgeattnError, EngineFailed, OutOfResources, printable
 from edgeattn.program import TensorSpec
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def newer_opsets(program: Program, newest: int) -> list[Refusal]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first meaningful line of an engine's exception text."""
+    """The first meaningful line of an engine's exception text, so short that what follows it is read too."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return printable(lines[0], 400) if lines else type(error).__name__
 
 
 def precision_summary(executed: Iterable[tuple[str, str]], macs: Mapping[str, int]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def inspect(
             }
             facts["graphs"] = {g: _facts_of(read_model(file / e.portable)) for g, e in manifest.graphs.items()}
         else:
-            program = storage.load(file)
+            program = storage.load(file, ui.warn)
             facts["graphs"] = {g: _facts_of(model) for g, model in program.graphs.items()}
         ui.emit(facts)
         if "bundle" in facts:
@@ -57,7 +57,7 @@ def recognise(
     from edgeattn.recognise import recognise as find
 
     with Ui(as_json, quiet, [file], timeout=timeout) as ui:
-        found = [(graph, a) for graph, model in storage.load(file).graphs.items() for a in find(model)]
+        found = [(graph, a) for graph, model in storage.load(file, ui.warn).graphs.items() for a in find(model)]
         heads = ("graph", "kind", "what", "features", "gate", "nodes")
         facts = [(g, a.kind, a.describe(), a.features, a.gate, sorted(a.nodes)) for g, a in found]
         ui.emit([dict(zip(heads, row, strict=True)) for row in facts], "" if found else f"{file}: no attention found")
@@ -89,10 +89,10 @@ def why_not(
     source = file or Path(rule)
     with Ui(as_json, quiet, [source], timeout=timeout) as ui:
         if file is None or every:
-            show_all(ui, survey(storage.load(source)))
+            show_all(ui, survey(storage.load(source, ui.warn)))
             return
         selected([rule])  # an unknown rule is told before the file is read
-        (look,) = survey(storage.load(source), [rule])
+        (look,) = survey(storage.load(source, ui.warn), [rule])
         show_one(ui, look)
 
 

@@ -9,6 +9,7 @@ from edgeattn import outside
 from edgeattn.errors import BadInput, Unsupported, printable
 from edgeattn.preflight._functions import check_functions
 from edgeattn.preflight._nodes import check_constants, check_operators, check_values, every_node
+from edgeattn.preflight._signature import check_signatures
 from edgeattn.preflight._tensors import all_tensors, check_outside, check_tensor
 from edgeattn.preflight._topology import check_topology
 from edgeattn.standard import OPSETS
@@ -53,6 +54,8 @@ def check_model(model: onnx.ModelProto, where: str) -> list[str]:
     warnings = [w for name, tensor in all_tensors(model) if (w := _tensor(tensor, name, where))]
     nodes = list(every_node(model))
     check_operators(model, nodes, where)
+    version = next(o.version for o in model.opset_import if o.domain in _STANDARD)
+    check_signatures(nodes, version, where)
     for node in nodes:
         check_values(node, where)
     check_constants(model.graph, where)

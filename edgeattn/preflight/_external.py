@@ -65,7 +65,8 @@ def _plan(name: str, tensor: onnx.TensorProto, path: Path) -> tuple[list[str], i
     offset = _whole(entries.get("offset", "0"), "offset", name, where)
     length = _whole(entries["length"], "length", name, where) if entries.get("length") else needed
     if tensor.data_type == 8 or length != needed:
-        raise BadInput(f"{name} needs {needed} bytes of external data and names {length}", where=where)
+        what = f"{name} needs {needed} bytes of external data and names {length}"
+        raise BadInput(what, where=where, hint="export it again")
     if offset + length > size:
         file = printable("/".join(parts), 80)
         raise BadInput(

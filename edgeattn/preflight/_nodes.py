@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _STANDARD = ("", "ai.onnx")
 _MAX_RANK = 64
+_TERM = rb"[A-Za-z]*(\.\.\.)?[A-Za-z]*"
+_EQUATION = re.compile(rb"%s(,%s)*(->%s)?" % (_TERM, _TERM, _TERM))
 
 
 def with_subgraphs(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
@@ -88,7 +91,7 @@ def check_values(node: onnx.NodeProto, where: str) -> None:
     """Attribute values that no shape can make right.
 
     Raises:
-        BadInput: an attribute given twice, NaN, an axis beyond any rank, no attention heads.
+        BadInput: an attribute given twice, NaN, an axis beyond any rank, no attention heads, an odd equation.
     """
     seen: set[str] = set()
     for attribute in node.attribute:
@@ -104,6 +107,10 @@ def check_values(node: onnx.NodeProto, where: str) -> None:
             value = str(list(attribute.ints[:8]))
         elif name.endswith("num_heads") and attribute.i < 1:
             value = str(attribute.i)
+        elif name == "equation" and not _EQUATION.fullmatch(attribute.s.replace(b" ", b"")):
+            value = (
+                f"'{printable(attribute.s[:80].decode(errors='replace'), 60)}'"  # ONNX's inference loops on "......"
+            )
         if value is not None:
             raise BadInput(f"{label(node)} has {printable(name, 40)} {value}", where=where, hint="export it again")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeattn.errors import BadInput, printable
 from edgeattn.quantize._plan import WEIGHTED
 
 if TYPE_CHECKING:
@@ -69,6 +70,20 @@ def _apart(gemm: onnx.NodeProto) -> list[onnx.NodeProto]:
     bias, output = gemm.input.pop(), gemm.output[0]
     gemm.output[0] = f"{output}_product"
     return [gemm, helper.make_node("Add", [gemm.output[0], bias], [output], name=f"{output}_bias")]
+
+
+def refuse_nonfinite(model: onnx.ModelProto, plan: Plan) -> None:
+    """Refuse a weight that INT8 has no numbers for.
+
+    Raises:
+        BadInput: names the first weight that holds NaN or infinities.
+    """
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        if tensor.name in plan.weights and not np.isfinite(numpy_helper.to_array(tensor)).all():
+            what = f"weight '{printable(tensor.name, 80)}' holds NaN or infinite values, which INT8 does not have"
+            raise BadInput(what, hint="mend the weights, or keep its layer in float with --keep")
 
 
 def quantize_weight(weight: Array, axis: int) -> tuple[Array, Array]:
