@@ -3,7 +3,7 @@
 A rule's ``workload()`` before and after it, in the same rounds, on every engine that is here, in FP32. The figures go
 to ``rewrite/benefits.json``, from which ``edgeattn explain RULE`` and ``edgeattn list rules`` read them, after every
 measurement: an interrupted run goes on where it stopped. What was measured already for the same graphs and version of
-the engine is kept, unless ``--fresh``, or it did not settle.
+the engine is kept, unless it did not settle or ``--fresh`` asks for everything.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def measure(rule: Rule, engines: dict[str, Backend], threads: int, stored: Entry
     kept = dict(stored.engines) if stored is not None and stored.graphs == graphs_digest else {}
     for name, backend in engines.items():
         old = kept.get(name)
-        if fresh or old is None or old.verdict == "inconclusive" or old.version != backend.probe().version:
+        if fresh or old is None or old.verdict != "pass" or old.version != backend.probe().version:
             kept[name] = _timed(name, backend, before, after, threads)
     nodes = (_check.node_count(before), _check.node_count(after))
     realistic = type(rule).workload is not Rule.workload

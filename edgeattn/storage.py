@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from edgeattn.program import Arrays
 
-WIRING = "wiring.json"
 _STEPS = 4  # forced steps of a case drawn for a wired program
 
 
@@ -40,11 +39,11 @@ def load(path: Path, warn: Callable[[str], None] = lambda line: None) -> Program
     """
     if not path.is_dir():
         return Program({"main": _read(path, warn)})
-    if not (path / WIRING).exists():
+    if not (path / outside.WIRING).exists():
         hint = "give an .onnx file, or a program directory as `edgeattn export` writes it"
-        raise BadInput(f"is a directory without {WIRING}", where=str(path), hint=hint)
-    wiring = _read_wiring(path / WIRING)
-    order = json.loads((path / WIRING).read_bytes())["graphs"]
+        raise BadInput(f"is a directory without {outside.WIRING}", where=str(path), hint=hint)
+    wiring = _read_wiring(path / outside.WIRING)
+    order = json.loads((path / outside.WIRING).read_bytes())["graphs"]
     return Program({name: _read(path / f"{name}.onnx", warn) for name in order}, wiring)
 
 
@@ -52,24 +51,7 @@ def _read(path: Path, warn: Callable[[str], None]) -> onnx.ModelProto:
     return read_model(path, warn=lambda line: warn(f"{path}: {line}"))
 
 
-def save(program: Program, path: Path, data_name: str = "") -> None:
-    """Write a Program to ``path``: a file for one graph, a directory (which must exist) for several.
-
-    Args:
-        program: what to write. path: where.
-        data_name: what the file of weights beside ``path`` is called, where a graph passes 2 GiB.
-
-    Raises:
-        IntegrityError: a file that holds weights changed after it was checked.
-    """
-    if program.wiring is None:
-        (model,) = program.graphs.values()
-        outside.write(model, path, data_name)
-        return
-    for name, model in program.graphs.items():
-        outside.write(model, path / f"{name}.onnx")
-    value = {"graphs": list(program.graphs), **asdict(program.wiring)}
-    (path / WIRING).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+save = outside.write_program
 
 
 def with_reference(

@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "cases",
             "downgrade",
             "drawing",
+            "origin",
             "graphs",
             "standard",
             "publish",

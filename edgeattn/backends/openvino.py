@@ -211,7 +211,13 @@ def _executed(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]
 def _spec(port: Any) -> TensorSpec:
     shape = tuple("?" if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
     kind = port.get_element_type().get_type_name()
-    return TensorSpec(port.get_any_name(), _DTYPES.get(kind, kind), shape)
+    return TensorSpec(_name(port), _DTYPES.get(kind, kind), shape)
+
+
+def _name(port: Any) -> str:
+    """What the graph calls its input or output; where OpenVINO drops an Identity or a Cast, it has several names."""
+    called = str(port.get_node().get_friendly_name()).partition("/sink_port_")[0]
+    return called if called in port.get_names() else str(port.get_any_name())
 
 
 BACKEND = OpenVinoBackend()

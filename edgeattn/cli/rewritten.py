@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from edgeattn.program import Program
 
 
-def show(ui: Ui, result: Program, source: Path, out: Path | None) -> None:
+def show(ui: Ui, result: Program, source: Path, out: Path | None, left: Path | None = None) -> None:
     """Emit what a rewrite did.
 
     Args:
         result: as ``edgeattn.rewrite`` returned it. source: the file it was read from.
-        out: where it was written; None for a dry run.
+        out: where it was written; None for a dry run. left: where examples of undone rules lie.
     """
     record = result.history[-1]
     rules = record.notes["rules"]
@@ -27,6 +27,7 @@ def show(ui: Ui, result: Program, source: Path, out: Path | None) -> None:
         "out": None if out is None else str(out),
         **record.notes,
         "nodes": [rules[0]["nodes_before"], rules[-1]["nodes_after"]] if rules else [],
+        **({"undone": str(left)} if left is not None else {}),
         "max_abs": max((r["max_abs"] for r in rules if not r.get("undone")), default=0.0),
         "judged_by": result.reference.origin,
         "seconds": record.seconds,
@@ -37,7 +38,7 @@ def show(ui: Ui, result: Program, source: Path, out: Path | None) -> None:
     told = [r for r in rules if r["count"] or r.get("undone") or r.get("measured") or r.get("note")]
     ui.emit(None, f"{source}: {rewriting.found(facts['attention'])}")
     if told:
-        rows = [(*_figures(rule), rewriting.places(rule.get("where", ())), _note(rule)) for rule in told]
+        rows = [(*_figures(rule), rewriting.places(rule.get("where", ())), _note(rule, left)) for rule in told]
         ui.table(("rule", "fired", "nodes", "max error", "where", "note"), rows)
     ui.emit(None, "\n".join([*_summary(facts), *_hint(facts, source)]))
 
@@ -68,8 +69,9 @@ def _figures(rule: Mapping[str, Any]) -> tuple[str, ...]:
     return rule["rule"], str(rule["count"]), nodes, error
 
 
-def _note(rule: Mapping[str, Any]) -> str:
-    return f"undone: {rule['undone']}" if rule.get("undone") else str(rule.get("note", ""))
+def _note(rule: Mapping[str, Any], left: Path | None) -> str:
+    seen = f" (see {left / rule['repro']}/)" if left is not None and "repro" in rule else ""
+    return f"undone: {rule['undone']}{seen}" if rule.get("undone") else str(rule.get("note", ""))
 
 
 def _hint(facts: Mapping[str, Any], source: Path) -> list[str]:

@@ -107,7 +107,7 @@ def _measured(entry: Entry | None) -> str:
     if entry is None or not entry.engines:
         return "Benefit: not measured yet; `python -m edgeattn.benefits` measures it here."
     what = "a workload of realistic size" if entry.realistic else "its smallest example"
-    lines = [f"Benefit on {what}: {entry.nodes[0]} -> {entry.nodes[1]} nodes, fired {entry.fired} times"]
+    lines = [f"Benefit on {what}: {entry.nodes[0]} -> {entry.nodes[1]} nodes, fired {_times(entry.fired)}"]
     for found in entry.engines.values():
         times = "" if found.before_ms is None else f": {found.before_ms:.4g} -> {found.after_ms:.4g} ms"
         why = f" ({found.why})" if found.why and found.verdict != "pass" else ""
@@ -115,6 +115,10 @@ def _measured(entry: Entry | None) -> str:
     first = next(iter(entry.engines.values()))
     threads = "one thread" if first.threads == 1 else f"{first.threads} threads"
     return "\n".join([*lines, f"  FP32, {threads}, {first.cpu}, {first.day}; in brackets the 95 % interval"])
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _indented(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -145,19 +147,23 @@ def rewrite(
         chooser = _chooser(target, threads) if target else None
         given = drawing.Given(inputs, _specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
-        result = rewriter(
-            program,
-            backends.oracle,
-            only=only or (),
-            skip=skip or (),
-            also=also or (),
-            sizes=_sizes(fix or []),
-            chooser=chooser,
-            progress=lambda line: ui.listen(line, 0, None),
-        )
-        if out is not None and not dry_run:
-            _save(result, out, force)
-        show(ui, result, source, None if dry_run else out)
+        with tempfile.TemporaryDirectory(prefix="edgeattn-undone-") as scratch:
+            result = rewriter(
+                program,
+                backends.oracle,
+                only=only or (),
+                skip=skip or (),
+                also=also or (),
+                sizes=_sizes(fix or []),
+                chooser=chooser,
+                progress=lambda line: ui.listen(line, 0, None),
+                repro=Path(scratch),
+            )
+            left = None
+            if out is not None and not dry_run:
+                _save(result, out, force)
+                left = _left_beside(out, Path(scratch))
+        show(ui, result, source, None if dry_run else out, left)
 
 
 @app.command()
@@ -348,3 +354,15 @@ def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:
     data = read_npz(Path(calib), specs)
     for start in range(len(next(iter(data.values()), []))):
         yield Case("calibration", {name: value[start : start + 1] for name, value in data.items()})
+
+
+def _left_beside(out: Path, found: Path) -> Path | None:
+    """Publish what was left of undone rules as ``OUT.undone``, in place of an earlier one of ours."""
+    from edgeattn.publish import new_directory
+
+    if not any(found.iterdir()):
+        return None
+    target = out.with_name(f"{out.name}.undone")
+    with new_directory(target, force=True, mark=True) as work:
+        shutil.copytree(found, work, dirs_exist_ok=True)
+    return target

@@ -67,6 +67,7 @@ class RewriteCount(Value):
         undone: why its result was thrown away; empty if it stands.
         measured: for a rule that stays only where it is faster, the measurement.
         note: the choice in words, or why the rule was left alone.
+        repro: name of the directory with an example of a rule that was undone; empty if none was left.
     """
 
     rule: str
@@ -78,6 +79,7 @@ class RewriteCount(Value):
     undone: str = ""
     measured: MeasuredChoice | None = None
     note: str = ""
+    repro: str = ""
 
 
 class Operators(Value):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import outside, registry
@@ -71,6 +72,7 @@ ORDER: tuple[str, ...] = (
     "merge_loop",  # what can leave the step has left it
     "split_channel_reduce",  # measured; what it leaves, the next may still improve
     "lower_channel_mean_to_conv",  # measured
+    "split_gate_product",  # measured
 )
 
 
@@ -84,6 +86,7 @@ def rewrite(
     sizes: Mapping[str, int] | None = None,
     chooser: Chooser | None = None,
     progress: Callable[[str], None] | None = None,
+    repro: Path | None = None,
 ) -> Program:
     """Apply the rules of ``ORDER`` and judge each of them.
 
@@ -97,13 +100,16 @@ def rewrite(
         chooser: times a program before and after a measured rule, and says which stays. Without one, a measured rule
             is applied only if ``only`` names it.
         progress: called with one line per rule.
+        repro: a directory; for each rule that was undone, a small graph on which it fails is left in ``repro/RULE``,
+            with inputs and a README. It is made when the first is.
 
     Returns:
         A new program; the last history record is named ``rewrite`` and its notes hold ``rules`` (rule, count,
         nodes_before, nodes_after, max_abs, exactness, ``where``: the modules it changed, ``measured`` where it was
-        timed, and ``undone`` or ``note`` with a reason), ``operators`` and ``operators_before``, ``attention`` (what
-        was recognised and which rules changed it), ``parameters`` and ``macs`` (graph -> before, after), ``cases``
-        (how many it was judged by), ``inputs`` and ``outputs``, before and ``_after``.
+        timed, ``undone`` or ``note`` with a reason, and ``repro``, the name of what was left in that directory),
+        ``operators`` and ``operators_before``, ``attention`` (what was recognised and which rules changed it),
+        ``parameters`` and ``macs`` (graph -> before, after), ``cases`` (how many it was judged by), ``inputs`` and
+        ``outputs``, before and ``_after``.
 
     Raises:
         UnknownName: a name in ``only`` or ``skip`` that is no rule.
@@ -127,11 +133,10 @@ def rewrite(
         fixer = FixSizes(sizes)
         fixer.resolve(source)
         rules = [fixer if rule.name == fixer.name else rule for rule in rules]
-    walk = _walk.Walk(source, opener, progress or (lambda line: None), chooser, asked=(*only, *also))
-    for rule in rules:
-        walk.step(rule)
-        if sizes and rule.name == "fix_sizes":
-            _refuse_unless_fixed(fixer, walk.records[-1], source)
+    walk = _walk.Walk(source, opener, progress or (lambda line: None), chooser, (*only, *also), repro)
+    walk.over(rules)
+    if sizes:
+        _refuse_unless_fixed(fixer, next(r for r in walk.records if r["rule"] == fixer.name), source)
     assert_standard(walk.program, "rewrite")
     outside.verify(*program.graphs.values())  # what was rewritten is what was read
     notes: dict[str, Any] = {

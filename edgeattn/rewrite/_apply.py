@@ -14,6 +14,7 @@ from onnx_ir.passes import common as passes
 
 from edgeattn import outside
 from edgeattn.phase import native
+from edgeattn.rewrite import _ranges
 from edgeattn.rewrite._build import Build
 from edgeattn.rewrite._live import Live, Lives
 from edgeattn.rewrite._rule import GraphRule, Match, Miss, Outcome, ProgramRule, Rule
@@ -108,7 +109,7 @@ def _reinfer(proto: onnx.ModelProto) -> onnx.ModelProto:
     for value in bare.graph.value_info:  # a guess of an earlier inference; the graph may tell more now
         _forget_guesses(value)
     with native("ONNX", "inferring shapes"):
-        inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
+        inferred = _ranges.infer(bare)
     known = {v.name for v in (*proto.graph.input, *proto.graph.output)} | {t.name for t in proto.graph.initializer}
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(v for v in inferred.graph.value_info if v.name not in known)

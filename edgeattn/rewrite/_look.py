@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgeattn.rewrite import _apply, _story
+from edgeattn.origin import module_of
+from edgeattn.rewrite import _apply
 from edgeattn.rewrite._rule import GraphRule, Look, Miss, Rule
 
 if TYPE_CHECKING:
@@ -37,4 +38,4 @@ def _placed(miss: Miss, program: Program) -> Miss:
         return miss
     nodes = {name: node for node in program.graphs[miss.graph].graph.node for name in (*node.output, node.name) if name}
     found = (nodes[name] for name in (miss.culprit, miss.anchor) if name in nodes)
-    return replace(miss, module=next(filter(None, map(_story.module_of, found)), ""))
+    return replace(miss, module=next(filter(None, map(module_of, found)), ""))

@@ -124,7 +124,7 @@ def _move(targets: list[ir.Value], loop: Loop, step: str, name: str, encoder: ir
         nodes = loop.cone(target)
         for node in nodes:
             if node.outputs[0] not in moved:
-                _copy(node, nodes, moved, encoder, taken, symbols)
+                _copy(node, nodes, step, moved, encoder, taken, symbols)
         leaf = next(v.name for n in nodes for v in n.inputs if v in loop.handed)
         new_name = _fresh(f"{leaf}_{suffix}", taken | in_step)
         taken.add(new_name)
@@ -142,6 +142,7 @@ def _move(targets: list[ir.Value], loop: Loop, step: str, name: str, encoder: ir
 def _copy(
     node: ir.Node,
     group: list[ir.Node],
+    step: str,
     moved: dict[ir.Value, ir.Value],
     encoder: ir.Graph,
     taken: set[str],
@@ -157,7 +158,7 @@ def _copy(
             {k: a.value for k, a in node.attributes.items()},
             outputs=outputs,
             name=_fresh(f"{node.name or outputs[0].name}", taken),
-            metadata_props=carried("hoist_keys", node, group),
+            metadata_props=carried("hoist_keys", node, group, step),
         )
     )
     moved.update(zip(node.outputs, outputs, strict=True))

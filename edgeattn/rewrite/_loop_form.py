@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgeattn.rewrite import _apply, _proto
+from edgeattn.rewrite import _apply, _proto, _ranges
 from edgeattn.rewrite._rule import Miss
 
 HEAVY = frozenset({"MatMul", "Gemm", "Conv", "LSTM", "GRU", "RNN", "Einsum", "Loop", "Scan"})
@@ -129,7 +129,7 @@ class Setting:
         self.maker = {name: node for node in self.body.node for name in node.output if name}
         self.outer_maker = {name: node for node in self.graph.node for name in node.output if name}
         self.inputs = [v.name for v in self.graph.input if v.name not in {t.name for t in self.graph.initializer}]
-        bare = onnx.shape_inference.infer_shapes(_apply.skeleton(model), data_prop=True)
+        bare = _ranges.infer(_apply.skeleton(model), strict=False)
         self.types = _types(bare.graph)
         self.types |= _types(self._body_alone())
         self.choice = self._choice()
@@ -156,7 +156,7 @@ class Setting:
                 graph.input.append(onnx.helper.make_value_info(name, self.types[name]))
         graph.output.extend(onnx.ValueInfoProto(name=v.name) for v in self.body.output)
         model = onnx.helper.make_model(graph, opset_imports=self.model.opset_import)
-        return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        return _ranges.infer(model, strict=False).graph
 
     def is_whole(self, name: str) -> bool:
         """Whether a value holds integers or flags, alone or in a sequence."""

@@ -49,7 +49,7 @@ def behind(setting: Setting, output: str) -> str:
     foreign = [n for n in sorted(leaves - made) if setting.constant(n) is None]
     if foreign:
         hint = "a program of steps gives what every step gives"
-        raise NoFit(f"output '{output}' reads '{foreign[0]}', which the loop does not make; {hint}", output, 4)
+        raise NoFit(f"output '{output}' is made from '{foreign[0]}' outside the loop; {hint}", output, 4)
     sources = leaves & made
     stacked = {outside: inside for inside, outside in form.stacked}
     values = set()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgeattn import graphs
+from edgeattn.origin import module_of
 from edgeattn.recognise import recognise
 
 if TYPE_CHECKING:
@@ -16,34 +15,6 @@ if TYPE_CHECKING:
     from edgeattn.program import Program
 
 Changed: TypeAlias = "Mapping[str, Sequence[onnx.NodeProto]]"
-_SCOPES, _NAMESPACE = "pkg.torch.onnx.name_scopes", "namespace"
-
-
-def module_of(node: onnx.NodeProto) -> str:
-    """The PyTorch module that a node came from, ``blocks.0.attention``; empty where nothing tells it.
-
-    The exporter of PyTorch 2 writes it into the metadata; the one before it named nodes ``/blocks/blocks.0/conv/Conv``.
-    """
-    metadata = {p.key: p.value for p in node.metadata_props}
-    scopes: Sequence[str] = []
-    if _SCOPES in metadata:
-        with contextlib.suppress(ValueError, SyntaxError):
-            scopes = [str(scope) for scope in ast.literal_eval(metadata[_SCOPES])]
-    elif _NAMESPACE in metadata:
-        scopes = [part.split(":")[0].strip() for part in metadata[_NAMESPACE].split("/")]
-    if len(scopes) > 1:
-        return "" if scopes[-2].startswith("_empty_") else scopes[-2]  # what PyTorch writes where it does not know
-    return _from_path(node.name) if node.name.startswith("/") else ""
-
-
-def _from_path(name: str) -> str:
-    """``/layer1/layer1.0/conv/Conv`` lies in ``layer1.0.conv``: a part that continues the one before repeats it."""
-    found: list[str] = []
-    for part in name.strip("/").split("/")[:-1]:
-        if found and part.startswith(f"{found[-1]}."):
-            found.pop()
-        found.append(part)
-    return ".".join(found)
 
 
 def changed(before: Program, after: Program) -> Changed:

@@ -170,9 +170,10 @@ def _keys() -> onnx.ModelProto:
 
 
 def _shapes(values: list[ir.Value], shapes: Sample) -> tuple[Shape, ...] | None:
+    """The values' shapes; None where one is not known, or the graph is not defined at this size and they disagree."""
     found = [shapes.get(v.name or "") for v in values]
     known = tuple(s for s in found if s is not None)
-    return known if len(known) == len(found) else None
+    return known if len(known) == len(found) and len({int(np.prod(s)) for s in known}) == 1 else None
 
 
 def _in_order(order: Shape, perm: Shape, x: Shape, flat: Shape, result: Shape) -> bool:

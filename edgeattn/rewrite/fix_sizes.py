@@ -139,7 +139,7 @@ class Dimensions:
         for target, source in _edges(program):
             if target in inputs and source in outputs:
                 found._join_shapes([(target, *inputs[target]), (source, *outputs[source])])
-        found._find_growing(inputs, outputs)
+        found._find_growing(inputs)
         return found
 
     def join(self, a: Place, b: Place) -> None:
@@ -153,17 +153,20 @@ class Dimensions:
                 if isinstance(a, str) and isinstance(b, str):
                     self.join(_place(name, a, end, axis), _place(theirs, b, other, axis))
 
-    def _find_growing(
-        self,
-        inputs: Mapping[str, tuple[str, tuple[int | str, ...]]],
-        outputs: Mapping[str, tuple[str, tuple[int | str, ...]]],
-    ) -> None:
-        """Dimensions of a state that come out otherwise than they went in."""
-        for target, source in (self.program.wiring.state if self.program.wiring else {}).items():
-            (name, went), (_, came) = inputs[target], outputs[source]
-            for axis, (a, b) in enumerate(zip(went, came, strict=False)):
-                if isinstance(a, str) and a != b and not (isinstance(b, str) and (name, b) in self.groups[name, a]):
-                    self.growing.add(_place(name, a, target, axis))
+    def _find_growing(self, inputs: Mapping[str, tuple[str, tuple[int | str, ...]]]) -> None:
+        """Dimensions of a state that come out larger than they went in, at sizes tried in shape inference."""
+        wiring = self.program.wiring
+        if wiring is None:
+            return
+        model = self.program.graphs[wiring.loop]
+        parsed = ir.serde.deserialize_model(model)
+        for shapes in _sizes.sampled(parsed.graph, _proto.opset_of(model)):
+            for target, source in wiring.state.items():
+                went, came = (shapes.get(end.split(".", 1)[1], ()) for end in (target, source))
+                for axis, (before, after) in enumerate(zip(went, came, strict=False)):
+                    dim = inputs[target][1][axis]
+                    if before != after and isinstance(dim, str):
+                        self.growing.add(_place(wiring.loop, dim, target, axis))
 
     def named(self, name: str, size: int) -> set[Place]:
         """Every place of the dimension that a user names.

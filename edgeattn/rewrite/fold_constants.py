@@ -29,6 +29,7 @@ from onnx_ir.passes import common as passes
 from edgeattn import outside
 from edgeattn.phase import native
 from edgeattn.program import Program
+from edgeattn.rewrite import _ranges
 from edgeattn.rewrite._apply import finish, skeleton
 from edgeattn.rewrite._branches import inline_known
 from edgeattn.rewrite._rule import ALLCLOSE, Miss, Outcome, ProgramRule, as_programs
@@ -123,10 +124,11 @@ def _count(model: onnx.ModelProto) -> int:
 def _too_large(model: onnx.ModelProto) -> tuple[str, int] | None:
     """A node that makes more than LARGEST out of constants, or nobody knows how much; folding would run it."""
     fixed = {t.name for t in model.graph.initializer} - {v.name for v in model.graph.input}
-    makers = [n for n in model.graph.node if n.op_type in MAKERS]
-    if not makers:
+    if not any(n.op_type in MAKERS for n in model.graph.node):
         return None
-    inferred = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
+    if (long := _ranges.longest(model)) and 8 * long[1] > LARGEST_BYTES:
+        return long
+    inferred = _ranges.infer(skeleton(model), strict=False)
     shapes = {v.name: v.type.tensor_type.shape.dim for v in (*inferred.graph.value_info, *inferred.graph.output)}
     for node in model.graph.node:
         if not any(a.HasField("g") for a in node.attribute) and all(not n or n in fixed for n in node.input):
@@ -175,7 +177,7 @@ def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """By onnxsim; by onnxscript where that fails, or where it leaves a choice between branches that is made already."""
+    """By onnxsim; by onnxscript where that fails. Weights that lie outside the model take no part."""
     return _refilled(_folded(outside.hollow(_without_defaults(model))), model)
 
 
@@ -191,10 +193,7 @@ def _folded(source: onnx.ModelProto) -> onnx.ModelProto:
         assert isinstance(folded, onnx.ModelProto)
     except Exception:  # native code with its own view of ONNX: whatever it raises, the fallback takes over
         return _by_onnxscript(source)
-    # Engines choose the branch while they load, and then find the shapes of the other one in their way.
-    known = {t.name for t in folded.graph.initializer} | {n.output[0] for n in folded.graph.node if not n.input}
-    chosen = any(node.op_type == "If" and node.input[0] in known for node in folded.graph.node)
-    return _by_onnxscript(folded) if chosen else folded
+    return folded
 
 
 def _by_onnxscript(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -259,8 +258,8 @@ def _restored(folded: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelPro
     for ours, theirs in ((folded.graph.input, source.graph.input), (folded.graph.output, source.graph.output)):
         del ours[:]
         ours.extend(theirs)
-    inputs, kept = {v.name for v in source.graph.input}, {t.name for t in folded.graph.initializer}
-    folded.graph.initializer.extend(t for t in source.graph.initializer if t.name in inputs and t.name not in kept)
+    inputs, present = {v.name for v in source.graph.input}, {t.name for t in folded.graph.initializer}
+    folded.graph.initializer.extend(t for t in source.graph.initializer if t.name in inputs and t.name not in present)
     folded.producer_name, folded.producer_version = source.producer_name, source.producer_version
     folded.graph.name = source.graph.name
     del folded.metadata_props[:]

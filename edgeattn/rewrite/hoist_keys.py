@@ -24,7 +24,7 @@ from edgeattn.program import Program, Stop, Wiring
 from edgeattn.rewrite._loop import HEAVY, Loop, handed_over, hoisted
 from edgeattn.rewrite._rule import ALLCLOSE, Miss, Outcome, ProgramRule
 from edgeattn.rewrite._sample import graph, i64
-from edgeattn.rewrite._view import dims
+from edgeattn.rewrite._view import const, dims
 
 
 class HoistKeys(ProgramRule):
@@ -51,6 +51,10 @@ class HoistKeys(ProgramRule):
             _program("k = MatMul(memory, weight)"),
             _program("t = Transpose <perm = [0, 1, 2]> (memory)  p = MatMul(t, weight)  k = Add(p, bias)", context="k"),
         ]
+
+    def workload(self) -> Program:
+        """Luong general over 30 positions of width 256; the case that is timed takes a few steps."""
+        return _program("k = MatMul(memory, weight)", width=256, sizes=("1", "30"))
 
     def near_misses(self) -> list[Program]:
         """The product is of state; the keys come from the encoder already; the weight is fed; there is no loop."""
@@ -81,27 +85,44 @@ def _alone(program: Program) -> list[Miss]:
     found = []
     for name, proto in program.graphs.items():
         alone = ir.serde.deserialize_model(proto).graph
-        loop = Loop(alone, {v: f"encoder.{v.name}" for v in alone.inputs if len(dims(v) or ()) > 2})
+        memories = [v for v in alone.inputs if len(dims(v) or ()) == 3 and len(alone.inputs) > 1]
+        loop = Loop(alone, {v: f"encoder.{v.name}" for v in memories})
         loop.survey()
-        for target in loop.frontier():
-            fed = next(v.name for n in loop.cone(target) for v in n.inputs if v in loop.handed)
-            node = next(n for n in loop.cone(target) if n.op_type in HEAVY)
-            reason = (
-                f"it is a constant's product with the input '{fed}'; if this graph runs once a step and '{fed}' stays, "
-                f"give it with the graph that makes '{fed}', as a directory: encoder.onnx, step.onnx, and wiring.json "
-                f'with "feeds": {{"step.{fed}": "encoder.{fed}"}} (`edgeattn export` of a translator writes one)'
-            )
+        heavy = (next(n for n in loop.cone(target) if n.op_type in HEAVY) for target in loop.frontier())
+        for node in dict.fromkeys(n for n in heavy if any(const(v) is not None for v in n.inputs)):
+            fed = next(v.name for n in loop.cone(node.outputs[0]) for v in n.inputs if v in loop.handed)
+            reason = f"it is a constant's product with the input '{fed}'; if that stays from step to step, {_both(fed)}"
             label = node.name or node.outputs[0].name or node.op_type
             found.append(Miss(reason, label, 2, label, name))
+        if memories and not found and any(v.dtype in (ir.DataType.INT64, ir.DataType.INT32) for v in alone.inputs):
+            reason = f"a single graph has no loop to hoist from; if it is a decoder's step, {_both(memories[0].name)}"
+            found.append(Miss(reason, "(program)", 0))
     return found or [Miss("a single graph has no loop to hoist from", "(program)", 0)]
 
 
-def _program(keys: str, *, query: str = "h", context: str = "memory", inputs: str = "") -> Program:
+def _both(fed: str | None) -> str:
+    return (
+        f"give it with the graph that makes '{fed}', as a directory: encoder.onnx, step.onnx, and wiring.json "
+        f'with "feeds": {{"step.{fed}": "encoder.{fed}"}} (`edgeattn export` of a translator writes one)'
+    )
+
+
+def _program(
+    keys: str,
+    *,
+    query: str = "h",
+    context: str = "memory",
+    inputs: str = "",
+    width: int = 4,
+    sizes: tuple[str, str] = ("batch", "source"),
+) -> Program:
     """A one-layer decoder around the line that makes the keys ``k`` from ``memory``."""
-    encoder = graph("(float[batch,source,4] x) => (float[batch,source,4] memory) { memory = Tanh(x) }")
+    batch, source = sizes
+    memory, state = f"float[{batch},{source},{width}]", f"float[{batch},{width}]"
+    encoder = graph(f"({memory} x) => ({memory} memory) {{ memory = Tanh(x) }}")
     step = graph(
-        f"""(int64[batch] token, float[batch,4] h, float[batch,source,4] memory{inputs})
-            => (float[batch,5] logits, float[batch,4] h_out) {{
+        f"""(int64[{batch}] token, {state} h, {memory} memory{inputs})
+            => (float[{batch},5] logits, {state} h_out) {{
             e = Gather(table, token)
             h_out = Add(e, h)
             {keys}
@@ -112,10 +133,10 @@ def _program(keys: str, *, query: str = "h", context: str = "memory", inputs: st
             c = ReduceSum <keepdims = 0> (weighted, one)
             both = Add(c, h_out)
             logits = MatMul(both, output) }}""",
-        table=(5, 4),
-        weight=(4, 4),
-        bias=(4,),
-        output=(4, 5),
+        table=(5, width),
+        weight=(width, width),
+        bias=(width,),
+        output=(width, 5),
         one=i64(1),
         last=i64(2),
     )

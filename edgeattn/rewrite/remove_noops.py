@@ -1,7 +1,7 @@
 """remove_noops: operators that hand their input on unchanged go.
 
-What: Cast to the same type, Transpose that keeps the order, Reshape to the shape that is there, Dropout at inference,
-Slice of everything, adding 0, multiplying or dividing by 1, Concat of one value.
+What: Cast to the same type, Transpose that keeps the order, Reshape to the shape that is there, Flatten of a matrix,
+Dropout at inference, Slice of everything, adding 0, multiplying or dividing by 1, Concat of one value.
 
 Why: exporters write them for every view, dropout and type promotion. Each costs a launch, some a copy, and all of them
 stand between the operators that other rules and engines look for.
@@ -35,7 +35,7 @@ class RemoveNoops(GraphRule):
 
     name = "remove_noops"
     exactness = BIT_EXACT
-    anchors = ("Cast", "Transpose", "Reshape", "Dropout", "Slice", "Concat", *NEUTRAL)
+    anchors = ("Cast", "Transpose", "Reshape", "Flatten", "Dropout", "Slice", "Concat", *NEUTRAL)
 
     def match(self, node: ir.Node, view: View) -> Match | Miss | None:
         """Anchored at the operator itself."""
@@ -61,6 +61,7 @@ class RemoveNoops(GraphRule):
             graph(f"{head} {{ a = Add(zero, x)  b = Div(a, one)  y = Relu(b) }}", zero=f32(0.0), one=f32(1.0)),
             graph(f"{head} {{ a = Concat <axis = 0> (x)  y = Relu(a) }}"),
             graph("(float[2,4] x) => (float[2,4] y) { a = Reshape(x, t)  y = Relu(a) }", t=i64(-1, 4)),
+            graph(f"{head} {{ a = Flatten(x)  y = Relu(a) }}"),
         )
 
     def near_misses(self) -> list[Program]:
@@ -97,6 +98,12 @@ def _reshape(node: ir.Node) -> ir.Value | Miss | None:
     if before is not None and target is not None and _keeps([int(t) for t in target.reshape(-1)], before, node):
         return node.inputs[0]
     return None
+
+
+def _flatten(node: ir.Node) -> ir.Value | Miss | None:
+    if rank(node.inputs[0]) != 2 or attr(node, "axis", 1) not in (1, -1):
+        return miss("its input is no matrix already", node, 0)
+    return node.inputs[0]
 
 
 def _keeps(target: list[int], before: tuple[int | str | None, ...], node: ir.Node) -> bool:
@@ -157,6 +164,7 @@ _LOOK = {
     "Cast": _cast,
     "Transpose": _transpose,
     "Reshape": _reshape,
+    "Flatten": _flatten,
     "Dropout": _dropout,
     "Slice": _slice,
     "Concat": _concat,

@@ -29,7 +29,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgeattn.program import Case, Program, Stop, Wiring
-from edgeattn.rewrite import _apply, _loop_plan, _loop_samples, _proto
+from edgeattn.rewrite import _apply, _loop_plan, _loop_samples, _proto, _ranges
 from edgeattn.rewrite._loop_form import Carried, NoFit
 from edgeattn.rewrite._loop_outputs import TOKENS
 from edgeattn.rewrite._rule import ALLCLOSE, Miss, Outcome, ProgramRule
@@ -223,7 +223,7 @@ class Splitter:
 def _with_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its outputs' types and shapes as inference finds them."""
     bare = _apply.skeleton(model)
-    found = onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
+    found = _ranges.infer(bare)
     for ours, theirs in zip(model.graph.output, found.graph.output, strict=True):
         ours.CopyFrom(theirs)
         if not ours.type.tensor_type.elem_type:

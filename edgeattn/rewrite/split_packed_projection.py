@@ -9,8 +9,8 @@ transposed copy of everything and a copy for every pick, and no engine or rule s
 Before: MatMul(x, W) + b → Reshape(…, 3, h, d) → Transpose(2, 0, …) → Gather(0), Gather(1), Gather(2)
 After:  MatMul(x, W_q) + b_q → Reshape(…, h, d) → Transpose;  likewise with W_k and W_v
 
-Safe when: weight and bias are constants that nobody else reads, nothing else reads the packed values, and the sizes
-that the columns are split into are known. Every column is the same sum: equal up to the engine's blocking.
+Safe when: weight and bias are constants that nobody else reads, nothing else reads the packed values, and the parts
+are blocks of columns whose sizes are known. Every column is the same sum: equal up to the engine's blocking.
 Source: torch.nn.functional.multi_head_attention_forward; timm's ``Attention``.
 """
 
@@ -66,8 +66,8 @@ class SplitPackedProjection(GraphRule):
             return taken
         label, picks = taken
         columns = _columns(sizes, source.stop - source.start)
-        if columns is None or label < len(sizes) - len(columns):
-            return miss(f"the sizes {sizes} do not tell where the columns are", node, 2)
+        if columns is None or label != len(sizes) - len(columns):
+            return miss(f"what is picked are no blocks of columns in {sizes}", node, 2)
         left = [axis for axis in labels if axis != label]
         if NEW in left:
             return miss("an axis that was added stays", node, 2)
@@ -86,9 +86,9 @@ class SplitPackedProjection(GraphRule):
         assert sizes is not None
         kept = [size for axis, size in enumerate(sizes) if axis != label]
         target = _without(node.inputs[1], label, len(sizes), build)
-        where = np.moveaxis(np.arange(math.prod(columns)).reshape(columns), label - len(sizes), 0)
+        blocks = np.arange(math.prod(columns)).reshape(columns[0], -1)
         for pick in match.parts["picks"]:
-            part = _project(source, where[pick.index].reshape(-1), build)
+            part = _project(source, blocks[pick.index], build)
             attributes: dict[str, Any] = {"allowzero": 1} if attr(node, "allowzero", 0) else {}
             heads = build.op("Reshape", part, target, shape=kept, source=node, **attributes)
             if order != sorted(order):

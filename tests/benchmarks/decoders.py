@@ -1,7 +1,7 @@
 """Decoder steps before and after rewriting, FP32, batch 1: what one step of a translator costs on an engine.
 
-A step is timed alone, on what the encoder of its own program hands it; *before* is the step as it was exported, with the
-keys projected inside. The sizes are those of the papers' smaller nets: 2xLSTM-512 (Luong) and a GRU-512 (Bahdanau),
+A step is timed alone, on what the encoder of its own program hands it; *before* is the step as it was exported, with
+the keys projected inside. The sizes: 2xLSTM-512 (Luong) and a GRU-512 (Bahdanau) with
 vocabulary 8,000, and the tutorial's GRU-64. ``torchscript`` is the same Luong model through PyTorch's older exporter.
 """
 

@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,14 +127,18 @@ def _nodes(model: Any) -> list[tuple[str, tuple[str, ...]]]:
     return [(n.op_type, tuple(n.input)) for n in model.graph.node]
 
 
-def run(cases: list[SuiteCase], names: list[str], jobs: int, quick: bool = False) -> dict[int, survivors.Steps]:
-    """Case number -> what became of every step."""
+def run(
+    cases: list[SuiteCase], names: list[str], jobs: int, quick: bool, earlier: Mapping[str, survivors.Steps]
+) -> dict[int, survivors.Steps]:
+    """Case number -> what became of every step; of ``earlier`` results all count but our own."""
     found: dict[int, survivors.Steps] = {}
 
     def job(number: int, known: survivors.Steps, report: survivors.Report) -> None:
         run_case(cases[number], names, quick, known, report)
 
-    for number, steps in survivors.each(job, len(cases), jobs, lambda how: how):
+    kept = [earlier.get(f"{case.suite}/{case.name}", {}) for case in cases]
+    known = [{step: result for step, result in steps.items() if not step.startswith("edgeattn")} for steps in kept]
+    for number, steps in survivors.each(job, known, jobs, lambda how: how):
         found[number] = {k: {"failed": v} if k in TOOLS and isinstance(v, str) else v for k, v in steps.items()}
         if sys.stderr.isatty():
             sys.stderr.write(f"\r{len(found)} of {len(cases)} cases")
@@ -195,6 +199,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="take each n-th case")
     parser.add_argument("--quick", action="store_true", help="run only what our rules change; for the tests")
     parser.add_argument("--jobs", type=int, default=2, help="child processes at a time, a thread each")
+    parser.add_argument("--earlier", type=Path, help="take from a --json file all that does not depend on our rules")
     parser.add_argument("--out", type=Path, help="write the table as Markdown")
     parser.add_argument("--json", type=Path, help="write every step of every case")
     asked = parser.parse_args()
@@ -203,7 +208,8 @@ def main() -> int:
     started = time.perf_counter()
     names = [t for t in TOOLS if t == "edgeattn" or (asked.peers and tools.version(t))]
     cases = suites.load(tuple(asked.suite or suites.SUITES))[:: asked.every]
-    found = run(cases, names, asked.jobs, asked.quick)
+    earlier = json.loads(asked.earlier.read_text()) if asked.earlier else {}
+    found = run(cases, names, asked.jobs, asked.quick, earlier)
     rows = tallies(cases, found, names)
     seconds = time.perf_counter() - started
     if asked.json:

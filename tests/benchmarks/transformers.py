@@ -33,6 +33,7 @@ def _bert() -> tuple[Source, Case]:
 def _gpt() -> tuple[Source, Case]:
     family, _ = models.find("gpt2_small")
     source = family.source(family.build(**WIDE, max_steps=STEPS).eval())
+    assert source.cases is not None
     drawn = next(c for c in source.cases(0) if c.tokens is not None and c.tokens.shape[1] > 1)
     tokens = np.random.default_rng(0).integers(0, TOKENS, (1, STEPS))
     return source, Case("16 steps", {name: array[:1] for name, array in drawn.feeds.items()}, tokens)
@@ -41,7 +42,9 @@ def _gpt() -> tuple[Source, Case]:
 def _vit() -> tuple[Source, Case]:
     family, config = models.find("vit_tiny")
     source = family.source(family.build(**config.options).eval())
-    return source, Case("one image", {n: a[:1] for n, a in source.cases(0)[0].feeds.items()})
+    (spec,) = source.graphs["main"].inputs
+    image = np.random.default_rng(0).standard_normal((1, *spec.shape[1:]), np.float32)
+    return source, Case("one image", {spec.name: image})
 
 
 def _torch_encoder() -> tuple[Source, Case]:

@@ -157,3 +157,15 @@ def test_an_input_of_a_type_that_numpy_lacks_opens_and_is_told_at_the_first_run(
     )
     with pytest.raises(BadInput, match="input 'x' is float32"):
         session.run({"x": np.zeros(2, np.float32)})
+
+
+def test_inputs_and_outputs_keep_their_names_where_an_engine_drops_what_does_nothing(backend: Backend) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["a"], to=1),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Identity", ["b"], ["c"]),
+        helper.make_node("Identity", ["c"], ["y"]),
+    ]
+    session = backend.load(model(nodes, {"x": [2]}, {"y": [2]}), Options(threads=1))
+    assert ([s.name for s in session.inputs], [s.name for s in session.outputs]) == (["x"], ["y"])
+    np.testing.assert_array_equal(session.run({"x": np.array([-1, 2], np.float32)})["y"], [0, 2])

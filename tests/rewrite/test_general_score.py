@@ -49,15 +49,23 @@ def test_many_more_positions_than_steps_leave_the_matrix_on_the_query():
     assert SCORE.apply(longer).count == 1
 
 
+BOTH = (
+    "give it with the graph that makes 'memory', as a directory: encoder.onnx, step.onnx, and wiring.json "
+    'with "feeds": {"step.memory": "encoder.memory"} (`edgeattn export` of a translator writes one)'
+)
+
+
 def test_a_step_alone_is_told_how_to_be_given_with_its_encoder():
-    alone = Program({"main": KEYS.examples()[0].graphs["step"]})
-    (found,) = stage.why_not("hoist_keys", alone)
-    assert found.culprit == "node_k"
+    (found,) = stage.why_not("hoist_keys", Program({"main": KEYS.examples()[1].graphs["step"]}))
+    assert found.culprit == "node_p"
     assert found.reason == (
-        "it is a constant's product with the input 'memory'; if this graph runs once a step and 'memory' stays, "
-        "give it with the graph that makes 'memory', as a directory: encoder.onnx, step.onnx, and wiring.json "
-        'with "feeds": {"step.memory": "encoder.memory"} (`edgeattn export` of a translator writes one)'
+        f"it is a constant's product with the input 'memory'; if that stays from step to step, {BOTH}"
     )
+
+
+def test_so_is_a_step_whose_matrix_went_to_the_query():
+    (found,) = stage.why_not("hoist_keys", Program({"main": KEYS.examples()[0].graphs["step"]}))
+    assert found.reason == f"a single graph has no loop to hoist from; if it is a decoder's step, {BOTH}"
 
 
 def test_hoisted_values_take_the_place_of_the_context_and_greedy_decoding_agrees():

@@ -8,6 +8,7 @@ from onnx import helper
 
 from edgeattn import rewrite as stage
 from edgeattn.errors import UnknownName
+from edgeattn.origin import module_of
 from edgeattn.program import Program
 from edgeattn.rewrite import _story
 from edgeattn.rewrite._sample import graph, i64
@@ -28,10 +29,10 @@ def inside(name: str, module: str, reads: str = "x") -> onnx.NodeProto:
 
 
 def test_a_node_tells_its_module_in_the_words_of_every_exporter():
-    assert _story.module_of(node(**{SCOPES: "['', 'blocks', 'blocks.0', 'relu']"})) == "blocks.0"
-    assert _story.module_of(node(namespace=": net.Net/blocks.0: net.Block/relu: aten.relu.default")) == "blocks.0"
-    assert _story.module_of(node("/layer1/layer1.0/conv1/Conv")) == "layer1.0.conv1"
-    assert _story.module_of(node("/layer1/layer1.0/Relu")) == "layer1.0"
+    assert module_of(node(**{SCOPES: "['', 'blocks', 'blocks.0', 'relu']"})) == "blocks.0"
+    assert module_of(node(namespace=": net.Net/blocks.0: net.Block/relu: aten.relu.default")) == "blocks.0"
+    assert module_of(node("/layer1/layer1.0/conv1/Conv")) == "layer1.0.conv1"
+    assert module_of(node("/layer1/layer1.0/Relu")) == "layer1.0"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_a_node_tells_its_module_in_the_words_of_every_exporter():
     ],
 )
 def test_a_node_that_tells_no_module_has_none(told):
-    assert _story.module_of(told) == ""
+    assert module_of(told) == ""
 
 
 def test_nodes_that_feed_each_other_are_one_place_and_its_name_is_the_module_around_them():

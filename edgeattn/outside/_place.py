@@ -1,29 +1,17 @@
-"""Weights that stay in a file: a graph in memory holds where they lie, and whoever needs them maps them.
-
-A tensor that is *outside* keeps ``data_location = EXTERNAL`` with an absolute path, offset and length, and a *stamp*:
-device, inode, size and times of the file when it was checked. Copies of a graph cost nothing, whatever its weights
-weigh; ONNX Runtime and numpy map the same pages. A file that changed since is refused, never read.
-
-Who puts tensors outside: ``preflight`` (external data beside a model, and the weights of large files, which move to a
-scratch file of this process) and the rewrite stage (large constants that rules made of such weights).
-Who reads any tensor calls :func:`array`; who writes a graph calls :func:`write`.
-"""
+"""Where the bytes of a tensor outside lie, and the tensor's values mapped from there."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import mmap
 import os
-import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn.errors import BadInput, IntegrityError, OutOfResources, Unsupported, printable
+from edgeattn.errors import BadInput, IntegrityError, Unsupported, printable
 
 if TYPE_CHECKING:
     import onnx
@@ -33,11 +21,10 @@ if TYPE_CHECKING:
 STAMP = "edgeattn.stamp"
 LARGE_BYTES = 1 << 16  # smaller tensors are kept in the graph
 FILE_LIMIT = (2 << 30) - (1 << 20)  # protobuf's 2 GiB, less what the message around the weights takes
-_ALIGNMENT = 4096
-_CHUNK = 16 << 20
+CHUNK = 16 << 20
 _EXTERNAL = 1
 _CHANGED = "changed after it was checked"
-_HINT = "leave the model's files alone while a command runs, and run it again"
+HINT = "leave the model's files alone while a command runs, and run it again"
 
 _mappings: weakref.WeakValueDictionary[tuple[str, str], mmap.mmap] = weakref.WeakValueDictionary()
 
@@ -102,10 +89,10 @@ def _mapping(path: str, stamp: str) -> mmap.mmap:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
             if stamp_of(os.fstat(fd)) != stamp:
-                raise IntegrityError(_CHANGED, where=path, hint=_HINT)
+                raise IntegrityError(_CHANGED, where=path, hint=HINT)
             found = mmap.mmap(fd, 0, access=mmap.ACCESS_COPY)
         except OSError as error:
-            raise IntegrityError(f"cannot be read any more ({error.strerror})", where=path, hint=_HINT) from error
+            raise IntegrityError(f"cannot be read any more ({error.strerror})", where=path, hint=HINT) from error
         finally:
             if fd >= 0:
                 os.close(fd)
@@ -128,7 +115,7 @@ def verify(*models: onnx.ModelProto) -> None:
     """
     for path, stamp in {(p, s) for model in models for p, _, _, s in map(_place, tensors(model))}:
         if _stamp_at(path) != stamp:
-            raise IntegrityError(_CHANGED, where=path, hint=_HINT)
+            raise IntegrityError(_CHANGED, where=path, hint=HINT)
 
 
 def release() -> None:
@@ -223,7 +210,7 @@ def rooted(model: onnx.ModelProto) -> bytes:
     for tensor in tensors(copy):
         path, offset, length, _ = _place(tensor)
         forget(tensor)
-        _point(tensor, path.lstrip("/"), offset, length)
+        point(tensor, path.lstrip("/"), offset, length)
     return bytes(copy.SerializeToString())
 
 
@@ -242,110 +229,28 @@ def digest(model: onnx.ModelProto) -> bytes:
     return sha.digest()
 
 
-# --- writing ------------------------------------------------------------------------------------------------------
-
-
-def write(model: onnx.ModelProto, path: Path, data_name: str = "") -> list[Path]:
-    """Write a model: one file, or where that would pass 2 GiB, a file of weights beside it.
-
-    Args:
-        model: its weights in memory or outside; those outside are copied from file to file.
-        path: the ``.onnx`` file.
-        data_name: what the file of weights is called where one is needed; by default ``<path>.data``.
-
-    Returns:
-        The files written, the model last.
-
-    Raises:
-        IntegrityError: a file of weights changed after it was checked.
-    """
-    import onnx
-
-    if not tensors(model):
-        onnx.save(model, path)
-        return [path]
-    verify(model)
-    written = [path]
-    if size(model) <= FILE_LIMIT:
-        with path.open("wb") as file:
-            _stream(model, file)
-    else:
-        data = path.with_name(data_name or f"{path.name}.data")
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        with data.open("wb") as file:
-            for tensor in tensors(copy):
-                offset, length = _append(file, tensor)
-                forget(tensor)
-                _point(tensor, data.name, offset, length)
-        path.write_bytes(copy.SerializeToString())
-        written = [data, path]
-    verify(model)  # what was copied is what was checked
-    return written
-
-
-def _point(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
-    tensor.data_location = _EXTERNAL  # type: ignore[assignment]
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        tensor.external_data.add(key=key, value=str(value))
-
-
-def _append(file: BinaryIO, tensor: onnx.TensorProto) -> tuple[int, int]:
-    """Copy a tensor's bytes to the end of a file, aligned as mapping needs it; offset and length."""
-    offset = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
-    file.seek(offset)
-    for chunk in chunks(tensor):
-        file.write(chunk)
-    return offset, file.tell() - offset
-
-
 def chunks(tensor: onnx.TensorProto) -> Iterator[bytes]:
     """The bytes of a tensor outside, piece by piece, read rather than mapped: mapped pages would count as memory."""
     path, offset, length, stamp = _place(tensor)
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if stamp_of(os.fstat(fd)) != stamp:
-            raise IntegrityError(_CHANGED, where=path, hint=_HINT)
+            raise IntegrityError(_CHANGED, where=path, hint=HINT)
         while length:
-            piece = os.pread(fd, min(length, _CHUNK), offset)
+            piece = os.pread(fd, min(length, CHUNK), offset)
             if not piece:
-                raise IntegrityError(_CHANGED, where=path, hint=_HINT)
+                raise IntegrityError(_CHANGED, where=path, hint=HINT)
             yield piece
             offset, length = offset + len(piece), length - len(piece)
     finally:
         os.close(fd)
 
 
-def _stream(model: onnx.ModelProto, file: BinaryIO) -> None:
-    """Serialise a model with its weights in place, never holding them: their fields are written by hand."""
-    import onnx
-
-    shell = onnx.ModelProto()
-    shell.CopyFrom(model)
-    outer = [shell.graph.initializer[i] for i in range(len(shell.graph.initializer))]
-    heads = []
-    for tensor in outer:
-        length = _place(tensor)[2] if is_outside(tensor) else -1
-        forget(tensor) if length >= 0 else None
-        heads.append((tensor.SerializeToString(), length))
-    del shell.graph.initializer[:]
-    graph = shell.graph.SerializeToString()
-    shell.ClearField("graph")
-    fields = [
-        (head, length, len(head) + (0 if length < 0 else 1 + len(varint(length)) + length)) for head, length in heads
-    ]
-    total = len(graph) + sum(1 + len(varint(whole)) + whole for _, _, whole in fields)
-    file.write(shell.SerializeToString() + _tag(7) + varint(total) + graph)  # ModelProto.graph
-    for (head, length, whole), tensor in zip(fields, model.graph.initializer, strict=True):
-        file.write(_tag(5) + varint(whole) + head)  # GraphProto.initializer
-        if length >= 0:
-            file.write(_tag(9) + varint(length))  # TensorProto.raw_data
-            for chunk in chunks(tensor):
-                file.write(chunk)
-
-
-def _tag(field: int) -> bytes:
-    return bytes([field << 3 | 2])
+def point(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Let a tensor name a place in a file, without a stamp."""
+    tensor.data_location = _EXTERNAL  # type: ignore[assignment]
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
 
 
 def varint(value: int) -> bytes:
@@ -355,56 +260,3 @@ def varint(value: int) -> bytes:
         out.append(value & 127 | 128)
         value >>= 7
     return bytes([*out, value])
-
-
-# --- the scratch file ---------------------------------------------------------------------------------------------
-
-
-class Scratch:
-    """A directory of this process for weights on their way; it goes when the process ends."""
-
-    def __init__(self) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._count = 0
-
-    def keep(self, parts: Iterable[bytes | memoryview]) -> tuple[str, int, str]:
-        """Write bytes to a file of their own; its path, length and stamp."""
-        with self._file() as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            status = os.fstat(file.fileno())
-        return file.name, status.st_size, stamp_of(status)
-
-    def copy(self, fd: int, offset: int, length: int) -> tuple[str, int, str]:
-        """A part of an open file, copied by the kernel: no byte of it passes through this process."""
-        with self._file() as file:
-            while length:
-                done = os.sendfile(file.fileno(), fd, offset, length)
-                if not done:
-                    raise IntegrityError("the model was cut short while it was read", hint=_HINT)
-                offset, length = offset + done, length - done
-            status = os.fstat(file.fileno())
-        return file.name, status.st_size, stamp_of(status)
-
-    @contextlib.contextmanager
-    def _file(self) -> Iterator[BinaryIO]:
-        """A new file; what the file system refuses is a lack of room."""
-        try:
-            if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="edgeattn-weights-")
-            self._count += 1
-            with open(os.path.join(os.path.realpath(self._folder.name), f"{self._count}.bin"), "xb") as file:
-                yield file
-        except OSError as error:
-            what = f"weights cannot be laid aside ({error.strerror})"
-            raise OutOfResources(what, where=tempfile.gettempdir(), hint="set TMPDIR to a disk with room") from error
-
-
-scratch = Scratch()
-
-
-def place_of(array_: Array) -> tuple[str, int, str]:
-    """Move an array to the scratch directory; path, length and stamp."""
-    flat = np.ascontiguousarray(array_).reshape(-1).view(np.uint8)
-    return scratch.keep(flat[i : i + _CHUNK].data for i in range(0, len(flat), _CHUNK))
