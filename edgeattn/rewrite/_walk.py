@@ -45,6 +45,7 @@ class Walk:
         self.changes: list[tuple[str, _story.Changed]] = []
         self._spreads: dict[int, Mapping[str, float]] = {}
         self._lives = Lives()
+        self._counted: tuple[Program, int] | None = None
         self._by_rule: dict[str, dict[str, Any]] = {}
 
     def over(self, rules: Sequence[Rule]) -> None:
@@ -67,7 +68,7 @@ class Walk:
 
     def step(self, rule: Rule) -> None:
         """Apply one rule; its result becomes the program, or a reason in the records."""
-        before = _check.node_count(self.program)
+        before = self._nodes()
         if rule.reshapes and not rule.suggests and rule.name not in self._asked:
             self._record(rule, 0, before, before, 0.0)
             return
@@ -103,6 +104,12 @@ class Walk:
             return
         note = f"fits {fits} times, but left alone: whether it helps is measured on a target"
         self._record(rule, 0, nodes, nodes, 0.0, **({"note": note} if fits else {}))
+
+    def _nodes(self) -> int:
+        """Nodes of the program, counted once for all the rules that find nothing in it."""
+        if self._counted is None or self._counted[0] is not self.program:
+            self._counted = (self.program, _check.node_count(self.program))
+        return self._counted[1]
 
     def _keep_or_undo(self, rule: Rule, outcome: Outcome, before: int) -> None:
         kept = self._expected
