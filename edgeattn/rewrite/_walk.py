@@ -52,7 +52,9 @@ class Walk:
             self._record(rule, 0, before, before, 0.0, undone=f"raised {type(error).__name__}: {error}")
             return
         if outcome.count == 0:
-            self._record(rule, 0, before, before, 0.0)
+            asked = rule.reshapes and rule.name in self._asked
+            why = {"note": f"does not fit: {outcome.misses[0].reason}"} if asked and outcome.misses else {}
+            self._record(rule, 0, before, before, 0.0, **why)
         elif rule.restores and not self._has_oracle():
             note = "found, but left alone: there are no PyTorch outputs to judge a restored graph by"
             self._record(rule, 0, before, before, 0.0, note=note)
