@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-paper lint type bench benefits regressions weights facts zoo clean
+.PHONY: help demo test test-fast test-paper lint type bench benefits rules regressions weights facts zoo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,8 +46,11 @@ weights: $(VENV)/.ready ## Train the shipped weights again
 facts: $(VENV)/.ready ## Measure the models' parameters and multiply-accumulates again, for `edgeattn list models`
 	$(BIN)/python -m edgeattn.models._facts
 
-benefits: $(VENV)/.ready ## Time every rewrite rule on every engine, for `edgeattn explain RULE`, and write docs/rules.md (minutes; goes on where it stopped)
+benefits: $(VENV)/.ready ## Time every rewrite rule on every engine for `edgeattn explain RULE` (minutes; goes on where it stopped), then `rules`
 	$(BIN)/python -m edgeattn.benefits
+	$(BIN)/python -m tests.benchmarks.rules --out docs/rules.md
+
+rules: $(VENV)/.ready ## Write docs/rules.md from the rules' cards
 	$(BIN)/python -m tests.benchmarks.rules --out docs/rules.md
 
 regressions: $(VENV)/.ready ## Count what graph rewriters break on ONNX's own test cases, and write docs/regressions.md (about ten minutes)

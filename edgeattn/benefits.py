@@ -3,7 +3,7 @@
 A rule's ``workload()`` before and after it, in the same rounds, on every engine that is here, in FP32. The figures go
 to ``rewrite/benefits.json``, from which ``edgeattn explain RULE`` and ``edgeattn list rules`` read them, after every
 measurement: an interrupted run goes on where it stopped. What was measured already for the same graphs and version of
-the engine is kept, unless ``--fresh``, or it did not settle.
+the engine is kept, unless it did not settle or ``--fresh`` asks for everything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from edgeattn import cases, decode, graphs, registry
 from edgeattn.backends import Options
 from edgeattn.errors import EdgeattnError
 from edgeattn.harness import environment, latency
-from edgeattn.rewrite import ORDER, _benefits, _check
+from edgeattn.program import Reference
+from edgeattn.rewrite import ORDER, _apply, _benefits, _check
 from edgeattn.rewrite._benefits import Benefit, Entry
 from edgeattn.rewrite._rule import Rule
 
@@ -41,16 +42,19 @@ def measure(rule: Rule, engines: dict[str, Backend], threads: int, stored: Entry
         rule: any. engines: those to measure on. threads: for each of them.
         stored: the entry so far. fresh: measure also what is there.
     """
-    before, after, fired = _benefits.workload(rule)
+    workload = rule.workload()
+    asked = replace(workload, reference=Reference("workload", (sample(workload),)))
+    outcome = _apply.apply(rule, asked)
+    before, after = outcome.before or asked, outcome.program
     graphs_digest = _benefits.digest(before, after)
     kept = dict(stored.engines) if stored is not None and stored.graphs == graphs_digest else {}
     for name, backend in engines.items():
         old = kept.get(name)
-        if fresh or old is None or old.verdict == "inconclusive" or old.version != backend.probe().version:
+        if fresh or old is None or old.verdict != "pass" or old.version != backend.probe().version:
             kept[name] = _timed(name, backend, before, after, threads)
     nodes = (_check.node_count(before), _check.node_count(after))
     realistic = type(rule).workload is not Rule.workload
-    return Entry(graphs_digest, fired, nodes, realistic, dict(sorted(kept.items())))
+    return Entry(graphs_digest, outcome.count, nodes, realistic, dict(sorted(kept.items())))
 
 
 def _timed(name: str, backend: Backend, before: Program, after: Program, threads: int) -> Benefit:
@@ -60,9 +64,8 @@ def _timed(name: str, backend: Backend, before: Program, after: Program, threads
         name, backend.probe().version, None, (None, None), None, None, "refused", "", 0, threads, here.cpu,
         date.today().isoformat(),
     )  # fmt: skip
-    case = sample(before)
     try:
-        old, new = (_call(backend, options, program, case) for program in (before, after))
+        old, new = (_call(backend, options, program) for program in (before, after))
         old(), new()
     except EdgeattnError as error:
         return replace(unknown, why=str(error))
@@ -90,7 +93,9 @@ def sample(program: Program) -> Case:
     return replace(case, tokens=np.random.default_rng(0).integers(0, 2, (batch, STEPS)))
 
 
-def _call(backend: Backend, options: Options, program: Program, case: Case) -> Callable[[], object]:
+def _call(backend: Backend, options: Options, program: Program) -> Callable[[], object]:
+    assert program.reference is not None
+    case = program.reference.typical
     sessions = {graph: backend.load(model, options) for graph, model in program.graphs.items()}
     return lambda: decode.run(sessions, program.wiring, case.feeds, case.tokens)
 

@@ -111,10 +111,11 @@ def _value(
 ) -> Array:
     kind = np.dtype(spec.dtype).kind
     if kind == "f":
-        return fill(rng.standard_normal(shape, np.float32)).astype(spec.dtype)
+        return np.asarray(fill(np.asarray(rng.standard_normal(shape, np.float32))), spec.dtype)
     if kind == "b":
         keep = np.asarray(rng.random(shape) < 0.8)
-        keep[..., :1] = True
+        if keep.ndim:
+            keep[..., :1] = True
         return keep
     drawn = rng.integers(0, 2, shape) if example is None else rng.choice(example.ravel(), shape)
     return np.asarray(drawn, spec.dtype)

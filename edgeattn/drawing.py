@@ -96,20 +96,31 @@ def _frozen(specs: Sequence[TensorSpec], table: Sizes) -> str:
 
 
 def named(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
-    """The specs with a name for every dynamic dimension: axis 0 is the batch where nothing says otherwise."""
+    """The specs with a name for every dynamic dimension; what looks like the batch is called so."""
+    batch = _batch_symbols(specs)
     return [
-        replace(spec, shape=tuple(_named(spec, axis, dim) for axis, dim in enumerate(spec.shape))) for spec in specs
+        replace(spec, shape=tuple(_named(spec, axis, dim, batch) for axis, dim in enumerate(spec.shape)))
+        for spec in specs
     ]
 
 
-def _named(spec: TensorSpec, axis: int, dim: int | str) -> int | str:
-    if isinstance(dim, int) or dim in _KNOWN:
+def _batch_symbols(specs: Sequence[TensorSpec]) -> set[str]:
+    """Symbols that mean the batch: by name, or the one that leads most inputs and is not called a length."""
+    symbols = [d for spec in specs for d in dict.fromkeys(spec.shape) if isinstance(d, str) and d != "?"]
+    if by_name := {d for d in symbols if d.lower() in _BATCH or "batch" in d.lower()}:
+        return by_name
+    leading = [spec.shape[0] for spec in specs if len(spec.shape) > 1]
+    fit = [d for d in leading if isinstance(d, str) and d != "?" and not any(w in d.lower() for w in (*_LONG, *_KNOWN))]
+    return {max(fit, key=symbols.count)} if fit else set()
+
+
+def _named(spec: TensorSpec, axis: int, dim: int | str, batch: set[str]) -> int | str:
+    if isinstance(dim, int):
         return dim
-    speaks = any(word in dim.lower() for word in _LONG)
+    if dim != "?":
+        return "batch" if dim in batch else dim
     state = axis == 1 and len(spec.shape) == 3 and all(isinstance(spec.shape[i], int) for i in (0, 2))  # (layers, B, H)
-    if dim.lower() in _BATCH or ((state or (axis == 0 and len(spec.shape) > 1)) and not speaks):
-        return "batch"
-    return f"{spec.name}.{axis}" if dim == "?" else dim
+    return "batch" if state or (axis == 0 and len(spec.shape) > 1) else f"{spec.name}.{axis}"
 
 
 def _declared(specs: Sequence[TensorSpec], shapes: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeattn import outside
 from edgeattn.phase import native
 from edgeattn.program import TensorSpec, free_inputs
 
@@ -78,13 +79,11 @@ class GraphIndex:
 
     def constant(self, name: str) -> Array | None:
         """The value of an initializer or Constant node, else None."""
-        import onnx.numpy_helper as helper
-
         if name in self._initializers:
-            return helper.to_array(self._initializers[name])
+            return outside.array(self._initializers[name])
         node = self.producer.get(name)
         if node is not None and node.op_type == "Constant":
-            return helper.to_array(attributes(node)["value"]) if "value" in attributes(node) else None
+            return outside.array(attributes(node)["value"]) if "value" in attributes(node) else None
         return None
 
     def is_constant(self, name: str) -> bool:
@@ -170,6 +169,25 @@ def _at_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelPro
     for value in light.graph.output:
         value.type.tensor_type.ClearField("shape")
     return light
+
+
+def typical_values(model: onnx.ModelProto) -> Iterator[tuple[str, list[int], str]]:
+    """Every value whose shape can be inferred: its name, its shape, and its dtype.
+
+    Dynamic dimensions take their typical size, unnamed ones count as 1.
+    """
+    import onnx
+
+    sized = _at_sizes(model, _TYPICAL)
+    try:
+        with native("ONNX", "inferring shapes"):
+            sized = onnx.shape_inference.infer_shapes(sized)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
+        return
+    for value in (*sized.graph.input, *sized.graph.value_info, *sized.graph.output):
+        kind = value.type.tensor_type
+        shape = [max(dim.dim_value, 1) if dim.HasField("dim_value") else 1 for dim in kind.shape.dim]
+        yield value.name, shape, _DTYPES.get(kind.elem_type, "uint8")
 
 
 def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:

@@ -14,15 +14,16 @@ from collections.abc import Iterable
 from types import TracebackType
 
 _NUMBERS = struct.Struct("=di")  # the time limit in seconds, 0 for none; the exit code + 1, 0 while there is none
-_NATIVE, _STAGE = slice(64, 320), slice(320, 576)
-_FILE, _FOLDER, _WRITTEN = slice(1024, 8192), slice(8192, 16384), slice(16384, 24576)
+_NATIVE = 16  # one byte: the number of the note below that holds now; 0 for Python
+_STAGE, _NOTES, _NOTE_BYTES = slice(64, 1024), slice(1024, 8192), 112
+_FILE, _FOLDER, _WRITTEN = slice(8192, 16384), slice(16384, 24576), slice(24576, 32768)
 
 
 class Page:
     """Shared memory of one worker: made before the fork, written by the child, read by the parent."""
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, 24576)
+        self._shared = mmap.mmap(-1, 32768)
 
     @property
     def seconds(self) -> float:
@@ -38,12 +39,12 @@ class Page:
     @property
     def engine(self) -> str:
         """The native library it is in; empty in Python."""
-        return self._text(_NATIVE).partition("\n")[0]
+        return self._native().partition("\n")[0]
 
     @property
     def doing(self) -> str:
         """What it is doing there, else the last stage it began."""
-        return self._text(_NATIVE).partition("\n")[2] or self._text(_STAGE)
+        return self._native().partition("\n")[2] or self._text(_STAGE)
 
     @property
     def file(self) -> str:
@@ -61,6 +62,9 @@ class Page:
         path = self._text(_WRITTEN)
         return f"'{path}' had been written and is whole" if path else "nothing was written"
 
+    def _native(self) -> str:
+        return self._text(_note_at(self._shared[_NATIVE]))
+
     def _text(self, slot: slice) -> str:
         return os.fsdecode(self._shared[slot].partition(b"\0")[0])
 
@@ -72,27 +76,50 @@ class Page:
 
 
 _page: Page | None = None
+_notes = [""]
 
 
 def watched_on(page: Page) -> None:
     """From now on this process notes what it does on ``page``."""
     global _page
     _page = page
+    for number, note in enumerate(_notes):
+        page._write(_note_at(number), note)
+
+
+def _note_at(number: int) -> slice:
+    start = _NOTES.start + number * _NOTE_BYTES
+    return slice(start, start + _NOTE_BYTES)
+
+
+def _numbered(note: str) -> int:
+    """The number of a note, written down where the parent can read it; 0, which is none, when the page is full."""
+    if note in _notes:
+        return _notes.index(note)
+    if _note_at(len(_notes)).stop > _NOTES.stop:
+        return 0
+    _notes.append(note)
+    if _page is not None:
+        _page._write(_note_at(len(_notes) - 1), note)
+    return len(_notes) - 1
 
 
 class Native:
-    """A stretch of work in a native library: ``with native("ONNX Runtime", "opening the graph"):``."""
+    """A stretch of work in a native library: ``with native("ONNX Runtime", "opening the graph"):``.
 
-    __slots__ = ("_before", "_note")
+    Entered around every run of an engine, timed ones too: one byte is written.
+    """
+
+    __slots__ = ("_before", "_number")
 
     def __init__(self, engine: str, doing: str) -> None:
-        self._note = _padded(f"{engine}\n{doing}", _NATIVE)
-        self._before = self._note
+        self._number = _numbered(f"{engine}\n{doing}")
+        self._before = 0
 
     def __enter__(self) -> None:
         if _page is not None:
             self._before = _page._shared[_NATIVE]
-            _page._shared[_NATIVE] = self._note
+            _page._shared[_NATIVE] = self._number
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if _page is not None:

@@ -76,6 +76,9 @@ def new_directory(out: Path, force: bool = False, *, mark: bool = False) -> Iter
 def new_file(out: Path, force: bool = False) -> Iterator[Path]:
     """The path of a temporary file to write; it becomes ``out`` when the block ends without an exception.
 
+    What else is written beside that path (a file of weights) is put in place under its own name before it, and must
+    not exist there: until the last rename the old ``out`` is untouched and whole.
+
     Raises:
         OutputExists, UsageError, OutOfResources: as ``new_directory``.
     """
@@ -86,8 +89,32 @@ def new_file(out: Path, force: bool = False) -> Iterator[Path]:
             built.parent.mkdir()
         yield built
         with _blaming(out):
-            sync(built)
-            _put_in_place(built, out, work, force)
+            companions = [path for path in built.parent.iterdir() if path != built]
+            for path in (*companions, built):
+                sync(path)
+            with _withdrawn_on_failure() as placed:
+                for path in companions:
+                    if not rename(path, out.parent / path.name, NOREPLACE):
+                        raise OutputExists(out.parent / path.name)
+                    placed.append(out.parent / path.name)
+                _put_in_place(built, out, work, force)
+
+
+@contextlib.contextmanager
+def _withdrawn_on_failure() -> Iterator[list[Path]]:
+    """Files that were put in place are removed again when what they belong to does not follow."""
+    placed: list[Path] = []
+    try:
+        yield placed
+    except BaseException:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def free_name(path: Path) -> str:
+    """The name of ``path``, or where something stands there already, with a random word in it."""
+    return path.name if lstat_mode(path) is None else f"{path.stem}.{secrets.token_hex(4)}{path.suffix}"
 
 
 def guard(out: Path, inputs: Iterable[Path]) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edgeattn.program import Program
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+OPSETS = range(11, 27)
+"""What is read and rewritten: before 11, Squeeze and Clip are spelled otherwise; 26 is the newest that engines open."""
 
 
 def foreign_nodes(model: onnx.ModelProto) -> list[tuple[str, str, str]]:

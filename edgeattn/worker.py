@@ -32,8 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from edgeattn import phase
-from edgeattn.errors import EdgeattnError, EngineFailed, OutOfResources, UsageError, printable
+from edgeattn import memory, phase
+from edgeattn.errors import EdgeattnError, EngineFailed, OutOfResources, printable
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _GRACE_S = 3.0  # from a signal, or from the end of its work, until a worker that does not leave is killed
@@ -68,7 +68,8 @@ def supervise() -> Ended | None:
         UsageError: ``EDGEATTN_MEMORY`` is no size.
         OutOfResources: no process or descriptor is left for the child.
     """
-    memory = _memory_limit()
+    asked = memory.asked_for()
+    limit = memory.free() if asked is None else asked
     page = phase.Page()
     parent = os.getpid()
     try:
@@ -80,7 +81,7 @@ def supervise() -> Ended | None:
                 watch = _Watch(child, page, held)
             else:
                 os.close(held)
-                _become_worker(parent, chatter, memory)
+                _become_worker(parent, chatter, limit)
     except OSError as error:
         what = f"cannot start a process: {error.strerror}"
         raise OutOfResources(what, hint="close other programs, or raise ulimit -u and -n") from error
@@ -194,10 +195,10 @@ class _Watch:
         publish.sweep_scratch(self._child)
 
 
-def _become_worker(parent: int, chatter: int, memory: int) -> None:
+def _become_worker(parent: int, chatter: int, limit: int) -> None:
     """The child's side: die with the parent, stay within the limits, and keep native chatter off stderr."""
     _die_with(parent)
-    _limit(memory)
+    _limit(limit)
     real = os.dup(2)
     os.dup2(chatter, 2)
     os.close(chatter)
@@ -219,42 +220,15 @@ def _die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _limit(memory: int) -> None:
-    """Bound what the process can allocate; files that are only mapped do not count. No core dumps."""
+def _limit(size: int) -> None:
+    """Bound what the process can allocate, 0 for no bound; files that are only mapped do not count. No core dumps."""
     import resource
 
-    for kind, size in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_CORE, 0)):
-        with contextlib.suppress(ValueError, OSError):  # a system without it, or a lower limit already set
-            soft, hard = resource.getrlimit(kind)
-            if size >= 0 and (soft == resource.RLIM_INFINITY or size < soft):
-                resource.setrlimit(kind, (size, hard))
-
-
-def _memory_limit() -> int:
-    """Bytes the worker may allocate, -1 for no limit: as asked for, else what is free in this machine or container."""
-    text = os.environ.get("EDGEATTN_MEMORY", "")
-    if text:
-        found = re.fullmatch(r"(\d{1,12})([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE | re.ASCII)
-        if found is None:
-            hint = "give a size like 4G or 512M, or 0 for no limit"
-            raise UsageError(f"'{printable(text, 40)}' is no size", where="EDGEATTN_MEMORY", hint=hint)
-        return int(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") or -1
-    known = [size for size in (_available(), _container()) if size]
-    return min(known, default=-1)
-
-
-def _available() -> int:
-    with contextlib.suppress(OSError, ValueError):
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else 0
-    return 0
-
-
-def _container() -> int:
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
-            return int(Path("/sys/fs/cgroup", name).read_text())
-    return 0
+    with contextlib.suppress(ValueError, OSError):  # a system without such limits
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if size and (soft == resource.RLIM_INFINITY or size < soft):
+            resource.setrlimit(resource.RLIMIT_DATA, (size, hard))
 
 
 @contextlib.contextmanager

@@ -15,12 +15,13 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts)
 
 # A file may import what stands above it. Within one layer, stages do not know each other.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "phase", "registry", "program", "decode", "files", "__init__"}),
+    frozenset({"errors", "phase", "registry", "program", "decode", "files", "outside", "__init__"}),
     frozenset(
         {
             "cases",
             "downgrade",
             "drawing",
+            "origin",
             "graphs",
             "standard",
             "publish",
@@ -29,6 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "complaints",
             "arrays",
             "theirs",
+            "memory",
             "worker",
         }
     ),

@@ -100,3 +100,14 @@ def test_integers_are_drawn_from_the_users_own(tmp_path):
     np.savez(tmp_path / "x.npz", ids=np.array([[5, 7, 9]]))
     cases = drawing.draw([spec], lambda case: None, Given(tmp_path / "x.npz"))
     assert {int(i) for case in cases for i in case.feeds["ids"].ravel()} <= {5, 7, 9}
+
+
+def test_a_symbol_is_the_same_size_wherever_it_stands():
+    """As an exporter names a decoder's inputs: one row a sample here, time first there."""
+    state, memory = TensorSpec("h", "float32", ("s77", 64)), TensorSpec("m", "float32", ("s17", "s77", 64))
+    assert [s.shape for s in drawing.named([memory, state])] == [("s17", "batch", 64), ("batch", 64)]
+
+
+def test_a_vector_of_lengths_counts_the_batch():
+    ids, lengths = TensorSpec("ids", "int64", ("s1", "s2")), TensorSpec("lengths", "int64", ("s1",))
+    assert [s.shape for s in drawing.named([ids, lengths])] == [("batch", "s2"), ("batch",)]

@@ -42,7 +42,7 @@ def facts_of(name: str, rule: Rule, entry: Entry | None) -> dict[str, Any]:
         "exactness": exact.kind,
         "condition": exact.condition,
         "opsets": list(rule.opsets),
-        "applied": "where measured faster" if rule.measured else "where PyTorch judges" if rule.restores else "always",
+        "applied": _when(rule)[0],
         "benefit": {},
     }
     if entry is not None:
@@ -54,18 +54,33 @@ def facts_of(name: str, rule: Rule, entry: Entry | None) -> dict[str, Any]:
 def explain_rule(ui: Ui, name: str, asked: str) -> None:
     """The card, how exact, the smallest example drawn before and after, and what was measured."""
     from edgeattn import registry
-    from edgeattn.rewrite import _apply, _benefits, _draw
+    from edgeattn.rewrite import _benefits
 
     rule: Rule = registry.get("rewrite", name)
-    entry = _benefits.known().get(name)
-    facts = facts_of(name, rule, entry)
-    source = rule.examples()[0]
-    drawing = {"before": _draw.draw(source), "after": _draw.draw(_apply.apply(rule, source).program)}
+    facts = facts_of(name, rule, _benefits.known().get(name))
     card = registry.card("rewrite", name)
-    ui.emit(
-        {"name": asked, "kind": "rewrite", "card": card, **facts, "example": drawing},
-        "\n\n".join([card, _promise(rule), _drawn(drawing), _measured(entry)]),
+    ui.emit({"name": asked, "kind": "rewrite", "card": card, **facts, "example": drawing(rule)}, card_of(name))
+
+
+def card_of(name: str) -> str:
+    """Everything that is told of a rule, as text."""
+    from edgeattn import registry
+    from edgeattn.rewrite import _benefits
+
+    rule: Rule = registry.get("rewrite", name)
+    drawn = [f"{side}\n{_indented(text)}" for side, text in drawing(rule).items()]
+    example = "Smallest example, drawn from the graphs:\n\n" + _indented("\n\n".join(drawn))
+    return "\n\n".join(
+        [registry.card("rewrite", name), _promise(rule), example, _measured(_benefits.known().get(name))]
     )
+
+
+def drawing(rule: Rule) -> dict[str, str]:
+    """The rule's smallest example ``before`` and ``after`` it."""
+    from edgeattn.rewrite import _apply, _draw
+
+    source = rule.examples()[0]
+    return {"before": _draw.draw(source), "after": _draw.draw(_apply.apply(rule, source).program)}
 
 
 def _promise(rule: Rule) -> str:
@@ -74,17 +89,17 @@ def _promise(rule: Rule) -> str:
     kind = f"{exact.kind}, where {exact.condition}" if exact.condition else exact.kind
     if exact.atol or exact.rtol:
         kind += f" (atol {exact.atol:g}, rtol {exact.rtol:g})"
-    when = "always"
-    if rule.measured:
-        when = "only where a measurement on the target shows it faster: `rewrite --target T`, or named with --only"
-    elif rule.restores:
-        when = "only where PyTorch's own outputs can judge the result: in `edgeattn run` and after `export`"
-    return f"Exactness: {kind}. Opsets {rule.opsets[0]} to {rule.opsets[1]}.\nApplied: {when}."
+    return f"Exactness: {kind}. Opsets {rule.opsets[0]} to {rule.opsets[1]}.\nApplied: {_when(rule)[1]}."
 
 
-def _drawn(drawing: dict[str, str]) -> str:
-    parts = [f"{side}\n{_indented(text)}" for side, text in drawing.items()]
-    return "Smallest example, drawn from the graphs:\n\n" + _indented("\n\n".join(parts))
+def _when(rule: Rule) -> tuple[str, str]:
+    """When a rule is applied, in short and in full."""
+    measured = "only where a measurement on the target shows it faster: `rewrite --target T`, or named with --only"
+    if rule.reshapes:
+        return "where asked for", "only where it is asked for, since it changes how the model is used: --also"
+    if rule.restores:
+        return "where PyTorch judges", "only where PyTorch's own outputs can judge the result, as in `edgeattn run`"
+    return ("where measured faster", measured) if rule.measured else ("always", "always")
 
 
 def _measured(entry: Entry | None) -> str:
@@ -92,7 +107,7 @@ def _measured(entry: Entry | None) -> str:
     if entry is None or not entry.engines:
         return "Benefit: not measured yet; `python -m edgeattn.benefits` measures it here."
     what = "a workload of realistic size" if entry.realistic else "its smallest example"
-    lines = [f"Benefit on {what}: {entry.nodes[0]} -> {entry.nodes[1]} nodes, fired {entry.fired} times"]
+    lines = [f"Benefit on {what}: {entry.nodes[0]} -> {entry.nodes[1]} nodes, fired {_times(entry.fired)}"]
     for found in entry.engines.values():
         times = "" if found.before_ms is None else f": {found.before_ms:.4g} -> {found.after_ms:.4g} ms"
         why = f" ({found.why})" if found.why and found.verdict != "pass" else ""
@@ -100,6 +115,10 @@ def _measured(entry: Entry | None) -> str:
     first = next(iter(entry.engines.values()))
     threads = "one thread" if first.threads == 1 else f"{first.threads} threads"
     return "\n".join([*lines, f"  FP32, {threads}, {first.cpu}, {first.day}; in brackets the 95 % interval"])
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _indented(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +16,7 @@ from edgeattn.cli.app import (
     Debug,
     Force,
     Json,
+    OptionalOut,
     Out,
     Patience,
     Precision,
@@ -105,7 +108,7 @@ def export(
 @app.command()
 def rewrite(
     source: In,
-    out: Out,
+    out: OptionalOut = None,
     only: Annotated[list[str] | None, typer.Option(help="Apply this rule only (repeatable).")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave this rule out (repeatable).")] = None,
     also: Annotated[
@@ -121,6 +124,7 @@ def rewrite(
         typer.Option("--target", "-t", help="Also try the rules that help on some engines only, timed on this one."),
     ] = None,
     threads: Threads = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change; write nothing.")] = False,
     inputs: Inputs = None,
     shape: Shapes = None,
     force: Force = False,
@@ -131,42 +135,35 @@ def rewrite(
 ) -> None:
     """Rewrite attention into standard operators that every engine runs fast; each rule is checked."""
     from edgeattn import backends, drawing, storage
+    from edgeattn.cli.rewritten import show
     from edgeattn.publish import guard
     from edgeattn.rewrite import rewrite as rewriter
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
-        guard(out, [source])
+        if out is None and not dry_run:
+            raise UsageError("nowhere to write", where="--out", hint="give -o OUT.onnx, or --dry-run to look only")
+        if out is not None:
+            guard(out, [source])
         chooser = _chooser(target, threads) if target else None
         given = drawing.Given(inputs, _specs(shape or []))
-        program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
-        result = rewriter(
-            program,
-            backends.oracle,
-            only=only or (),
-            skip=skip or (),
-            also=also or (),
-            sizes=_sizes(fix or []),
-            chooser=chooser,
-            progress=lambda line: ui.listen(line, 0, None),
-        )
-        _save(result, out, force)
-        rules = result.history[-1].notes["rules"]
-        ui.emit({"out": str(out), "rules": rules})
-        fired = [r for r in rules if r["count"] or r.get("undone") or r.get("note")]
-        rows = [
-            (
-                r["rule"],
-                r["count"],
-                r["nodes_before"],
-                r["nodes_after"],
-                _error(r),
-                r.get("undone") or r.get("note", ""),
+        program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
+        with tempfile.TemporaryDirectory(prefix="edgeattn-undone-") as scratch:
+            result = rewriter(
+                program,
+                backends.oracle,
+                only=only or (),
+                skip=skip or (),
+                also=also or (),
+                sizes=_sizes(fix or []),
+                chooser=chooser,
+                progress=lambda line: ui.listen(line, 0, None),
+                repro=Path(scratch),
             )
-            for r in fired
-        ]
-        ui.table(("rule", "fired", "nodes before", "after", "max error", "note"), rows)
-        if not fired:
-            ui.emit(None, f"{out}: no rule found anything to do")
+            left = None
+            if out is not None and not dry_run:
+                _save(result, out, force)
+                left = _left_beside(out, Path(scratch))
+        show(ui, result, source, None if dry_run else out, left)
 
 
 @app.command()
@@ -198,7 +195,7 @@ def quantize(
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
-        program = storage.load(source)
+        program = storage.load(source, ui.warn)
         if calib is None:
             raise UsageError(
                 "INT8 needs real data to calibrate on",
@@ -253,7 +250,7 @@ def compile_(
             raise MissingPackage(name, backend.extra, why=backend.probe().why)
         guard(out, [source])
         given = drawing.Given(inputs, _specs(shape or []))
-        program = storage.with_reference(storage.load(source), backends.oracle, given=given, warn=ui.warn)
+        program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
         options = backends.Options(device, precision, threads)
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
@@ -328,14 +325,14 @@ def _dynamics(texts: list[str]) -> list[tuple[str, int, str]]:
 def _save(program: Program, out: Path, force: bool) -> None:
     """Publish a program: a file for one graph, a directory for several."""
     from edgeattn import storage
-    from edgeattn.publish import new_directory, new_file
+    from edgeattn.publish import free_name, new_directory, new_file
 
     if program.wiring is not None and out.suffix == ".onnx":
         hint = f"name a directory: -o {out.with_suffix('')}; nothing was written"
         raise UsageError(f"the result is {len(program.graphs)} graphs and their wiring", where=f"-o {out}", hint=hint)
     if program.wiring is None:
         with new_file(out, force) as file:
-            storage.save(program, file)
+            storage.save(program, file, free_name(out.with_name(f"{out.name}.data")))
         return
     with new_directory(out, force, mark=True) as work:
         storage.save(program, work)
@@ -359,6 +356,13 @@ def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:
         yield Case("calibration", {name: value[start : start + 1] for name, value in data.items()})
 
 
-def _error(rule: dict[str, object]) -> str:
-    value = rule.get("max_abs")
-    return "" if value is None else f"{value:.1e}"
+def _left_beside(out: Path, found: Path) -> Path | None:
+    """Publish what was left of undone rules as ``OUT.undone``, in place of an earlier one of ours."""
+    from edgeattn.publish import new_directory
+
+    if not any(found.iterdir()):
+        return None
+    target = out.with_name(f"{out.name}.undone")
+    with new_directory(target, force=True, mark=True) as work:
+        shutil.copytree(found, work, dirs_exist_ok=True)
+    return target

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from edgeattn import phase
-from edgeattn.errors import EdgeattnError, OutOfResources, UsageError
+from edgeattn.errors import EdgeattnError, OutOfResources, UsageError, printable
 
 
 class Ui:
@@ -37,7 +37,7 @@ class Ui:
         timeout: float = 0,
     ) -> None:
         self.as_json, self._quiet = as_json, quiet
-        self._files, self._out, self._timeout = [str(file) for file in files], out, timeout
+        self._files, self._out, self._timeout = list(dict.fromkeys(map(str, files))), out, timeout
         self._progress: Any = None
         self._task: Any = None
         self._label = ""
@@ -85,17 +85,17 @@ class Ui:
     def log(self, line: str) -> None:
         """One line on stderr."""
         if not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+            print(printable(line, _LONG), file=sys.stderr, flush=True)
 
     def warn(self, line: str) -> None:
         """One warning on stderr, even when quiet."""
         self._stop_progress()
-        print(f"edgeattn: warning: {line}", file=sys.stderr, flush=True)
+        print(f"edgeattn: warning: {printable(line, _LONG)}", file=sys.stderr, flush=True)
 
     def emit(self, value: Any, text: str = "") -> None:
         """The command's result: ``value`` as JSON, or ``text`` for a person."""
         self._stop_progress()
-        out = json.dumps(value, indent=2, ensure_ascii=False, default=str) if self.as_json else text
+        out = _data(value) if self.as_json else _safe(text)
         if out:
             self._write(out + "\n")
 
@@ -148,8 +148,22 @@ class Ui:
             self._progress, self._task, self._label = None, None, ""
 
 
+_LONG = 100_000  # characters; a model whose names are longer is not read to the end anyway
+
+
+def _safe(text: str) -> str:
+    """Text for a person: names out of files cannot drive the terminal."""
+    return "\n".join(printable(line, _LONG) for line in text.split("\n"))
+
+
+def _data(value: Any) -> str:
+    """JSON; characters that a terminal would act on are escaped in it too, and mean the same."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
 _STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "warn": "yellow"}
 
 
 def _styled(cell: str, text: Any) -> Any:
-    return text(cell, style=_STYLES.get(cell, ""))
+    return text(_safe(cell), style=_STYLES.get(cell, ""))

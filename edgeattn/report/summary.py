@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edgeattn.errors import printable
+from edgeattn.report import rewriting
 from edgeattn.report import wording as w
 from edgeattn.report.schema import Report, SectionVerdict
 
@@ -116,11 +117,22 @@ def _rewrites(report: Report) -> str:
     rows = [
         (
             *(escape(r.rule), str(r.count), f"{r.nodes_before} → {r.nodes_after}", w.error(r.max_abs)),
+            escape(rewriting.places(r.where)),
             escape(f"undone: {r.undone}" if r.undone else r.note),
         )
         for r in told
     ]
-    return "## Rewrites\n\n" + render_table(("rule", "fired", "nodes", "max error", ""), rows)
+    table = render_table(("rule", "fired", "nodes", "max error", "where", ""), rows)
+    return "\n\n".join(["## Rewrites", table, *_rewrite_story(report)])
+
+
+def _rewrite_story(report: Report) -> list[str]:
+    """The attention that was recognised, and what the rules changed in all."""
+    notes = rewriting.notes_of(report)
+    if not notes:
+        return []
+    lines = [f"- {what}: {escape(text.replace(' -> ', ' → '))}" for what, text in rewriting.changes(notes)]
+    return [escape(rewriting.found(notes["attention"])).capitalize() + ".", "\n".join(lines)]
 
 
 def _notes(report: Report) -> str:

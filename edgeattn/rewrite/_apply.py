@@ -12,15 +12,18 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgeattn import outside
 from edgeattn.phase import native
 from edgeattn.rewrite import _ranges
 from edgeattn.rewrite._build import Build
 from edgeattn.rewrite._live import Live, Lives
 from edgeattn.rewrite._rule import GraphRule, Match, Miss, Outcome, ProgramRule, Rule
+from edgeattn.rewrite._view import const
 
 if TYPE_CHECKING:
     from edgeattn.program import Program
 
+SPILL_BYTES = 1 << 20  # constants above this do not stay in memory where the model's weights do not
 BIG_BYTES = 1024  # initializers above this size play no part in shape inference
 FIRES_PER_NODE = 8  # a rule that fires more often than this on a graph undoes its own work
 NEARBY, FEW = 2, 16  # steps from a new node within which a rule looks again at once, past values with few readers
@@ -65,7 +68,32 @@ def find_misses(rule: GraphRule, program: Program) -> list[Miss]:
 def finish(model: ir.Model) -> onnx.ModelProto:
     """Drop what nothing reads any more, serialise, and infer shapes anew; raises what shape inference raises."""
     passes.RemoveUnusedNodesPass()(model)
+    _move_outside(model)
     return _reinfer(ir.serde.serialize_model(model))
+
+
+def _move_outside(model: ir.Model) -> None:
+    """Large constants that a rule made of weights outside go there too: every copy of the graph would copy them."""
+    stored = list(model.graph.initializers.values())
+    if not any(isinstance(v.const_value, ir.ExternalTensor) for v in stored):
+        return
+    for value in stored:
+        tensor = value.const_value
+        if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < SPILL_BYTES:
+            continue
+        array = const(value)
+        if array is not None and array.nbytes == tensor.nbytes:  # not packed
+            path, length, stamp = outside.place_of(array)
+            kept = {**tensor.metadata_props, outside.STAMP: stamp}
+            value.const_value = ir.ExternalTensor(
+                path,
+                0,
+                length,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=value.name or "",
+                metadata_props=kept,
+            )
 
 
 def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -78,16 +106,33 @@ def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _reinfer(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Replace ``value_info`` in place; the weights' bytes are not touched."""
     bare = skeleton(proto)
-    for value in bare.graph.value_info:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param.startswith("unk__"):  # a guess of an earlier inference; the graph may tell more now
-                dim.ClearField("dim_param")
+    for value in bare.graph.value_info:  # a guess of an earlier inference; the graph may tell more now
+        _forget_guesses(value)
     with native("ONNX", "inferring shapes"):
         inferred = _ranges.infer(bare)
     known = {v.name for v in (*proto.graph.input, *proto.graph.output)} | {t.name for t in proto.graph.initializer}
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(v for v in inferred.graph.value_info if v.name not in known)
+    _tell_subgraphs(proto.graph, inferred.graph)
     return proto
+
+
+def _tell_subgraphs(ours: onnx.GraphProto, inferred: onnx.GraphProto) -> None:
+    """What was inferred inside branches and bodies; a guess there would meet those of another inference."""
+    for node, told in zip(ours.node, inferred.node, strict=True):
+        for attribute, other in zip(node.attribute, told.attribute, strict=True):
+            if attribute.HasField("g"):
+                del attribute.g.value_info[:]
+                attribute.g.value_info.extend(other.g.value_info)
+                for value in attribute.g.value_info:
+                    _forget_guesses(value)
+                _tell_subgraphs(attribute.g, other.g)
+
+
+def _forget_guesses(value: onnx.ValueInfoProto) -> None:
+    for dim in value.type.tensor_type.shape.dim:
+        if dim.dim_param.startswith("unk__"):
+            dim.ClearField("dim_param")
 
 
 def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from edgeattn.origin import FROM_KEY, RULE_KEY
 from edgeattn.rewrite import _view
 
 if TYPE_CHECKING:
     from edgeattn.rewrite._rule import Match
 
-RULE_KEY = "edgeattn.rule"
-FROM_KEY = "edgeattn.from"
 # What the PyTorch exporter wrote about the module a node came from; reports speak in these names.
 SCOPE_KEYS = ("namespace", "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.fx_node")
 
@@ -184,13 +183,24 @@ class Build:
         return carried(self._rule, source or self._match.anchor, self._match.nodes)
 
 
-def carried(rule: str, source: ir.Node, nodes: Sequence[ir.Node]) -> dict[str, str]:
-    """Metadata of a new node: the scope of ``source``, the rules it went through, and the original nodes' names."""
+def label(node: ir.Node) -> str:
+    """What a node is called: its name, or what its first output is called."""
+    return node.name or next((o.name for o in node.outputs if o.name), "") or node.op_type
+
+
+def carried(rule: str, source: ir.Node, nodes: Sequence[ir.Node], graph: str = "") -> dict[str, str]:
+    """Metadata of a new node: the scope of ``source``, the rules it went through, and the original nodes' names.
+
+    Args:
+        rule: what made it. source: whose scope it has. nodes: what it stands for.
+        graph: the graph those were in, where the new node goes to another; it stands before their names then.
+    """
+    there = f"{graph}:" if graph else ""
     origins: dict[str, None] = {}
     rules: dict[str, None] = {}
     for node in nodes:
         old = node.metadata_props
-        origins |= dict.fromkeys(old[FROM_KEY].split(", ") if FROM_KEY in old else [node.name or node.op_type])
+        origins |= dict.fromkeys(old[FROM_KEY].split(", ") if FROM_KEY in old else [there + label(node)])
         rules |= dict.fromkeys(old[RULE_KEY].split(", ") if RULE_KEY in old else [])
     scope = {k: v for k, v in source.metadata_props.items() if k in SCOPE_KEYS}
     return {**scope, RULE_KEY: ", ".join([*rules, rule]), FROM_KEY: ", ".join(origins)}

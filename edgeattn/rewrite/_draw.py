@@ -7,6 +7,7 @@ x, gate → Mul → y
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,16 +37,16 @@ def draw(program: Program) -> str:
     return "\n".join(parts)
 
 
-def lines(graph: onnx.GraphProto) -> list[str]:
-    """The chains of one graph in the order in which they begin."""
-    return _Drawing(graph).lines()
+def lines(graph: onnx.GraphProto, around: Mapping[str, Any] | None = None) -> list[str]:
+    """The chains of one graph in the order in which they begin; ``around`` holds the constants of graphs around it."""
+    return _Drawing(graph, around or {}).lines()
 
 
 class _Drawing:
     """Which values are constants, who reads what, and what values are called."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.constants: dict[str, Any] = {t.name: t for t in graph.initializer}
+    def __init__(self, graph: onnx.GraphProto, around: Mapping[str, Any]) -> None:
+        self.constants: dict[str, Any] = {**around, **{t.name: t for t in graph.initializer}}
         self.constants |= {n.output[0]: n.attribute[0] for n in graph.node if n.op_type == "Constant"}
         self.nodes = [node for node in graph.node if node.op_type != "Constant"]
         self.outputs = [value.name for value in graph.output]
@@ -73,7 +74,7 @@ class _Drawing:
             (out, *more) = [name for name in node.output if name] or [""]
             if not more and self.readers[out] == 1 and out not in self.outputs:
                 ends[out] = chain
-        return [self._line(chain) for chain in chains]
+        return [line for chain in chains for line in (self._line(chain), *self._bodies(chain))]
 
     def _line(self, chain: list[onnx.NodeProto]) -> str:
         read = [self._name(name) for name in self.moving(chain[0])]
@@ -81,12 +82,24 @@ class _Drawing:
         steps = [", ".join(read), *(self._label(node) for node in chain), ", ".join(made)]
         return ARROW.join(step for step in steps if step)
 
+    def _bodies(self, chain: Sequence[onnx.NodeProto]) -> Iterator[str]:
+        """The graphs inside Loop, Scan and If, below the line they belong to."""
+        for node in chain:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    yield f"  {attribute.name} of {node.op_type}:"
+                    yield from (f"    {line}" for line in lines(attribute.g, self.constants))
+
     def _name(self, value: str) -> str:
         return self.short.get(value, value)
 
     def _label(self, node: onnx.NodeProto) -> str:
         inside = [self._constant(name) for name in node.input if name in self.constants]
-        inside += [f"{a.name}={_shortened(_attribute(a))}" for a in node.attribute if not _is_default(node, a)]
+        inside += [
+            f"{a.name}={_shortened(_attribute(a))}"
+            for a in node.attribute
+            if not a.HasField("g") and not _is_default(node, a)
+        ]
         return f"{node.op_type}({', '.join(inside)})" if inside else str(node.op_type)
 
     def _constant(self, name: str) -> str:
@@ -118,8 +131,6 @@ def _array(found: Any) -> np.ndarray[Any, Any] | None:
 def _attribute(attribute: onnx.AttributeProto) -> str:
     import onnx
 
-    if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-        return "graph"
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, onnx.TensorProto):
         return _numbers(onnx.numpy_helper.to_array(value))

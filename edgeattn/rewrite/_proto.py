@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgeattn.rewrite._build import FROM_KEY, RULE_KEY
+from edgeattn.origin import FROM_KEY, RULE_KEY
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -100,7 +100,8 @@ class Miss:
         reason: one clause, with what was found.
         culprit: the node that broke the pattern.
         near: how many pattern nodes were recognised before; larger is nearer.
-        anchor: the node where the search began, and ``graph`` the graph it lies in; filled in by the frame.
+        anchor: the node where the search began, ``graph`` the graph it lies in, and ``module`` the PyTorch module the
+            culprit came from, where the graph tells it; filled in by the frame.
     """
 
     reason: str
@@ -108,9 +109,26 @@ class Miss:
     near: int
     anchor: str = ""
     graph: str = ""
+    module: str = ""
 
     def __str__(self) -> str:
         return f"{self.culprit}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a rule would do to a program after the rules before it.
+
+    Attributes:
+        rule: its name. fires: how often it would.
+        misses: where it would not and why, nearest first.
+        failed: what it raised; empty as a rule.
+    """
+
+    rule: str
+    fires: int
+    misses: tuple[Miss, ...]
+    failed: str = ""
 
 
 def miss(reason: str, culprit: ir.Node | None, near: int) -> Miss:

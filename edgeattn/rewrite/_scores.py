@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Scale:
     node: ir.Node
     value: ir.Value  # what it multiplies
     factor: float
+    dtype: np.dtype[Any]
 
 
 @dataclass
@@ -96,7 +97,7 @@ def scale_by(node: ir.Node | None) -> Scale | None:
         factor = float(array.flat[0])
         if array.ndim > (size or 0) or not np.isfinite(factor) or not factor:
             continue
-        return Scale(node, value, factor if node.op_type == "Mul" else 1 / factor)
+        return Scale(node, value, factor if node.op_type == "Mul" else 1 / factor, array.dtype)
     return None
 
 
@@ -134,10 +135,10 @@ class Projection:
 
 def projection(value: ir.Value | None) -> Projection | None:
     """The projection that computes ``value`` itself."""
-    node = made_by(value, "MatMul", "Gemm", "Add", "Split")
+    node = made_by(value, "MatMul", "Gemm", "Add", "Split", "Slice")
     if value is None or node is None:
         return None
-    if node.op_type == "Split":
+    if node.op_type in ("Split", "Slice"):
         return _part(value, node)
     add = None
     if node.op_type == "Add":
@@ -159,7 +160,9 @@ def _is_bias(value: ir.Value | None, matmul: ir.Node) -> bool:
 
 
 def _part(value: ir.Value, split: ir.Node) -> Projection | None:
-    """The columns of a projection that a Split along the last axis hands out."""
+    """The columns of a projection that a Split or Slice along the last axis hands out."""
+    if split.op_type == "Slice":
+        return _sliced(value, split)
     whole, size = projection(split.inputs[0]), rank(split.inputs[0])
     axis = split.attributes["axis"].value if "axis" in split.attributes else 0
     widths = [(dims(o) or (None,))[-1] for o in split.outputs]
@@ -169,6 +172,23 @@ def _part(value: ir.Value, split: ir.Node) -> Projection | None:
     place = list(split.outputs).index(value)
     start = sum(before[:place])
     return Projection(value, whole.matmul, whole.add, start, start + before[place])
+
+
+def _sliced(value: ir.Value, node: ir.Node) -> Projection | None:
+    whole, span, size = projection(node.inputs[0]), slice_of(node), rank(node.inputs[0])
+    if whole is None or span is None or size is None or span[0] not in (-1, size - 1):
+        return None
+    first, last = (min(max(end + (whole.stop if end < 0 else 0), 0), whole.stop) for end in span[1:])
+    return Projection(value, whole.matmul, whole.add, first, last) if first < last else None
+
+
+def slice_of(node: ir.Node) -> tuple[int, int, int] | None:
+    """The one axis that a Slice cuts in steps of 1, and from where to where; None where it does more."""
+    given = [const(v) for v in node.inputs[1:]]
+    if len(given) < 3 or any(g is None or g.size != 1 for g in given):
+        return None
+    start, end, axis, *step = (int(g.reshape(-1)[0]) for g in given if g is not None)
+    return (axis, start, end) if step in ([], [1]) else None
 
 
 def source_of(queries: ir.Value | None) -> Projection | None:

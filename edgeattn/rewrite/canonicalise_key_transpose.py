@@ -1,16 +1,17 @@
 """canonicalise_key_transpose: heads flattened, turned and split again are one Transpose.
 
-What: a Reshape, a Transpose and a Reshape that together only change the order of axes become that Transpose. PyTorch's
-exporter turns keys so: ``(B, H, S, d)`` to ``(B·H, S, d)``, turned, and back to ``(B, H, d, S)``.
+What: a Reshape, a Transpose and a Reshape that together only change the order of axes become that Transpose; where they
+split an axis too, one Reshape that splits it and the Transpose. PyTorch's exporter turns keys so, ``(B, H, S, d)`` to
+``(B·H, S, d)``, turned, and back to ``(B, H, d, S)``; ``nn.MultiheadAttention`` makes all its heads so.
 
-Why: the two Reshapes bring a chain of Shape, Slice and Concat along, and hide from every engine's attention fusion that
-the second operand of the product is just kᵀ.
+Why: the Reshape that goes brings a chain of Shape, Slice and Concat along, and hides from every engine's attention
+fusion that the second operand of the product is just kᵀ.
 
 Before: k → Reshape(-1, S, d) → Transpose(0, 2, 1) → Reshape(B, H, d, S)        After: k → Transpose(0, 1, 3, 2)
 
 Safe when: the operators between are read nowhere else, and the same order of axes gives the same elements at a series
 of concrete sizes of the input, at which every index is compared. Bit-exact.
-Source: onnxscript's decomposition of scaled_dot_product_attention.
+Source: onnxscript's decomposition of scaled_dot_product_attention; torch.nn.functional.multi_head_attention_forward.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from edgeattn.program import Program
 from edgeattn.rewrite._rule import BIT_EXACT, GraphRule, Match, Miss, View, as_programs, miss
 from edgeattn.rewrite._sample import graph, i64
-from edgeattn.rewrite._view import attr, dims, made_by, rank, used_once
+from edgeattn.rewrite._view import attr, const, dims, made_by, rank, used_once
 
 if TYPE_CHECKING:
     import onnx
@@ -39,7 +40,7 @@ Shape = tuple[int, ...]
 
 
 class CanonicaliseKeyTranspose(GraphRule):
-    """Reshape, Transpose, Reshape as one Transpose."""
+    """Reshape, Transpose, Reshape as one Transpose, or a Reshape and a Transpose."""
 
     name = "canonicalise_key_transpose"
     exactness = BIT_EXACT
@@ -54,31 +55,41 @@ class CanonicaliseKeyTranspose(GraphRule):
         for inner in (turn, first):
             if not used_once(inner.outputs[0]):
                 return miss("its value is read elsewhere too", inner, 1)
-        x = first.inputs[0]
-        size = rank(x)
+        x, size = first.inputs[0], rank(node.outputs[0])
         if size is None or size > MOST_RANK:
-            return miss(f"what it reshapes has rank {size}", first, 1)
+            return miss(f"what it gives has rank {size}", node, 1)
         values = [x, first.outputs[0], node.outputs[0]]
-        sampled = [_shapes(values, shapes) for shapes in view.samples()]
+        sampled = [_shapes(values, sample) for sample in view.samples()]
         known = sorted((s for s in sampled if s is not None), key=lambda s: np.prod(s[0]))
         checked = [s for s in known[:ENOUGH] if np.prod(s[0]) <= MOST_ELEMENTS]
         if len(checked) < ENOUGH:
             return miss(f"its shapes are known at {len(checked)} sizes only", node, 2)
         perm = tuple(attr(turn, "perm") or reversed(range(len(checked[0][1]))))
-        orders = [o for o in permutations(range(size)) if all(_agrees(o, perm, *s) for s in checked)]
+        orders = list(permutations(range(size)))
+        for shapes in checked:  # the smallest first: it rules most orders out
+            orders = [order for order in orders if _in_order(order, perm, *shapes)]
         if not orders:
-            return miss("together they do more than change the order of axes", node, 3)
-        if len(orders) > 1:
-            return miss(f"at these sizes {len(orders)} orders of axes fit alike", node, 3)
-        return Match(node, (first, turn, node), {"x": x, "perm": list(orders[0])})
+            return miss("together they do more than split axes and change their order", node, 3)
+        same = all(tuple(result[axis] for axis in orders[0]) == given for given, _, result in checked)
+        target = const(node.inputs[1])
+        if not same and not attr(node, "allowzero", 0) and (target is None or (target == 0).any()):
+            return miss("its target may copy a dimension of what lies before it", node, 3)
+        return Match(node, (first, turn, node), {"x": x, "order": orders[0], "same": same})
 
     def rewrite(self, match: Match, build: Build) -> None:
-        """The Transpose, or nothing where the order stays."""
-        old, x, perm = match.anchor.outputs[0], match.parts["x"], match.parts["perm"]
-        build.replace(old, build.op("Transpose", x, shape=dims(old), perm=perm))
+        """A Reshape where an axis is split, and a Transpose where the order changes."""
+        node, x, order = match.anchor, match.parts["x"], match.parts["order"]
+        old = node.outputs[0]
+        after = dims(old)
+        before = None if after is None else [after[axis] for axis in order]
+        if not match.parts["same"]:
+            x = build.like(node, x, _picked(node.inputs[1], order, build), shape=before)
+        if order != tuple(sorted(order)) or match.parts["same"]:
+            x = build.op("Transpose", x, shape=after, perm=[order.index(axis) for axis in range(len(order))])
+        build.replace(old, x)
 
     def examples(self) -> list[Program]:
-        """PyTorch's, with a dynamic batch and length; and heads in front, as torch.nn.MultiheadAttention splits them."""
+        """Keys as PyTorch turns them, batch and length dynamic; heads as nn.MultiheadAttention makes them."""
         return as_programs(
             graph(
                 """(float[batch,2,s,4] k) => (float[batch,2,4,s] y) {
@@ -105,6 +116,19 @@ class CanonicaliseKeyTranspose(GraphRule):
                 two=i64(2),
                 four=i64(4),
             ),
+            graph(
+                """(float[s,batch,8] x) => (float[batch,2,s,4] y) {
+                    lengths = Shape <start = 0, end = 1> (x)
+                    flat = Concat <axis = 0> (lengths, minus, four)
+                    a = Reshape(x, flat)
+                    b = Transpose <perm = [1, 0, 2]> (a)
+                    n = Shape <start = 1, end = 2> (x)
+                    back = Concat <axis = 0> (n, two, lengths, four)
+                    y = Reshape <allowzero = 1> (b, back) }""",
+                minus=i64(-1),
+                two=i64(2),
+                four=i64(4),
+            ),
         )
 
     def near_misses(self) -> list[Program]:
@@ -123,7 +147,8 @@ class CanonicaliseKeyTranspose(GraphRule):
                 t=i64(-1, 4, 2, 6),
             ),
             graph(
-                f"(float[batch,2,6,4] k, int64[4] t) => (float[p,q,r,z] y) {{ a = Reshape(k, f)  {turn} y = Reshape(b, t) }}",
+                f"""(float[batch,2,6,4] k, int64[4] t) => (float[p,q,r,z] y) {{
+                    a = Reshape(k, f)  {turn} y = Reshape(b, t) }}""",
                 f=i64(-1, 6, 4),
             ),
         )
@@ -145,18 +170,27 @@ def _keys() -> onnx.ModelProto:
 
 
 def _shapes(values: list[ir.Value], shapes: Sample) -> tuple[Shape, ...] | None:
+    """The values' shapes; None where one is not known, or the graph is not defined at this size and they disagree."""
     found = [shapes.get(v.name or "") for v in values]
     known = tuple(s for s in found if s is not None)
-    return known if len(known) == len(found) else None
+    return known if len(known) == len(found) and len({int(np.prod(s)) for s in known}) == 1 else None
 
 
-def _agrees(order: Shape, perm: Shape, x: Shape, flat: Shape, result: Shape) -> bool:
-    """Whether transposing by ``order`` puts every element where the three operators put it."""
-    if tuple(x[axis] for axis in order) != result:
-        return False
+def _in_order(order: Shape, perm: Shape, x: Shape, flat: Shape, result: Shape) -> bool:
+    """Whether what the three operators give, with its axes in ``order``, has the elements of ``x`` as they lie."""
     index = np.arange(np.prod(x))
-    return np.array_equal(
-        index.reshape(flat).transpose(perm).reshape(-1), index.reshape(x).transpose(order).reshape(-1)
+    turned = index.reshape(flat).transpose(perm).reshape(result).transpose(order)
+    return np.array_equal(turned.reshape(-1), index)
+
+
+def _picked(target: ir.Value | None, order: Shape, build: Build) -> ir.Value:
+    """A Reshape's target with its entries in another order."""
+    assert target is not None
+    array = const(target)
+    if array is not None:
+        return build.const("split_sizes", array[list(order)])
+    return build.op(
+        "Gather", target, build.const("split_order", np.array(order, np.int64)), shape=(len(order),), axis=0
     )
 
 

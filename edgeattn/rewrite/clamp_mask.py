@@ -72,6 +72,8 @@ class ClampMask(GraphRule):
             masks.pop()
         if not masks:
             return miss("the mask is finite already", _maker(layers[0]), 2)
+        if any(v.dtype is None for m in masks for v in (m.score, m.condition) if const(v) is None):
+            return miss("the type of the score or of the mask is unknown", node, 3)
         for mask in masks:
             if not used_once(mask.nodes[0].outputs[0]):
                 return miss("the masked score is read elsewhere too", mask.nodes[0], 3)

@@ -1,7 +1,7 @@
 """fold_attention_scale: the 1/√d of attention goes into the weights that make the queries.
 
-What: every multiplication of queries, keys or scores by a number, such as the two by d^(-1/4) that exporters write, or a
-division behind the product, goes into the weight and bias of the query projection. Where queries are not made by one
+What: every multiplication of queries, keys or scores by a number, such as the two by d^(-1/4) that exporters write, or
+a division behind the product, goes into the weight and bias of the query projection. Where queries are not made by one
 constant projection, one multiplication on the queries is left.
 
 Why: a pass over the T x S scores, or two over queries and keys, costs nothing any more. TensorRT fuses attention only
@@ -84,12 +84,13 @@ class FoldAttentionScale(GraphRule):
         product = match.anchor
         q, k = product.inputs
         assert q is not None
-        scaled_q = build.op("Mul", q, build.scalar("attention_scale", factor, q), shape=dims(q))
+        number = build.const("attention_scale", np.array(factor, scales[0].dtype))
+        scaled_q = build.op("Mul", q, number, shape=dims(q))
         old = product.outputs[0]
         build.replace(old, build.like(product, scaled_q, k, shape=dims(old)))
 
     def examples(self) -> list[Program]:
-        """A division behind the product; two roots and a mask; rotary queries; a Gemm; a packed projection; no projection."""
+        """A division; two roots and a mask; rotary queries; a Gemm; a packed projection; no projection."""
         turned = """e = Slice(q, zero, one, three)  o = Slice(q, one, two, three)
             ec = Mul(e, cos)  os = Mul(o, sin)  l = Sub(ec, os)  es = Mul(e, sin)  oc = Mul(cos, o)  r = Add(es, oc)
             t = Concat <axis = 3> (l, r)"""
@@ -114,7 +115,7 @@ class FoldAttentionScale(GraphRule):
         )
 
     def near_misses(self) -> list[Program]:
-        """A scale on the mask too, scores that leave the graph, shared weights or queries scaled already, a fed factor."""
+        """A scale on the mask too, scores that leave the graph, shared weights, queries that are scaled already."""
         ready = "t = Mul(q, half)"
         return as_programs(
             _sample("p = MatMul(x, w)", "p", after="m = Add(z, mask)  s = Div(m, root)"),

@@ -26,6 +26,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgeattn import outside
 from edgeattn.phase import native
 from edgeattn.program import Program
 from edgeattn.rewrite import _ranges
@@ -63,7 +64,7 @@ class FoldConstants(ProgramRule):
             if large := _too_large(model):
                 misses.append(Miss(f"it would make {large[1]:,} elements of a few", large[0], 1, graph=name))
                 continue
-            folded = _restored(_settled(_without_defaults(model)), model)
+            folded = _restored(_settled(model), model)
             gone = _count(model) - _count(folded)
             gone = gone or int(len(model.graph.initializer) > len(folded.graph.initializer))
             if gone > 0:
@@ -116,18 +117,6 @@ def _settled(model: onnx.ModelProto) -> onnx.ModelProto:
     return folded
 
 
-def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model without initializers that are inputs too: a caller may override them, so they are no constants."""
-    inputs = {v.name for v in model.graph.input}
-    if not any(t.name in inputs for t in model.graph.initializer):
-        return model
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    for tensor in [t for t in bare.graph.initializer if t.name in inputs]:
-        bare.graph.initializer.remove(tensor)
-    return bare
-
-
 def _count(model: onnx.ModelProto) -> int:
     return sum(1 for _ in all_nodes(model.graph))
 
@@ -153,10 +142,11 @@ def _too_large(model: onnx.ModelProto) -> tuple[str, int] | None:
 
 def _foldable(model: onnx.ModelProto) -> Iterator[bool]:
     """Signs of something to fold, cheap to look for; folding itself copies every weight."""
-    fixed = {t.name for t in model.graph.initializer} - {v.name for v in model.graph.input}
+    stored = {t.name for t in model.graph.initializer} - {v.name for v in model.graph.input}
+    fixed = stored - {t.name for t in outside.tensors(model)}
     read = {name for node in model.graph.node for name in node.input} | {v.name for v in model.graph.output}
     subgraphs = any(a.HasField("g") for node in model.graph.node for a in node.attribute)
-    yield not subgraphs and not fixed <= read
+    yield not subgraphs and not stored <= read
     shapes = {v.name: v.type.tensor_type.shape.dim for v in (*model.graph.input, *model.graph.value_info)}
     for node in model.graph.node:
         yield node.op_type in ("Identity", "Constant")
@@ -173,25 +163,58 @@ def _reads_known_size(node: onnx.NodeProto, shapes: Mapping[str, Sequence[Any]])
     return any(d.HasField("dim_value") for d in read)
 
 
+def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with plain inputs in place of defaults, which onnxsim would fold as if nobody could give others."""
+    given = {v.name for v in model.graph.input}
+    defaults = {t.name for t in model.graph.initializer if t.name in given}
+    if not defaults:
+        return model
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.initializer[:]
+    bare.graph.initializer.extend(t for t in model.graph.initializer if t.name not in defaults)
+    return bare
+
+
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
-    """By onnxsim; by onnxscript where that fails."""
+    """By onnxsim; by onnxscript where that fails. Weights that lie outside the model take no part."""
+    return _refilled(_folded(outside.hollow(_without_defaults(model))), model)
+
+
+def _folded(source: onnx.ModelProto) -> onnx.ModelProto:
     try:
         import onnxsim
 
         # check_n=0, certify=False: the stage compares numbers itself. No fusions: each has a rule of its own here.
         with native("onnxsim", "folding constants"):
             folded, _ = onnxsim.simplify(
-                model, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
+                source, check_n=0, perform_optimization=False, certify=False, tensor_size_threshold=LARGEST
             )
+        assert isinstance(folded, onnx.ModelProto)
     except Exception:  # native code with its own view of ONNX: whatever it raises, the fallback takes over
-        from onnxscript.optimizer import optimize_ir
+        return _by_onnxscript(source)
+    return folded
 
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)  # the folder names tensors in place
-        fallback = ir.serde.deserialize_model(copy)
-        optimize_ir(fallback, num_iterations=1, onnx_shape_inference=False)
-        return ir.serde.serialize_model(fallback)
-    assert isinstance(folded, onnx.ModelProto)
+
+def _by_onnxscript(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxscript.optimizer import optimize_ir
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # the folder names tensors in place
+    folded = ir.serde.deserialize_model(copy)
+    optimize_ir(folded, num_iterations=1, onnx_shape_inference=False)
+    return ir.serde.serialize_model(folded)
+
+
+def _refilled(folded: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+    """The folded graph with the weights that took no part: those that lie outside."""
+    away = outside.tensors(source)
+    if away:
+        names = {t.name for t in away} - {v.name for v in source.graph.input}
+        kept = [value for value in folded.graph.input if value.name not in names]
+        del folded.graph.input[:]
+        folded.graph.input.extend(kept)
+        folded.graph.initializer.extend(away)
     return folded
 
 
@@ -236,7 +259,7 @@ def _restored(folded: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelPro
         del ours[:]
         ours.extend(theirs)
     inputs, present = {v.name for v in source.graph.input}, {t.name for t in folded.graph.initializer}
-    folded.graph.initializer.extend(t for t in source.graph.initializer if t.name in inputs - present)
+    folded.graph.initializer.extend(t for t in source.graph.initializer if t.name in inputs and t.name not in present)
     folded.producer_name, folded.producer_version = source.producer_name, source.producer_version
     folded.graph.name = source.graph.name
     del folded.metadata_props[:]

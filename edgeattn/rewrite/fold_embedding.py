@@ -21,12 +21,12 @@ Source: linearity of a lookup, E[y]·W = (E·W)[y]; Luong et al. 2015, section 3
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeattn.rewrite import _axes
+from edgeattn.rewrite._leaves import LAYING, Leaf, laid, leaves_of
 from edgeattn.rewrite._product import Product, product
 from edgeattn.rewrite._rule import ALLCLOSE, GraphRule, Match, Miss, View, as_programs, miss
 from edgeattn.rewrite._sample import graph
@@ -41,16 +41,6 @@ if TYPE_CHECKING:
 GROWTH = 4.0  # times the bytes of the embedding and the weights it is multiplied with
 SMALL_BYTES = 1 << 20  # below this no growth matters
 MOST_BYTES = 16 << 20
-LAYING = ("Unsqueeze", "Squeeze", "Transpose", "Identity")
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A part of what is multiplied: a value, the rows of the weights it meets, and how it is laid out before."""
-
-    value: ir.Value
-    rows: slice
-    chain: tuple[ir.Node, ...]  # the first is the nearest to the product
 
 
 class FoldEmbedding(GraphRule):
@@ -67,7 +57,7 @@ class FoldEmbedding(GraphRule):
         found = product(node)
         if found is None or isinstance(found, Miss):
             return found or miss("its weights are not a constant matrix", node, 1)
-        leaves = _leaves(found.source, 0, ()) if found.form == "right" and not found.flat else []
+        leaves = leaves_of(found.source, 0, ()) if found.form == "right" and not found.flat else []
         lookup = next((leaf for leaf in leaves if _table(leaf.value) is not None), None)
         if lookup is None or found.channel != found.perm[-1] or leaves[-1].rows.stop != found.depth:
             reason = "what it multiplies is not, or not only, an embedding joined with others along the last axis"
@@ -97,10 +87,10 @@ class FoldEmbedding(GraphRule):
         stem = f"{gather.inputs[0].name if gather.inputs[0] is not None else 'embedding'}_folded"
         shape = (*(dims(lookup.value) or ())[:-1], found.width)
         total = build.op("Gather", build.const(stem, folded.astype(table.dtype)), gather.inputs[1], shape=shape, axis=0)
-        total = _axes.transpose(build, _laid(build, total, lookup), found.perm)
+        total = _axes.transpose(build, laid(build, total, lookup), found.perm)
         rest = [leaf for leaf in match.parts["leaves"] if leaf is not lookup]
         if rest:
-            values = [_laid(build, leaf.value, leaf) for leaf in rest]
+            values = [laid(build, leaf.value, leaf) for leaf in rest]
             rows = np.concatenate([found.matrix[leaf.rows] for leaf in rest])
             lead = (dims(values[0]) or ())[:-1]
             axis = len(lead)
@@ -189,48 +179,6 @@ def _near(value: ir.Value | None, depth: int = 8) -> bool:
         table = const(node.inputs[0])
         return table is not None and table.dtype.kind == "f"
     return any(_near(v, depth - 1) for v in (node.inputs if node.op_type == "Concat" else node.inputs[:1]))
-
-
-def _leaves(value: ir.Value, row: int, chain: tuple[ir.Node, ...]) -> list[Leaf]:
-    """What is joined along the last axis, seen through operators that leave that axis last; empty where unknown."""
-    node = value.producer()
-    shape = dims(value)
-    if not shape or not isinstance(shape[-1], int):
-        return []
-    if node is not None and node.domain == "" and node.op_type in LAYING and _keeps_last(node):
-        source = node.inputs[0]
-        return _leaves(source, row, (*chain, node)) if source is not None else []
-    if node is None or node.domain != "" or node.op_type != "Concat" or attr(node, "axis") not in (-1, len(shape) - 1):
-        return [Leaf(value, slice(row, row + shape[-1]), chain)]
-    found: list[Leaf] = []
-    for operand in node.inputs:
-        some = _leaves(operand, found[-1].rows.stop if found else row, chain) if operand is not None else []
-        if not some:
-            return []
-        found += some
-    return found
-
-
-def _keeps_last(node: ir.Node) -> bool:
-    before, after = dims(node.inputs[0]), dims(node.outputs[0])
-    if not before or not after:
-        return False
-    _, laid = _axes.peeled(node.outputs[0])
-    direct = _axes.moved(node)
-    return bool(laid) and direct is not None and direct[-1] == len(before) - 1
-
-
-def _laid(build: Build, value: ir.Value, leaf: Leaf) -> ir.Value:
-    """``value`` through a leaf's chain; as it is where the chain only inserts, moves and removes the same axis."""
-    laid: list[int | None] = list(range(len(dims(leaf.value) or ())))
-    for node in reversed(leaf.chain):
-        laid = [None if at is None else laid[at] for at in _axes.moved(node) or ()]
-    if laid == list(range(len(dims(leaf.value) or ()))):
-        return value
-    for node in reversed(leaf.chain):
-        shape = dims(node.outputs[0]) or ()
-        value = build.like(node, value, *node.inputs[1:], shape=(*shape[:-1], (dims(value) or (None,))[-1]))
-    return value
 
 
 def _demand(gather: ir.Node) -> tuple[int, bool]:

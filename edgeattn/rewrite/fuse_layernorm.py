@@ -62,8 +62,8 @@ class FuseLayernorm(GraphRule):
         if not isinstance(found, Norm):
             return found
         if view.opset < SINCE:
-            reason = f"LayerNormalization exists from opset {SINCE} on, this graph has {view.opset}: export it again"
-            return miss(reason, node, 5)
+            reason = f"LayerNormalization exists from opset {SINCE} on, this graph has {view.opset}"
+            return miss(f"{reason}: export it with --opset 18", node, 5)
         if found.x.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
             return miss("LayerNormalization may compute this type in float32", node, 5)
         shape = dims(found.x)
@@ -72,7 +72,12 @@ class FuseLayernorm(GraphRule):
             return miss(f"the normalised sizes {sizes} are not known", node, 5)
         if (outsider := _outside_reader(found.nodes, node)) is not None:
             return miss("it reads a value in between", outsider, 5)
-        found, last = _with_affine(found, node, tuple(d for d in sizes if isinstance(d, int)))
+        normalised = tuple(d for d in sizes if isinstance(d, int))
+        if found.scale is not None:
+            found = replace(found, scale=_fitting(found.scale, found.x, normalised))
+            if found.scale is None:
+                return miss("the scale on its difference is not of the normalised size", node, 5)
+        found, last = _with_affine(found, node, normalised)
         return Match(last, found.nodes, {"norm": found, "sizes": sizes})
 
     def rewrite(self, match: Match, build: Build) -> None:
@@ -92,7 +97,7 @@ class FuseLayernorm(GraphRule):
         build.replace(old, out)
 
     def examples(self) -> list[Program]:
-        """PyTorch's spelling, TensorFlow's, a difference computed twice, two axes, and without scale and bias."""
+        """PyTorch's spelling, TensorFlow's, a difference computed twice, without scale, two axes, the scale first."""
         return as_programs(
             _sample(),
             _sample(square="Mul(c, c)", quotient="r = Reciprocal(s)  n = Mul(c, r)", tail="y = Mul(n, g)"),
@@ -100,6 +105,7 @@ class FuseLayernorm(GraphRule):
             _sample(root="Pow(e, half)", tail="z = Mul(n, one_by_d)  y = Add(z, b)"),
             _sample(root="Pow(e, minus_half)", quotient="n = Mul(s, c)", tail="y = Relu(n)"),
             _sample(axes=(2, 1), tail="y = Mul(n, wide)"),
+            _sample(quotient="gc = Mul(g, c)  n = Div(gc, s)", tail="y = Add(n, b)"),
         )
 
     def near_misses(self) -> list[Program]:
@@ -184,6 +190,7 @@ def _centred(node: ir.Node, centred: ir.Value | None, root: tuple[ir.Node, ...])
     total = made_by(root[-1].inputs[0], "Add")
     mean_square, epsilon = _mean_and_epsilon(total)
     square = made_by(mean_square.inputs[0], "Pow", "Mul") if mean_square is not None else None
+    scaled, scale, centred = _scaled_before(centred)
     first = _difference(centred)
     if total is None or mean_square is None or square is None or first is None:
         return None
@@ -202,8 +209,20 @@ def _centred(node: ir.Node, centred: ir.Value | None, root: tuple[ir.Node, ...])
     (span,), size = spans, rank(x)
     if not span or size is None or span != tuple(range(span[0], size)):
         return miss(f"axes {span} of {size} are not the last ones", mean_square, 4)
-    nodes = (*means, first[0], second[0], square, mean_square, total, *root, node)
-    return Norm(x, span[0], epsilon, tuple(dict.fromkeys(nodes)))
+    nodes = (*means, first[0], second[0], square, mean_square, total, *root, *scaled, node)
+    return Norm(x, span[0], epsilon, tuple(dict.fromkeys(nodes)), scale)
+
+
+def _scaled_before(
+    value: ir.Value | None,
+) -> tuple[tuple[ir.Node, ...], np.ndarray[Any, Any] | None, ir.Value | None]:
+    """A difference that was multiplied by a constant already: the Mul, the constant and the difference."""
+    mul = made_by(value, "Mul")
+    for other, constant in (mul.inputs, mul.inputs[::-1]) if mul is not None else ():
+        array = const(constant)
+        if mul is not None and array is not None and made_by(other, "Sub") is not None:
+            return (mul,), array, other
+    return (), None, value
 
 
 def _mean_and_epsilon(total: ir.Node | None) -> tuple[ir.Node | None, float | None]:
@@ -237,7 +256,7 @@ def _outside_reader(nodes: tuple[ir.Node, ...], last: ir.Node) -> ir.Node | None
 
 def _with_affine(found: Norm, node: ir.Node, sizes: tuple[int, ...]) -> tuple[Norm, ir.Node]:
     """The scale and the bias behind the quotient, where they are constants of the normalised size."""
-    mul, scale = _constant_behind(node, "Mul", sizes)
+    mul, scale = _constant_behind(node, "Mul", sizes) if found.scale is None else (None, None)
     if mul is not None:
         found, node = replace(found, scale=scale, nodes=(*found.nodes, mul)), mul
     add, bias = _constant_behind(node, "Add", sizes)
@@ -254,15 +273,23 @@ def _constant_behind(
     reader = value.consumers()[0] if used_once(value) else None
     if reader is None or reader.op_type != op or reader.domain != "":
         return None, None
-    array = const(next((v for v in reader.inputs if v is not value), None))
-    if array is None or any(d != 1 for d in array.shape[: max(0, array.ndim - len(sizes))]):
-        return None, None
-    if array.ndim > (rank(value) or 0):
-        return None, None
-    flat = array.reshape(array.shape[max(0, array.ndim - len(sizes)) :])
-    if any(have not in (1, want) for have, want in zip(flat.shape[::-1], sizes[::-1], strict=False)):
-        return None, None
-    return reader, np.ascontiguousarray(np.broadcast_to(flat, sizes))
+    fitting = _fitting(const(next((v for v in reader.inputs if v is not value), None)), value, sizes)
+    return (None, None) if fitting is None else (reader, fitting)
+
+
+def _fitting(
+    array: np.ndarray[Any, Any] | None, value: ir.Value, sizes: tuple[int, ...]
+) -> np.ndarray[Any, Any] | None:
+    """A constant in the normalised size, where it neither varies over other axes nor widens ``value``."""
+    if array is None or array.ndim > (rank(value) or 0):
+        return None
+    outer = max(0, array.ndim - len(sizes))
+    inner = array.shape[outer:]
+    if any(d != 1 for d in array.shape[:outer]):
+        return None
+    if any(have not in (1, want) for have, want in zip(inner[::-1], sizes[::-1], strict=False)):
+        return None
+    return np.ascontiguousarray(np.broadcast_to(array.reshape(inner), sizes))
 
 
 RULE = FuseLayernorm()

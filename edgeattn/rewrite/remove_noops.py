@@ -1,17 +1,15 @@
 """remove_noops: operators that hand their input on unchanged go.
 
-What: Cast to the same type, Transpose that keeps the order, Reshape to the shape that is there, Dropout at inference,
-Slice of everything, adding 0, multiplying or dividing by 1, Concat of one value; and of two shape operators in a row
-the first, where the second alone decides the shape: Reshape, Squeeze, Unsqueeze or Flatten before a Reshape, Unsqueeze
-before the Squeeze that takes it back.
+What: Cast to the same type, Transpose that keeps the order, Reshape to the shape that is there, Flatten of a matrix,
+Dropout at inference, Slice of everything, adding 0, multiplying or dividing by 1, Concat of one value.
 
 Why: exporters write them for every view, dropout and type promotion. Each costs a launch, some a copy, and all of them
 stand between the operators that other rules and engines look for.
 
-Before: x → Dropout → Reshape(b, h·d) → Reshape(b, h, d) → Cast(float)        After: x → Reshape(b, h, d)
+Before: x → Dropout → Mul(1) → Cast(float) → Relu        After: x → Relu
 
-Safe when: types and shapes are known to be the same, by number or by symbol; a Reshape that copies dimensions of what
-lies before it (a 0 in its target) keeps it; a result of the graph keeps its last node. Bit-exact.
+Safe when: types and shapes are known to be the same, by number or by symbol; a result of the graph keeps its last
+node. Bit-exact.
 Source: ONNX operator definitions.
 """
 
@@ -21,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn.rewrite._rule import BIT_EXACT, GraphRule, Match, Miss, View, as_programs, miss
 from edgeattn.rewrite._sample import f32, graph, i64
-from edgeattn.rewrite._view import attr, axes, const, dims, made_by, rank
+from edgeattn.rewrite._view import attr, const, dims, rank
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from edgeattn.rewrite._build import Build
 
 NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
-SHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 class RemoveNoops(GraphRule):
@@ -38,27 +35,20 @@ class RemoveNoops(GraphRule):
 
     name = "remove_noops"
     exactness = BIT_EXACT
-    anchors = ("Cast", "Transpose", "Reshape", "Dropout", "Slice", "Concat", "Squeeze", *NEUTRAL)
+    anchors = ("Cast", "Transpose", "Reshape", "Flatten", "Dropout", "Slice", "Concat", *NEUTRAL)
 
     def match(self, node: ir.Node, view: View) -> Match | Miss | None:
-        """Anchored at the operator itself, or at the second of two."""
-        found = _LOOK[node.op_type](node, view)
-        if not isinstance(found, tuple):
+        """Anchored at the operator itself."""
+        found = _LOOK[node.op_type](node)
+        if found is None or isinstance(found, Miss):
             return found
-        kept, nodes = found
-        if kept is None:  # the second operator stays and reads what the first one read
-            return Match(node, nodes, {"operand": nodes[0].inputs[0]})
         if node.outputs[0].is_graph_output():
             return miss("it gives a result of the graph its name", node, 2)
-        return Match(node, nodes, {"same": kept})
+        return Match(node, (node,), {"same": found})
 
     def rewrite(self, match: Match, build: Build) -> None:
-        """Readers take the value before; or the second shape operator reads further up."""
-        node, old = match.anchor, match.anchor.outputs[0]
-        if "same" in match.parts:
-            build.replace(old, match.parts["same"])
-        else:
-            build.replace(old, build.like(node, match.parts["operand"], *node.inputs[1:], shape=dims(old)))
+        """Readers take the value before."""
+        build.replace(match.anchor.outputs[0], match.parts["same"])
 
     def examples(self) -> list[Program]:
         """One of each kind."""
@@ -71,66 +61,49 @@ class RemoveNoops(GraphRule):
             graph(f"{head} {{ a = Add(zero, x)  b = Div(a, one)  y = Relu(b) }}", zero=f32(0.0), one=f32(1.0)),
             graph(f"{head} {{ a = Concat <axis = 0> (x)  y = Relu(a) }}"),
             graph("(float[2,4] x) => (float[2,4] y) { a = Reshape(x, t)  y = Relu(a) }", t=i64(-1, 4)),
-            graph(
-                "(float[batch,8] x) => (float[batch,2,4] y) { a = Reshape(x, s)  y = Reshape(a, t) }",
-                s=i64(-1, 4, 2),
-                t=i64(-1, 2, 4),
-            ),
-            graph(f"{head} {{ a = Unsqueeze(x, i)  b = Squeeze(a, j)  y = Relu(b) }}", i=i64(1), j=i64(-2)),
+            graph(f"{head} {{ a = Flatten(x)  y = Relu(a) }}"),
         )
 
     def near_misses(self) -> list[Program]:
-        """A real cast, a real slice, a widening zero, a copied dimension, another axis, the graph's result."""
+        """A real cast, a real slice, a widening zero, the graph's result."""
         return as_programs(
             graph("(float[batch,4] x) => (double[batch,4] y) { y = Cast <to = 11> (x) }"),
             graph("(float[batch,4] x) => (float[batch,3] y) { y = Slice(x, s, e, a) }", s=i64(0), e=i64(3), a=i64(1)),
             graph("(float[4] x) => (float[1,4] y) { a = Add(x, z)  y = Relu(a) }", z=f32(0.0).reshape(1, 1)),
-            graph(
-                "(float[batch,8] x) => (float[batch,4,2] y) { a = Reshape(x, s)  y = Reshape(a, t) }",
-                s=i64(-1, 4, 2),
-                t=i64(-1, 0, 2),
-            ),
-            graph(
-                "(float[1,4] x) => (float[1,4] y) { a = Unsqueeze(x, i)  b = Squeeze(a, j)  y = Relu(b) }",
-                i=i64(0),
-                j=i64(1),
-            ),
             graph("(float[batch,4] x) => (float[batch,4] y) { y = Cast <to = 1> (x) }"),
         )
 
 
-Found = tuple["ir.Value | None", tuple["ir.Node", ...]]
-
-
-def _cast(node: ir.Node, view: View) -> Found | Miss | None:
+def _cast(node: ir.Node) -> ir.Value | Miss | None:
     value = node.inputs[0]
     if value is None or value.dtype is None:
         return miss("the type it casts is not known", node, 0)
     if int(value.dtype) != attr(node, "to"):
         return miss(f"it turns {value.dtype.name} into another type", node, 0)
-    return value, (node,)
+    return value
 
 
-def _transpose(node: ir.Node, view: View) -> Found | Miss | None:
+def _transpose(node: ir.Node) -> ir.Value | Miss | None:
     perm = attr(node, "perm")
     if perm is None or list(perm) != sorted(perm):
         return miss("it changes the order of the axes", node, 0)
-    return node.inputs[0], (node,)
+    return node.inputs[0]
 
 
-def _reshape(node: ir.Node, view: View) -> Found | Miss | None:
+def _reshape(node: ir.Node) -> ir.Value | Miss | None:
     before, after = dims(node.inputs[0]), dims(node.outputs[0])
     target = const(node.inputs[1])
     if before is not None and before == after and all(isinstance(d, int) for d in before):
-        return node.inputs[0], (node,)
+        return node.inputs[0]
     if before is not None and target is not None and _keeps([int(t) for t in target.reshape(-1)], before, node):
-        return node.inputs[0], (node,)
-    first = made_by(node.inputs[0], *SHAPING)
-    if first is None:
-        return None
-    if not attr(node, "allowzero", 0) and (target is None or (target == 0).any()):
-        return miss("its target may copy a dimension of what lies before it", node, 1)
-    return None, (first, node)
+        return node.inputs[0]
+    return None
+
+
+def _flatten(node: ir.Node) -> ir.Value | Miss | None:
+    if rank(node.inputs[0]) != 2 or attr(node, "axis", 1) not in (1, -1):
+        return miss("its input is no matrix already", node, 0)
+    return node.inputs[0]
 
 
 def _keeps(target: list[int], before: tuple[int | str | None, ...], node: ir.Node) -> bool:
@@ -142,26 +115,16 @@ def _keeps(target: list[int], before: tuple[int | str | None, ...], node: ir.Nod
     return all(s or t == -1 for s, t in zip(same, target, strict=True)) and same.count(False) <= 1
 
 
-def _squeeze(node: ir.Node, view: View) -> Found | Miss | None:
-    first = made_by(node.inputs[0], "Unsqueeze")
-    if first is None:
-        return None
-    ours, theirs = axes(node), axes(first)
-    if ours is None or ours != theirs:
-        return miss(f"it takes axes {ours} away where {theirs} were added", node, 1)
-    return first.inputs[0], (first, node)
-
-
-def _dropout(node: ir.Node, view: View) -> Found | Miss | None:
+def _dropout(node: ir.Node) -> ir.Value | Miss | None:
     if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
         return miss("its mask is read", node, 1)
     training = node.inputs[2] if len(node.inputs) > 2 else None
     if training is not None and (const(training) is None or bool(const(training).any())):  # type: ignore[union-attr]
         return miss("it may run in training mode", node, 1)
-    return node.inputs[0], (node,)
+    return node.inputs[0]
 
 
-def _slice(node: ir.Node, view: View) -> Found | Miss | None:
+def _slice(node: ir.Node) -> ir.Value | Miss | None:
     given = [const(v) for v in node.inputs[1:]]
     if len(given) < 2 or any(g is None for g, v in zip(given, node.inputs[1:], strict=True) if v is not None):
         return miss("where it begins and ends is not constant", node, 0)
@@ -177,14 +140,14 @@ def _slice(node: ir.Node, view: View) -> Found | Miss | None:
             return miss(f"it takes {start} to {end} of axis {axis}", node, 0)
     if steps is not None and (steps != 1).any():
         return miss("its steps are not 1", node, 0)
-    return node.inputs[0], (node,)
+    return node.inputs[0]
 
 
-def _concat(node: ir.Node, view: View) -> Found | Miss | None:
-    return (node.inputs[0], (node,)) if len(node.inputs) == 1 else None
+def _concat(node: ir.Node) -> ir.Value | Miss | None:
+    return node.inputs[0] if len(node.inputs) == 1 else None
 
 
-def _arithmetic(node: ir.Node, view: View) -> Found | Miss | None:
+def _arithmetic(node: ir.Node) -> ir.Value | Miss | None:
     left, right = node.inputs
     orders = [(left, right)] if node.op_type in ("Sub", "Div") else [(left, right), (right, left)]
     for value, neutral in orders:
@@ -193,7 +156,7 @@ def _arithmetic(node: ir.Node, view: View) -> Found | Miss | None:
             continue
         if array.ndim and (size is None or array.ndim > size):
             return miss(f"its constant of {array.ndim} dimensions may widen the other operand", node, 1)
-        return value, (node,)
+        return value
     return None
 
 
@@ -201,7 +164,7 @@ _LOOK = {
     "Cast": _cast,
     "Transpose": _transpose,
     "Reshape": _reshape,
-    "Squeeze": _squeeze,
+    "Flatten": _flatten,
     "Dropout": _dropout,
     "Slice": _slice,
     "Concat": _concat,

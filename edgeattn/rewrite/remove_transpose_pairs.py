@@ -11,8 +11,8 @@ Before: x → Transpose(0,2,1) → Add(b) → Relu → Transpose(0,2,1) → y
 After:  x → Add(bᵀ) → Relu → y
 
 Safe when: everything the second Transpose reads comes from Transposes that it takes back, or from constants, and
-nothing reads the values in between. No Transpose is ever added or moved onto another tensor, so there is always one less.
-Bit-exact (a Reduce adds in the engine's order).
+nothing reads the values in between. No Transpose is ever added or moved onto another tensor, so there is always one
+less. Bit-exact (a Reduce adds in the engine's order).
 Source: permutations compose; elementwise operators do not see the order of axes.
 """
 
@@ -131,8 +131,6 @@ class RemoveTransposePairs(GraphRule):
             return None
         both = _compose(first, perm)
         gone = _is_identity(both)
-        if gone and node.outputs[0].is_graph_output():
-            return miss("it takes the one before back, but gives a result of the graph its name", node, 3)
         if not gone and not used_once(upper.outputs[0]):
             return miss("the value between the two Transposes is read elsewhere too", upper, 3)
         return Match(node, (upper, node), {"perm": both})

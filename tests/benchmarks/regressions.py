@@ -4,6 +4,7 @@
     python -m tests.benchmarks.regressions               our rules only
     python -m tests.benchmarks.regressions --peers       onnxsim, onnxslim and onnxscript too
     python -m tests.benchmarks.regressions --every 10    a tenth of the cases
+    python -m tests.benchmarks.regressions --quick       all cases, but only those that a rule changes are run
 
 A *regression* is a case that the engine passes with the graph as it is, and does not pass with the rewritten graph:
 other numbers than the suite's, a refusal, or a crash, three times out of three. Everything native runs in child
@@ -18,7 +19,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ class Tally:
     regressions: dict[str, str] = field(default_factory=dict)
 
 
-def run_case(case: SuiteCase, names: Iterable[str], known: survivors.Steps, report: survivors.Report) -> None:
+def run_case(
+    case: SuiteCase, names: Iterable[str], quick: bool, known: survivors.Steps, report: survivors.Report
+) -> None:
     """All steps of one case: the engines before, each tool, the engines after."""
 
     def step(name: str, do: Any) -> Any:
@@ -59,19 +62,23 @@ def run_case(case: SuiteCase, names: Iterable[str], known: survivors.Steps, repo
             report(name, known[name])
         return known[name]
 
+    made: dict[str, Any] = {}
+    if quick:
+        outcome = step("edgeattn", lambda: _rewritten(case, "edgeattn", "", made))
+        if not outcome["failed"] and not outcome["changed"]:
+            return
     before = {engine: step(f"before {engine}", lambda e=engine: _passes(case, e, case.model)) for engine in ENGINES}
     judge = next((engine for engine in ENGINES if before[engine] == PASS), None)
     if judge is None:
         return
     for name in names:
-        made: list[Any] = []
-        outcome = step(name, lambda n=name, m=made: _rewritten(case, n, judge, m))
+        outcome = step(name, lambda n=name: _rewritten(case, n, judge, made))
         if outcome["failed"]:
             continue
-        if not made:  # the child that made it is gone
+        if name not in made:  # the child that made it is gone
             _rewritten(case, name, judge, made)
         for engine in ENGINES:
-            step(f"{name} {engine}", lambda e=engine, m=made: _after(case, e, m[0], before[e]))
+            step(f"{name} {engine}", lambda e=engine, n=name: _after(case, e, made[n], before[e]))
 
 
 def _after(case: SuiteCase, engine: str, model: Any, before: str) -> str:
@@ -103,7 +110,7 @@ def _passes(case: SuiteCase, engine: str, model: Any) -> str:
     return PASS
 
 
-def _rewritten(case: SuiteCase, tool: str, judge: str, made: list[Any]) -> dict[str, Any]:
+def _rewritten(case: SuiteCase, tool: str, judge: str, made: dict[str, Any]) -> dict[str, Any]:
     """What a tool did, JSON-able; its model is put into ``made``."""
     try:
         with warnings.catch_warnings():
@@ -111,7 +118,7 @@ def _rewritten(case: SuiteCase, tool: str, judge: str, made: list[Any]) -> dict[
             done = TOOLS[tool](case.model, case.data_sets[0][0], judge)
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"}
-    made.append(done.model)
+    made[tool] = done.model
     changed = _nodes(done.model) != _nodes(case.model)
     return {"failed": "", "changed": changed, "fired": dict(done.fired), "undone": dict(done.undone)}
 
@@ -120,14 +127,18 @@ def _nodes(model: Any) -> list[tuple[str, tuple[str, ...]]]:
     return [(n.op_type, tuple(n.input)) for n in model.graph.node]
 
 
-def run(cases: list[SuiteCase], names: list[str], jobs: int) -> dict[int, survivors.Steps]:
-    """Case number -> what became of every step."""
+def run(
+    cases: list[SuiteCase], names: list[str], jobs: int, quick: bool, earlier: Mapping[str, survivors.Steps]
+) -> dict[int, survivors.Steps]:
+    """Case number -> what became of every step; of ``earlier`` results all count but our own."""
     found: dict[int, survivors.Steps] = {}
 
     def job(number: int, known: survivors.Steps, report: survivors.Report) -> None:
-        run_case(cases[number], names, known, report)
+        run_case(cases[number], names, quick, known, report)
 
-    for number, steps in survivors.each(job, len(cases), jobs, lambda how: how):
+    kept = [earlier.get(f"{case.suite}/{case.name}", {}) for case in cases]
+    known = [{step: result for step, result in steps.items() if not step.startswith("edgeattn")} for steps in kept]
+    for number, steps in survivors.each(job, known, jobs, lambda how: how):
         found[number] = {k: {"failed": v} if k in TOOLS and isinstance(v, str) else v for k, v in steps.items()}
         if sys.stderr.isatty():
             sys.stderr.write(f"\r{len(found)} of {len(cases)} cases")
@@ -160,7 +171,9 @@ def _count(row: Tally, case: SuiteCase, steps: survivors.Steps, outcome: Any, pa
         if passed and outcome["failed"].startswith(("crashed", "hung")):
             row.regressions[case.name] = f"{row.tool} {outcome['failed']}"
         return
-    after = steps[f"{row.tool} {row.engine}"]
+    after = steps.get(f"{row.tool} {row.engine}")
+    if after is None:  # no engine passes the case, or nothing changed and it was not run again
+        return
     row.after += after == PASS
     row.unsteady += after.startswith(UNSTEADY)
     row.changed += outcome["changed"]
@@ -184,7 +197,9 @@ def main() -> int:
     parser.add_argument("--peers", action="store_true", help="measure onnxsim, onnxslim and onnxscript too")
     parser.add_argument("--suite", choices=suites.SUITES, action="append", help="this suite only (repeatable)")
     parser.add_argument("--every", type=int, default=1, help="take each n-th case")
+    parser.add_argument("--quick", action="store_true", help="run only what our rules change; for the tests")
     parser.add_argument("--jobs", type=int, default=2, help="child processes at a time, a thread each")
+    parser.add_argument("--earlier", type=Path, help="take from a --json file all that does not depend on our rules")
     parser.add_argument("--out", type=Path, help="write the table as Markdown")
     parser.add_argument("--json", type=Path, help="write every step of every case")
     asked = parser.parse_args()
@@ -193,7 +208,8 @@ def main() -> int:
     started = time.perf_counter()
     names = [t for t in TOOLS if t == "edgeattn" or (asked.peers and tools.version(t))]
     cases = suites.load(tuple(asked.suite or suites.SUITES))[:: asked.every]
-    found = run(cases, names, asked.jobs)
+    earlier = json.loads(asked.earlier.read_text()) if asked.earlier else {}
+    found = run(cases, names, asked.jobs, asked.quick, earlier)
     rows = tallies(cases, found, names)
     seconds = time.perf_counter() - started
     if asked.json:

@@ -205,6 +205,11 @@ def rows(families: list[str], sizes: list[int]) -> Iterator[dict[str, object]]:
             yield json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """Print the table nodes x seconds x peak memory."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -213,14 +218,13 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES))
     given = parser.parse_args()
     if given.row:
-        print(json.dumps(measure(given.row[0], int(given.row[1]))))
+        sys.stdout.write(json.dumps(measure(given.row[0], int(given.row[1]))))
         return
-    print(f"{'family':<12} {'nodes':>7} {'after':>7} {'seconds':>8} {'peak MB':>8} {'model MB':>9}  rules that fired")
+    say(f"{'family':<12} {'nodes':>7} {'after':>7} {'seconds':>8} {'peak MB':>8} {'model MB':>9}  rules that fired")
     for row in rows(given.families, given.sizes):
-        print(
+        say(
             f"{row['family']:<12} {row['nodes']:>7} {row['after']:>7} {row['seconds']:>8} {row['peak_mb']:>8} "
             f"{row['model_mb']:>9}  {', '.join(row['rules'])}",  # type: ignore[arg-type]
-            flush=True,
         )
 
 

@@ -31,17 +31,16 @@ class _Child:
     since: float = field(default_factory=time.monotonic)
 
 
-def each(job: Job, count: int, children: int, crashed: Callable[[str], Any]) -> Iterator[tuple[int, Steps]]:
-    """The steps of jobs 0 to ``count`` - 1 in the order in which they end.
+def each(job: Job, known: list[Steps], children: int, crashed: Callable[[str], Any]) -> Iterator[tuple[int, Steps]]:
+    """The steps of every job in the order in which they end.
 
     Args:
-        job: runs in a child. count: how many jobs.
+        job: runs in a child. known: job -> the steps that need not be done; it is filled in.
         children: processes at a time.
         crashed: makes the result of a step from how it ended.
     """
     context = mp.get_context("fork")
-    known: list[Steps] = [{} for _ in range(count)]
-    waiting = list(range(count))[::-1]
+    waiting = list(range(len(known)))[::-1]
     running: list[_Child] = []
 
     def start() -> None:

@@ -97,6 +97,62 @@ def test_an_identity_in_a_branch_stays():
         np.testing.assert_array_equal(out, sign * x)
 
 
+def test_a_default_that_a_caller_may_replace_stays_an_input_with_a_default():
+    built = graph(
+        """(float[batch,4] x, float[4,4] w) => (float[batch,4] y) {
+            i = Identity(w)
+            t = Transpose(i)
+            y = MatMul(x, t) }"""
+    )
+    built.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
+    result = RULE.apply(Program({"main": built})).program
+    feeds = {"x": np.ones((1, 4), np.float32), "w": np.full((4, 4), 2, np.float32)}
+    (session,) = open_plain(result).values()
+    assert session.run(feeds)["y"].tolist() == [[8.0] * 4]
+    assert [t.name for t in result.graphs["main"].graph.initializer] == ["w"]
+
+
+def test_a_constant_that_the_caller_may_override_is_not_folded():
+    model = graph(
+        """(float[batch,4] x, float[4] w) => (float[batch,4] y) {
+            r = Sqrt(w)
+            s = Sqrt(two)
+            z = Mul(x, r)
+            y = Mul(z, s) }""",
+        w=np.full(4, 4.0, np.float32),
+        two=f32(2.0),
+    )
+    model.ir_version = 3
+    model.graph.input.append(onnx.helper.make_tensor_value_info("two", onnx.TensorProto.FLOAT, []))
+    fixed = graph("(float[batch,4] x) => (float[batch,4] y) { s = Sqrt(c)  y = Mul(x, s) }", c=f32(2.0))
+    fixed.graph.input.append(onnx.helper.make_tensor_value_info("d", onnx.TensorProto.FLOAT, []))
+    fixed.graph.initializer.append(onnx.numpy_helper.from_array(f32(3.0), "d"))
+    assert registry.get("rewrite", "fold_constants").apply(Program({"main": model})).count == 0
+    result = registry.get("rewrite", "fold_constants").apply(Program({"main": fixed}))
+    assert result.count == 1
+    assert [t.name for t in result.program.graphs["main"].graph.initializer if t.name == "d"] == ["d"]
+    assert _check.not_as_before(Program({"main": fixed}), result.program) == ""
+
+
+def test_a_choice_that_is_made_already_leaves_the_branch_it_takes():
+    model = graph(
+        """(float[2,3] x) => (float[p,q] y) {
+            s = Shape <start = 0, end = 1> (x)
+            n = Squeeze(s)
+            yes = Equal(n, two)
+            y = If (yes) <
+                then_branch = then () => (float[2,3] a) { a = Relu(x) },
+                else_branch = other () => (float[3,2] b) { b = Transpose(x) }
+            > }""",
+        two=np.array(2, np.int64),
+    )
+    source = draw_cases(Program({"main": model}))
+    result = registry.get("rewrite", "fold_constants").apply(source)
+    assert [node.op_type for node in result.program.graphs["main"].graph.node] == ["Relu"]
+    (before,), (after,) = (_check.outputs_of(p, open_plain)[:1] for p in (source, result.program))
+    np.testing.assert_array_equal(before["y"], after["y"])
+
+
 def folded_alone(built):
     return RULE.apply(Program({"main": built}))
 
