@@ -61,9 +61,9 @@ class Walk:
                 return
 
     def _settled(self, rule: Rule) -> bool:
-        """Whether a rule was undone or left alone."""
+        """Whether a rule was undone or left alone, or turns one form into another, which is done once."""
         record = self._by_rule[rule.name]
-        return "undone" in record or (not record["count"] and "note" in record)
+        return rule.reshapes or "undone" in record or (not record["count"] and "note" in record)
 
     def step(self, rule: Rule) -> None:
         """Apply one rule; its result becomes the program, or a reason in the records."""
@@ -177,6 +177,7 @@ class Walk:
         pairs = zip(self.program.reference.cases, self._source_outputs(), strict=True)
         cases = tuple(replace(c, outputs=answer, golden={}, rounded={}) for c, answer in pairs)
         self.program = replace(self.program, reference=Reference("source graph", cases))
+        self._source, self._spreads = self.program, {}  # from now on rules are judged on these cases
 
     def _has_oracle(self) -> bool:
         reference = self.program.reference
