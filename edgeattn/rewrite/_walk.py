@@ -62,9 +62,9 @@ class Walk:
                 return
 
     def _settled(self, rule: Rule) -> bool:
-        """Whether a rule was undone or left alone."""
+        """Whether a rule was undone or left alone, or turns one form into another, which is done once."""
         record = self._by_rule[rule.name]
-        return "undone" in record or (not record["count"] and "note" in record)
+        return rule.reshapes or "undone" in record or (not record["count"] and "note" in record)
 
     def step(self, rule: Rule) -> None:
         """Apply one rule; its result becomes the program, or a reason in the records."""
@@ -82,7 +82,9 @@ class Walk:
             self._undo(rule, 0, before, 0.0, f"raised {type(error).__name__}: {error}")
             return
         if outcome.count == 0:
-            self._record(rule, 0, before, before, 0.0)
+            asked = rule.reshapes and rule.name in self._asked
+            why = {"note": f"does not fit: {outcome.misses[0].reason}"} if asked and outcome.misses else {}
+            self._record(rule, 0, before, before, 0.0, **why)
         elif rule.restores and not self._has_oracle():
             note = "found, but left alone: there are no PyTorch outputs to judge a restored graph by"
             self._record(rule, 0, before, before, 0.0, note=note)
@@ -195,6 +197,7 @@ class Walk:
         pairs = zip(self.program.reference.cases, self._source_outputs(), strict=True)
         cases = tuple(replace(c, outputs=answer, golden={}, rounded={}) for c, answer in pairs)
         self.program = replace(self.program, reference=Reference("source graph", cases))
+        self._source, self._spreads = self.program, {}  # from now on rules are judged on these cases
 
     def _has_oracle(self) -> bool:
         reference = self.program.reference
