@@ -175,9 +175,8 @@ def measure(family: str, nodes: int) -> dict[str, Any]:
     from edgeattn import backends, rewrite, storage
     from edgeattn.program import Program
 
-    registry_of_rules = [rewrite._named(name) for name in rewrite.ORDER]
-    assert registry_of_rules
-    backends.oracle(Program({"main": FAMILIES["plain"](8)}))
+    warm = storage.with_reference(Program({"main": gates(8)}), backends.oracle)
+    rewrite.rewrite(warm, backends.oracle)  # imports engines, rules and the folders they use
     before = _peak_mb()
     model = FAMILIES[family](nodes)
     program = storage.with_reference(Program({"main": model}), backends.oracle)
