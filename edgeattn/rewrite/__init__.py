@@ -55,6 +55,7 @@ ORDER: tuple[str, ...] = (
     "split_packed_projection",  # so that queries have a projection of their own
     "fuse_layernorm",
     "fuse_gelu",
+    "canonicalise_gelu",  # where there is no operator for it yet
     "clamp_mask",
     "remove_softmax_before_argmax",
     "split_log_softmax",  # measured
