@@ -59,10 +59,15 @@ def undone(program):
     return [r for r in program.history[-1].notes["rules"] if "undone" in r]
 
 
+BY_WEIGHTS = ("se", "cam", "cbam")
+"""Kinds whose width their weights tell; of the others it is known only where a shape can be inferred."""
+
+
 def seen(program):
     """What the recogniser says, without the names of values."""
     told = recognise(program.graphs["main"])
-    return sorted((a.kind, a.pools, a.channels or 0, a.reduction or 0, a.kernel, a.order) for a in told)
+    widths = [a.channels or 0 if a.kind in BY_WEIGHTS else 0 for a in told]
+    return sorted((a.kind, a.pools, w, a.reduction or 0, a.kernel, a.order) for a, w in zip(told, widths, strict=True))
 
 
 def same_numbers(source, result):
