@@ -160,6 +160,8 @@ def samples(setting: Setting) -> Iterator[tuple[dict[str, Any], int]]:
                     known.setdefault(d, sizes[min(len(known), len(sizes) - 1)])
                 shape.append(d if isinstance(d, int) else known[d])
             kind = setting.types[name].tensor_type.elem_type
+            if not kind or setting.dims(name) is None:
+                raise NoFit(f"input '{name}' is no tensor of known rank", name, 1)
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
             feeds[name] = rng.integers(0, 2, shape).astype(dtype)
         first = feeds[setting.inputs[0]] if setting.inputs else np.zeros(())

@@ -129,8 +129,9 @@ class Setting:
         self.maker = {name: node for node in self.body.node for name in node.output if name}
         self.outer_maker = {name: node for node in self.graph.node for name in node.output if name}
         self.inputs = [v.name for v in self.graph.input if v.name not in {t.name for t in self.graph.initializer}]
-        bare = _ranges.infer(_apply.skeleton(model), strict=False)
-        self.types = _types(bare.graph)
+        bare = _apply.skeleton(model)
+        del bare.graph.value_info[:]  # exporters note the sizes they traced with there
+        self.types = _types(_ranges.infer(bare, strict=False).graph)
         self.types |= _types(self._body_alone())
         self.choice = self._choice()
 

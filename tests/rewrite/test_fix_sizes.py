@@ -200,3 +200,11 @@ def test_a_gpt_at_a_fixed_batch_still_decodes_and_its_cache_still_grows():
     ours = decode.run(backends.oracle(result), result.wiring, feeds)["tokens"]
     theirs = decode.run(backends.oracle(exported), exported.wiring, feeds)["tokens"]
     np.testing.assert_array_equal(ours, theirs)
+
+
+def test_rules_after_it_are_judged_on_its_cases():
+    # Products of large terms that cancel: how far the source is from itself is asked of the case at hand.
+    source = image_gate()
+    result = fixed(source, {"batch": 3, "height": 8, "width": 8})
+    assert len(result.reference.cases) > len(source.reference.cases)
+    assert [r for r in result.history[-1].notes["rules"] if "undone" in r] == []

@@ -169,7 +169,9 @@ def test_a_known_branch_is_taken_and_what_it_makes_known_is_folded():
             d = Gather(s, two)
             is_one = Equal(d, one)
             z = If(is_one) <
-                then_branch = yes () => (float[batch,4] a) { last = Constant <value_ints = [2]> ()  a = Squeeze(x, last) },
+                then_branch = yes () => (float[batch,4] a) {
+                    last = Constant <value_ints = [2]> ()
+                    a = Squeeze(x, last) },
                 else_branch = no () => (float[batch,4,1] b) { b = Identity(x) }
             >
             r = Shape(z)

@@ -152,3 +152,13 @@ def test_a_program_whose_input_is_called_tokens_is_left_alone():
     (miss,) = RULE.apply(program).misses
     assert miss.reason == "a program input is called 'tokens', as the decoded tokens are"
     assert isinstance(program.graphs["encoder"], onnx.ModelProto)
+
+
+def test_asked_for_with_the_rule_that_undoes_it_each_is_done_once():
+    source = draw_cases(_loop_samples.stacked())
+    result = stage.rewrite(source, open_plain, also=["split_loop", "merge_loop"])
+    counts = {r["rule"]: r["count"] for r in result.history[-1].notes["rules"]}
+    assert (counts["split_loop"], counts["hoist_keys"], counts["merge_loop"]) == (1, 1, 1)
+    x = np.random.default_rng(2).standard_normal((3, 4, 4)).astype(np.float32)
+    whole = open_plain(source)["main"].run({"x": x})["tokens"]
+    np.testing.assert_array_equal(open_plain(result)["main"].run({"x": x})["tokens"], whole.T)

@@ -139,7 +139,7 @@ def test_what_is_seen_otherwise_from_outside_is_said():
 
 
 def test_without_being_asked_for_it_says_that_it_would_fit():
-    source, result = rewritten(_loop_samples.stacked(), also=[])
+    _, result = rewritten(_loop_samples.stacked(), also=[])
     assert result.wiring is None
     assert record(result)["note"].endswith("ask for it with --also split_loop")
 
