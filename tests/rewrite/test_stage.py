@@ -301,7 +301,7 @@ def test_old_files_leave_in_a_version_that_may_hold_constants():
 def test_rules_know_shapes_and_types_inside_branches():
     model = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 18]>
-        g (float[batch,6,h,w] x, bool c) => (float[batch,1,h,w] y) <int64[1] axes = {1}> {
+        g (float[batch,6,h,w] x, bool[1] c) => (float[batch,1,h,w] y) <int64[1] axes = {1}> {
             y = If (c) <
                 then_branch = t () => (float[batch,1,h,w] a) {
                     r = ReduceMax <keepdims = 0> (x, axes)
