@@ -74,7 +74,7 @@ def recognise(
 
 @app.command(name="why-not")
 def why_not(
-    rule: Annotated[str, typer.Argument(metavar="[RULE]", help="A rewrite rule; without one, a line for each.")],
+    rule: Annotated[str, typer.Argument(metavar="RULE|IN", help="A rewrite rule; or the file alone: a line a rule.")],
     file: Annotated[Path | None, typer.Argument(metavar="IN", help="An .onnx, or a program directory.")] = None,
     every: Annotated[bool, typer.Option("--all", help="A line for each rule.")] = False,
     timeout: Patience = A_LOOK_S,
