@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-paper lint type bench benefits rules regressions weights facts zoo clean
+.PHONY: help demo test test-fast test-paper lint type bench growth heavy benefits rules regressions weights facts zoo clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,12 @@ type: $(VENV)/.ready ## Types: mypy --strict
 bench: $(VENV)/.ready ## Time our engines beside what you would use instead, interleaved in one process
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m tests.benchmarks.bench
+
+growth: $(VENV)/.ready ## Time and memory of the rewrite stage on graphs of 1,000 to 50,000 nodes (ten minutes)
+	$(BIN)/python -m tests.benchmarks.rewrite_growth
+
+heavy: $(VENV)/.ready ## Time and memory of every command on a model of 2.4 GiB with external data (5 GB of disk)
+	$(BIN)/python -m tests.benchmarks.heavy
 
 weights: $(VENV)/.ready ## Train the shipped weights again
 	$(BIN)/python -m edgeattn.training --jobs 2

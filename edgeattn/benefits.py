@@ -35,12 +35,20 @@ STEPS = 8
 """Steps of a decoder's sequence."""
 
 
-def measure(rule: Rule, engines: dict[str, Backend], threads: int, stored: Entry | None, fresh: bool) -> Entry:
+def measure(
+    rule: Rule,
+    engines: dict[str, Backend],
+    stored: Entry | None = None,
+    *,
+    threads: int = 1,
+    seconds: float = SECONDS,
+    fresh: bool = False,
+) -> Entry:
     """What is known of a rule after measuring what is missing.
 
     Args:
-        rule: any. engines: those to measure on. threads: for each of them.
-        stored: the entry so far. fresh: measure also what is there.
+        rule: any. engines: those to measure on. stored: the entry so far.
+        threads: for each engine. seconds: for each measurement. fresh: measure also what is there.
     """
     workload = rule.workload()
     asked = replace(workload, reference=Reference("workload", (sample(workload),)))
@@ -51,13 +59,13 @@ def measure(rule: Rule, engines: dict[str, Backend], threads: int, stored: Entry
     for name, backend in engines.items():
         old = kept.get(name)
         if fresh or old is None or old.verdict != "pass" or old.version != backend.probe().version:
-            kept[name] = _timed(name, backend, before, after, threads)
+            kept[name] = _timed(name, backend, before, after, threads, seconds)
     nodes = (_check.node_count(before), _check.node_count(after))
     realistic = type(rule).workload is not Rule.workload
     return Entry(graphs_digest, outcome.count, nodes, realistic, dict(sorted(kept.items())))
 
 
-def _timed(name: str, backend: Backend, before: Program, after: Program, threads: int) -> Benefit:
+def _timed(name: str, backend: Backend, before: Program, after: Program, threads: int, seconds: float) -> Benefit:
     options = Options("cpu", "fp32", threads)
     here = environment.describe(threads)
     unknown = Benefit(
@@ -69,7 +77,7 @@ def _timed(name: str, backend: Backend, before: Program, after: Program, threads
         old(), new()
     except EdgeattnError as error:
         return replace(unknown, why=str(error))
-    report, _ = latency.measure(old, new, pairs=PAIRS, threads=threads, max_seconds=SECONDS)
+    report, _ = latency.measure(old, new, pairs=PAIRS, threads=threads, max_seconds=seconds)
     return replace(
         unknown,
         speedup=_rounded(report.speedup.median),
@@ -122,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rules", nargs="*", metavar="RULE", help="these only; by default all")
     parser.add_argument("--threads", type=int, default=1, help="of each engine (default 1)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"for each of them (default {SECONDS:g})")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     asked = parser.parse_args()
     engines = {name: registry.get("backends", name) for name in registry.names("backends")}
@@ -130,7 +139,14 @@ def main() -> None:
     for name in ORDER:
         if asked.rules and name not in asked.rules:
             continue
-        entries[name] = measure(registry.get("rewrite", name), engines, asked.threads, entries.get(name), asked.fresh)
+        entries[name] = measure(
+            registry.get("rewrite", name),
+            engines,
+            entries.get(name),
+            threads=asked.threads,
+            seconds=asked.seconds,
+            fresh=asked.fresh,
+        )
         save(entries)
         told = ", ".join(f"{engine} {benefit}" for engine, benefit in entries[name].engines.items())
         sys.stderr.write(f"{name}: {told}\n")

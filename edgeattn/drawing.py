@@ -12,11 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgeattn import cases
 from edgeattn.arrays import check_feeds, read_arrays
 from edgeattn.errors import BadInput, EdgeattnError, UsageError, did_you_mean
 from edgeattn.program import Case, TensorSpec
+
+if TYPE_CHECKING:
+    from edgeattn.program import Arrays
 
 Sizes = dict[str, tuple[int, int]]
 Run = Callable[[Case], object]
@@ -48,7 +54,7 @@ def draw(
     seed: int = 0,
     warn: Callable[[str], None] = lambda line: None,
 ) -> list[Case]:
-    """Cases that a program takes: real ones where they are given, then seeded ones at two sizes.
+    """Cases that a program takes: real ones where they are given, then seeded ones at two sizes, then the edges.
 
     Args:
         specs: the program's inputs. run: raises an EdgeattnError for a case that the program does not take.
@@ -78,7 +84,8 @@ def draw(
             continue
         if frozen := _frozen(asked, table):
             warn(f"judged at one size of {frozen} only: no other that was tried runs")
-        return [*([Case("real-1", real)] if real else []), *drawn]
+        edges = _edges(asked, table, drawn[0], seed, real or None, run)
+        return [*([Case("real-1", real)] if real else []), *drawn, *edges]
     if real:
         return [Case("real-1", real)]
     assert first is not None
@@ -87,6 +94,28 @@ def draw(
         where=", ".join(str(spec) for spec in specs),
         hint="give real ones, --inputs x.npz, or a shape that it takes, --shape NAME=1x3x224x224",
     ) from first
+
+
+def _edges(
+    specs: Sequence[TensorSpec], table: Sizes, usual: Case, seed: int, examples: Arrays | None, run: Run
+) -> list[Case]:
+    """Cases at the edges, of those that the graph takes: every length is 1; every mask says False everywhere."""
+    lengths = {d: (1, 1) for spec in specs for d in spec.shape if isinstance(d, str) and d != "batch"}
+    masks = {spec.name: np.zeros_like(usual.feeds[spec.name]) for spec in specs if spec.dtype == "bool"}
+    edges = []
+    if lengths:
+        edges.append(replace(cases.draw(specs, seed, {**table, **lengths}, examples)[0], name="length-1"))
+    if masks:
+        edges.append(Case("all-masked", {**usual.feeds, **masks}))
+    return [case for case in edges if _takes(run, case)]
+
+
+def _takes(run: Run, case: Case) -> bool:
+    try:
+        run(case)
+    except EdgeattnError:
+        return False
+    return True
 
 
 def _frozen(specs: Sequence[TensorSpec], table: Sizes) -> str:

@@ -9,8 +9,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgeattn.errors import OutOfResources, UsageError, printable
 
 if TYPE_CHECKING:
@@ -86,8 +84,9 @@ def assert_fits(program: Program) -> None:
 
 
 def _bytes_an_element(shape: list[int], dtype: str, maker: str) -> int:
-    unrolled = len(shape) == 1 and (dtype in ("int64", "int32") or maker in ("ConstantOfShape", "Range"))
-    return _UNROLLED if unrolled else np.dtype(dtype).itemsize
+    vector = len(shape) == 1 and maker != "input"
+    unrolled = vector and (dtype in ("int64", "int32") or maker in ("ConstantOfShape", "Range"))
+    return _UNROLLED if unrolled else int(re.sub(r"\D", "", dtype) or 8) // 8  # "bool" is a byte
 
 
 _UNROLLED = 256  # bytes; shape inference takes a vector that may be a shape apart, number by number

@@ -111,3 +111,17 @@ def test_a_symbol_is_the_same_size_wherever_it_stands():
 def test_a_vector_of_lengths_counts_the_batch():
     ids, lengths = TensorSpec("ids", "int64", ("s1", "s2")), TensorSpec("lengths", "int64", ("s1",))
     assert [s.shape for s in drawing.named([ids, lengths])] == [("batch", "s2"), ("batch",)]
+
+
+def test_the_edges_that_a_graph_takes_are_cases_too():
+    specs = [TensorSpec("x", "float32", ("batch", "seq", 4)), TensorSpec("keep", "bool", ("batch", "seq"))]
+    drawn = {case.name: case for case in drawing.draw(specs, lambda case: None)}
+    assert drawn["length-1"].feeds["x"].shape[1] == 1
+    assert not drawn["all-masked"].feeds["keep"].any()
+    assert drawn["all-masked"].feeds["x"].shape == drawn["normal-1"].feeds["x"].shape
+
+    def takes_no_less_than_two(case):
+        if case.feeds["x"].shape[1] < 2:
+            raise BadInput("too short")
+
+    assert "length-1" not in {case.name for case in drawing.draw(specs, takes_no_less_than_two)}

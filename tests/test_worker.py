@@ -67,8 +67,8 @@ def edgeattn(*arguments: object, **more: object) -> Iterator[subprocess.Popen[st
     """The command line in a session of its own, killed if the test leaves it running."""
     process = subprocess.Popen(
         [sys.executable, "-m", "edgeattn", *map(str, arguments)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, **{"cwd": ROOT, **more},
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        **{"stdout": subprocess.PIPE, "cwd": ROOT, **more},
     )  # type: ignore[call-overload]  # fmt: skip
     try:
         yield process
@@ -311,6 +311,15 @@ def test_an_odd_environment_is_no_reason_to_fail(line: str, tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_an_answer_that_cannot_be_written_is_out_of_resources(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(corpus.model(), path)
+    with open("/dev/full", "w") as full, edgeattn("inspect", path, stdout=full) as process:
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+    said = "stdout: cannot be written: No space left on device; free some space, or write elsewhere"
+    assert (process.returncode, stderr) == (5, f"edgeattn: error: {said}\n")
 
 
 def supervised(body: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +48,12 @@ _RUNNING = native("OpenVINO", "running the graph")
 class OpenVinoSession:
     """One graph compiled by OpenVINO, with its own inference request."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, names: Sequence[str]) -> None:
         self._request = compiled.create_infer_request()
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        # A compiled output answers to the names of everything that was fused into it: the graph's own is meant.
+        ports = zip(compiled.outputs, names, strict=True)
+        self.outputs = tuple(replace(_spec(port), name=name) for port, name in ports)
         self._names = [spec.name for spec in self.outputs]
         self._dtypes = [(spec.name, _dtype(spec.dtype)) for spec in self.inputs]
 
@@ -124,11 +127,15 @@ class OpenVinoBackend:
 
     def open(self, file: Path, options: Options) -> OpenVinoSession:
         """Open an engine file."""
-        return OpenVinoSession(_compile(file, options))
+        try:
+            model = _core().read_model(file)
+        except Exception as error:
+            raise refusal("openvino", error) from error
+        return OpenVinoSession(_compile(model, options), [port.get_any_name() for port in model.outputs])
 
     def load(self, model: onnx.ModelProto, options: Options) -> OpenVinoSession:
         """Open a graph that is in memory."""
-        return OpenVinoSession(_compile(_read(model), options))
+        return OpenVinoSession(_compile(_read(model), options), [value.name for value in model.graph.output])
 
 
 def _core() -> Any:

@@ -102,14 +102,20 @@ def bench(
                 f"{entry.latency.p50_ms:.3f}",
                 "n/a" if entry.latency.p90_ms is None else f"{entry.latency.p90_ms:.3f}",
                 "" if entry.speedup is None else f"{entry.speedup.median:.3f}x",
-                "" if entry.speedup is None else f"{entry.speedup.ci95[0]:.3f} to {entry.speedup.ci95[1]:.3f}",
+                "" if entry.speedup is None else _span(entry.speedup.ci95, 3),
             )
             for entry in result.entries
         ]
         ui.table(("model", "engine", "p50 ms", "p90 ms", "speed vs first", "95 %"), rows)
-        low, high = result.aa_control.ci95
-        ui.emit(None, f"A/A control {low:.4f} to {high:.4f}: {result.verdict} {result.why}") if not as_json else None
+        control = _span(result.aa_control.ci95, 4)
+        ui.emit(None, f"A/A control {control}: {result.verdict} {result.why}") if not as_json else None
     raise typer.Exit(EXIT_INCONCLUSIVE if result.verdict == "inconclusive" else EXIT_OK)
+
+
+def _span(bounds: tuple[float | None, float | None], digits: int) -> str:
+    """An interval in words; a starved machine may finish too few rounds for one."""
+    low, high = bounds
+    return "too few rounds to tell" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def _call(runnable: Runnable, case: Case) -> Callable[[], object]:

@@ -192,7 +192,8 @@ def show(ui: Ui, result: Report) -> None:
         low, high = timed.speedup.ci95
         shown = f"{timed.engine.p50_ms:.3f} ms (PyTorch {timed.reference.p50_ms:.3f} ms), {timed.threads} threads"
         rows.append((f"latency per {timed.unit}", "", shown, ""))
-        rows.append(("speedup", "", f"{timed.speedup.median:.2f}x (95 % {low:.2f} to {high:.2f})", timed.verdict))
+        span = "too few rounds to tell" if low is None or high is None else f"95 % {low:.2f} to {high:.2f}"
+        rows.append(("speedup", "", f"{timed.speedup.median:.2f}x ({span})", timed.verdict))
     if size is not None:
         rows.append(("size", "", f"{size.engine_bytes / 1e6:.2f} MB (FP32 {size.reference_bytes / 1e6:.2f} MB)", ""))
     ui.table(

@@ -66,7 +66,7 @@ class Ui:
 
     def _place(self, error: EdgeattnError) -> None:
         """Put the file before the engine or graph that an error names."""
-        known = [*self._files, *([str(self._out)] if self._out else [])]
+        known = [_STDOUT, *self._files, *([str(self._out)] if self._out else [])]
         if self._files and not any(name in error.where for name in known):
             error.where = f"{self._files[0]}: {error.where}" if error.where else self._files[0]
 
@@ -125,8 +125,14 @@ class Ui:
 
     def _write(self, text: str) -> None:
         data = text.encode(errors="replace")
-        while data:
-            data = data[os.write(self._real, data) :]
+        try:
+            while data:
+                data = data[os.write(self._real, data) :]
+        except BrokenPipeError:  # whoever read it has had enough
+            raise
+        except OSError as error:
+            what = f"cannot be written: {error.strerror or error}"
+            raise OutOfResources(what, where=_STDOUT, hint="free some space, or write elsewhere") from error
 
     def _bar(self, what: str, done: int, total: int | None) -> None:
         if self._progress is None:
@@ -148,6 +154,7 @@ class Ui:
             self._progress, self._task, self._label = None, None, ""
 
 
+_STDOUT = "stdout"
 _LONG = 100_000  # characters; a model whose names are longer is not read to the end anyway
 
 

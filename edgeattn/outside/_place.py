@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
@@ -85,19 +86,26 @@ def _mapping(path: str, stamp: str) -> mmap.mmap:
     """The file mapped as a whole, once for all its tensors; a private mapping, so that engines may share it."""
     found = _mappings.get((path, stamp))
     if found is None or _stamp_at(path) != stamp:
-        fd = -1
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-            if stamp_of(os.fstat(fd)) != stamp:
-                raise IntegrityError(_CHANGED, where=path, hint=HINT)
+        with _opened(path, stamp) as fd:
             found = mmap.mmap(fd, 0, access=mmap.ACCESS_COPY)
-        except OSError as error:
-            raise IntegrityError(f"cannot be read any more ({error.strerror})", where=path, hint=HINT) from error
-        finally:
-            if fd >= 0:
-                os.close(fd)
         _mappings[path, stamp] = found
     return found
+
+
+@contextlib.contextmanager
+def _opened(path: str, stamp: str) -> Iterator[int]:
+    """The file that was checked, open for reading."""
+    fd = -1
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        if stamp_of(os.fstat(fd)) != stamp:
+            raise IntegrityError(_CHANGED, where=path, hint=HINT)
+        yield fd
+    except OSError as error:
+        raise IntegrityError(f"cannot be read any more ({error.strerror})", where=path, hint=HINT) from error
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _stamp_at(path: str) -> str:
@@ -232,18 +240,13 @@ def digest(model: onnx.ModelProto) -> bytes:
 def chunks(tensor: onnx.TensorProto) -> Iterator[bytes]:
     """The bytes of a tensor outside, piece by piece, read rather than mapped: mapped pages would count as memory."""
     path, offset, length, stamp = _place(tensor)
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if stamp_of(os.fstat(fd)) != stamp:
-            raise IntegrityError(_CHANGED, where=path, hint=HINT)
+    with _opened(path, stamp) as fd:
         while length:
             piece = os.pread(fd, min(length, CHUNK), offset)
             if not piece:
                 raise IntegrityError(_CHANGED, where=path, hint=HINT)
             yield piece
             offset, length = offset + len(piece), length - len(piece)
-    finally:
-        os.close(fd)
 
 
 def point(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:

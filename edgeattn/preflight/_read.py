@@ -70,7 +70,7 @@ def read_model(path: Path, max_bytes: int = 2 << 30, *, warn: Callable[[str], No
         if heavy:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         _look(data, where, onnx.ModelProto.DESCRIPTOR.fields_by_number)
-        light, weights = without_weights(data) if heavy else (data, [])
+        light, weights = without_weights(data, where) if heavy else (data, [])
         try:
             with native("protobuf", "reading the file"):
                 model.ParseFromString(light)

@@ -57,7 +57,7 @@ def _varint(data: Bytes, at: int, stop: int, where: str) -> tuple[int, int]:
     raise BadInput(what, where=where, hint=_AGAIN)
 
 
-def without_weights(data: Bytes) -> tuple[bytes, list[tuple[int, int, int]]]:
+def without_weights(data: Bytes, where: str) -> tuple[bytes, list[tuple[int, int, int]]]:
     """The message without the raw data of large initializers, and where that lies.
 
     Returns:
@@ -68,22 +68,22 @@ def without_weights(data: Bytes) -> tuple[bytes, list[tuple[int, int, int]]]:
     """
     pieces: list[bytes] = []
     left_out: list[tuple[int, int, int]] = []
-    for number, begin, body, end in _fields(data, 0, len(data)):
+    for number, begin, body, end in _fields(data, 0, len(data), where):
         if number != _GRAPH:
             pieces.append(data[begin:end])
             continue
-        inner = list(_light_graph(data, body, end, left_out))
+        inner = list(_light_graph(data, body, end, left_out, where))
         pieces += [_tag(_GRAPH), _length(sum(map(len, inner))), *inner]
     return b"".join(pieces), left_out
 
 
-def _light_graph(data: Bytes, at: int, stop: int, left_out: list[tuple[int, int, int]]) -> Iterator[bytes]:
+def _light_graph(data: Bytes, at: int, stop: int, left_out: list[tuple[int, int, int]], where: str) -> Iterator[bytes]:
     count = 0
-    for number, begin, body, end in _fields(data, at, stop):
+    for number, begin, body, end in _fields(data, at, stop, where):
         if number != _INITIALIZER:
             yield data[begin:end]
             continue
-        raw = [f for f in _fields(data, body, end) if f[0] == _RAW_DATA] if end - body > outside.LARGE_BYTES else []
+        raw = _raw_data(data, body, end, where) if end - body > outside.LARGE_BYTES else []
         if len(raw) == 1:  # two would be joined or replaced by protobuf: leave that to it
             _, start, inside, close = raw[0]
             left_out.append((count, inside, close - inside))
@@ -94,9 +94,13 @@ def _light_graph(data: Bytes, at: int, stop: int, left_out: list[tuple[int, int,
         count += 1
 
 
-def _fields(data: Bytes, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+def _raw_data(data: Bytes, at: int, stop: int, where: str) -> list[tuple[int, int, int, int]]:
+    return [field for field in _fields(data, at, stop, where) if field[0] == _RAW_DATA]
+
+
+def _fields(data: Bytes, at: int, stop: int, where: str) -> Iterator[tuple[int, int, int, int]]:
     while at < stop:
-        number, body, end = field_at(data, at, stop, "")
+        number, body, end = field_at(data, at, stop, where)
         yield number, at, body, end
         at = end
 

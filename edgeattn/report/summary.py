@@ -132,7 +132,7 @@ def _rewrite_story(report: Report) -> list[str]:
     if not notes:
         return []
     lines = [f"- {what}: {escape(text.replace(' -> ', ' → '))}" for what, text in rewriting.changes(notes)]
-    return [escape(rewriting.found(notes["attention"])).capitalize() + ".", "\n".join(lines)]
+    return [f"In the graph: {escape(rewriting.found(notes['attention']))}.", "\n".join(lines)]
 
 
 def _notes(report: Report) -> str:

@@ -54,6 +54,17 @@ def apply(rule: Rule, program: Program, lives: Lives | None = None) -> Outcome:
     return Outcome(replace(program, graphs=graphs) if count else program, count, tuple(misses))
 
 
+def count_matches(rule: GraphRule, program: Program, lives: Lives) -> int:
+    """How often ``rule`` matches a program as it is; nothing is rewritten."""
+    count = 0
+    for name, proto in program.graphs.items():
+        live = lives.of(name, proto)
+        if rule.opsets[0] <= live.opset <= rule.opsets[1]:
+            view = live.view
+            count += sum(isinstance(rule.match(node, view), Match) for node in live.anchors(rule.anchors))
+    return count
+
+
 def find_misses(rule: GraphRule, program: Program) -> list[Miss]:
     """Where ``rule`` looked at ``program`` and said no."""
     found = []

@@ -170,6 +170,17 @@ class CanonicaliseGlobalPool(GraphRule):
             ),
         )
 
+    def workload(self) -> Program:
+        """Both poolings of the original CBAM after ResNet-50's first stage."""
+        return as_programs(
+            graph(
+                """(float[1,256,56,56] x) => (float[1,256,1,1] y) {
+                    mean = AveragePool <kernel_shape = [56, 56], strides = [56, 56]> (x)
+                    peak = MaxPool <kernel_shape = [56, 56], strides = [56, 56]> (x)
+                    y = Add(mean, peak) }"""
+            )
+        )[0]
+
 
 def _product(shape: tuple[int | str | None, ...]) -> int | None:
     total = 1

@@ -134,6 +134,25 @@ class CanonicaliseReshape(GraphRule):
             ),
         )
 
+    def workload(self) -> Program:
+        """``x.view(b, c, -1).mean(-1)`` after ResNet-50's first stage."""
+        return as_programs(
+            graph(
+                """(float[1,256,56,56] x) => (float[1,256] y) {
+                    size = Shape(x)
+                    n = Gather(size, zero)
+                    n1 = Unsqueeze(n, axis)
+                    target = Concat <axis = 0> (n1, width, rest)
+                    rows = Reshape(x, target)
+                    y = ReduceMean <keepdims = 0> (rows, last) }""",
+                zero=np.int64(0),
+                axis=i64(0),
+                width=i64(256),
+                rest=i64(-1),
+                last=i64(-1),
+            )
+        )[0]
+
 
 def _settled(entry: Entry, place: int, x: ir.Value | None) -> int:
     """One number of the target: 0 for the dimension that is there anyway, -1 for one that is found by what is left."""

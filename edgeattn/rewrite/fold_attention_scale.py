@@ -59,7 +59,7 @@ class FoldAttentionScale(GraphRule):
             if not used_once(value):
                 return miss("its scores are read elsewhere too", inner, 2)
         source = source_of(q)
-        answer = _foldable(source, product, node)
+        answer = _foldable(source, product)
         nodes = [s.node for s in scales]
         if answer is None and source is not None:
             nodes += [source.matmul, *([source.add] if source.add is not None else [])]
@@ -179,7 +179,7 @@ def _large() -> onnx.ModelProto:
     )
 
 
-def _foldable(source: Projection | None, product: ir.Node, softmax: ir.Node) -> Miss | None:
+def _foldable(source: Projection | None, product: ir.Node) -> Miss | None:
     """Why a number cannot go into the weights behind the queries, or None."""
     if source is None:
         return miss("its queries are not made by one constant projection", product, 2)
@@ -217,7 +217,8 @@ def _multiplied(value: ir.Value | None, factors: np.ndarray[Any, Any], build: Bu
     array = const(value)
     if value is None or array is None or not array.any():
         return value
-    return build.const(f"{value.name}_scaled", (array * factors).astype(array.dtype))
+    wide = np.result_type(array.dtype, np.float32)  # float16 and bfloat16 round once, at the end
+    return build.const(f"{value.name}_scaled", (array.astype(wide) * factors.astype(wide)).astype(array.dtype))
 
 
 RULE = FoldAttentionScale()

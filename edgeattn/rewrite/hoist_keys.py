@@ -84,6 +84,8 @@ def _alone(program: Program) -> list[Miss]:
     """What could be hoisted from a graph that is given alone, and how to give it so that it is."""
     found = []
     for name, proto in program.graphs.items():
+        if not any(node.op_type in HEAVY for node in proto.graph.node):
+            continue
         alone = ir.serde.deserialize_model(proto).graph
         memories = [v for v in alone.inputs if len(dims(v) or ()) == 3 and len(alone.inputs) > 1]
         loop = Loop(alone, {v: f"encoder.{v.name}" for v in memories})

@@ -23,7 +23,7 @@ import numpy as np
 
 from edgeattn.rewrite._region import LINEAR, SHAPE_OPS, Region, in_order, outside_reader, walk
 from edgeattn.rewrite._rule import ALLCLOSE, GraphRule, Match, Miss, View, as_programs, miss
-from edgeattn.rewrite._sample import graph, i64
+from edgeattn.rewrite._sample import channel_gate, graph, i64
 from edgeattn.rewrite._view import attr, const, dims, is_gate, made_by, used_once
 
 if TYPE_CHECKING:
@@ -161,6 +161,10 @@ class LowerFcToConv(GraphRule):
                 axes=i64(2, 3),
             ),
         )
+
+    def workload(self) -> Program:
+        """The channel gate after ResNet-50's third stage, its MLP with Gemm."""
+        return as_programs(channel_gate(1, 1024, 14, 14, 64, flat=True))[0]
 
 
 def _flat_source(node: ir.Node) -> ir.Value | None:

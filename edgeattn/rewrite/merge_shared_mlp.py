@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeattn.rewrite._rule import ALLCLOSE, GraphRule, Match, Miss, View, as_programs, miss
-from edgeattn.rewrite._sample import graph
+from edgeattn.rewrite._sample import channel_gate, graph
 from edgeattn.rewrite._view import attr, const, dims, is_gate, made_by, same
 
 if TYPE_CHECKING:
@@ -150,6 +150,10 @@ class MergeSharedMlp(GraphRule):
             _cbam(outputs=", float[batch,4,1,1] ra"),
             _cbam(pool="Relu"),
         )
+
+    def workload(self) -> Program:
+        """The channel gate after ResNet-50's third stage."""
+        return as_programs(channel_gate(1, 1024, 14, 14, 64, flat=False))[0]
 
 
 def _cbam(

@@ -148,6 +148,17 @@ class RemoveExpand(GraphRule):
             ),
         )
 
+    def workload(self) -> Program:
+        """``x * gate.expand_as(x)`` after ResNet-50's first stage."""
+        return as_programs(
+            graph(
+                """(float[1,256,56,56] x, float[1,256,1,1] gate) => (float[1,256,56,56] y) {
+                    wide = Expand(gate, size)
+                    y = Mul(x, wide) }""",
+                size=i64(1, 256, 56, 56),
+            )
+        )[0]
+
 
 def _agrees(reader: ir.Node, big: ir.Value, small: ir.Value | None, samples: list[Sample]) -> bool:
     """Whether the reader's shape is the same without the expand at every size the graph can take, of which are many."""

@@ -4,6 +4,7 @@
     python -m tests.benchmarks.bench vision       CBAM-ResNet-50 and plain ResNet-50 at 224 x 224, batch 1
     python -m tests.benchmarks.bench translator   the Luong step, 2 x LSTM-512, vocabulary 8,000, source 30
     python -m tests.benchmarks.bench rewrite-peers         CBAM-ResNet-50 and Luong through other graph rewriters
+    python -m tests.benchmarks.bench rewrite-vision        CBAM-ResNet-50 before and after the rewrite, two exporters
     python -m tests.benchmarks.bench rewrite-decoder       decoder steps before and after rewriting, source 30 and 200
     python -m tests.benchmarks.bench rewrite-transformer   four transformers before and after the rewrite
 
@@ -31,7 +32,7 @@ from edgeattn.quantize import Settings, quantize
 from edgeattn.report.schema import Comparison
 from edgeattn.rewrite import rewrite
 from edgeattn.tasks.photos import TASK, crops
-from tests.benchmarks import decoders, rewrite_peers, transformers
+from tests.benchmarks import decoders, rewrite_peers, transformers, vision_rewrite
 
 Calls = dict[str, Callable[[], object]]
 CALIBRATION = 32
@@ -132,6 +133,7 @@ Group = Callable[[int], Iterator[tuple[str, Calls]]]
 GROUPS: dict[str, Group] = {
     "vision": _one("vision", vision),
     "translator": _one("translator", translator),
+    "rewrite-vision": vision_rewrite.comparisons,
     "rewrite-decoder": decoders.step_calls,
     "rewrite-transformer": transformers.comparisons,
     "rewrite-peers": rewrite_peers.comparisons,

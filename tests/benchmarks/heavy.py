@@ -61,8 +61,8 @@ def _nodes(layers: int, width: int) -> Iterator[onnx.NodeProto]:
             ("Add", [f"variance{i}", "epsilon"], "padded"), ("Sqrt", [f"padded{i}"], "deviation"),
             ("Div", [f"centred{i}", f"deviation{i}"], "normal"), ("Mul", [f"normal{i}", f"scale{i}"], "scaled"),
             ("Add", [f"scaled{i}", f"shift{i}"], "norm"), ("MatMul", [f"norm{i}", f"w{i}"], "product"),
-            ("Sigmoid", [f"product{i}"], "gate"), ("Shape", [value], "size"), ("Expand", [f"gate{i}", f"size{i}"], "wide"),
-            ("Mul", [value, f"wide{i}"], "out"),
+            ("Sigmoid", [f"product{i}"], "gate"), ("Shape", [value], "size"),
+            ("Expand", [f"gate{i}", f"size{i}"], "wide"), ("Mul", [value, f"wide{i}"], "out"),
         ]  # fmt: skip
         for op, inputs, output in lines:
             yield helper.make_node(op, inputs, [f"{output}{i}"], f"{op}_{i}_{output}")

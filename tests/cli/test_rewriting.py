@@ -109,10 +109,11 @@ def test_why_not_without_a_rule_has_a_line_for_each(gated: Path) -> None:
     found = {row["rule"]: row for row in json.loads(edgeattn("why-not", gated, "--json", "-q").stdout)}
     assert list(found) == list(ORDER)
     assert found["lower_fc_to_conv"]["fires"] == 1
-    assert found["hoist_keys"]["nearest"]["reason"] == "a single graph has no loop to hoist from"
+    assert (found["merge_loop"]["fires"], found["merge_loop"]["misses"]) == (0, 1)
+    assert found["merge_loop"]["nearest"]["reason"] == "a single graph has no steps to merge"
     shown = edgeattn("why-not", "--all", gated, "-q").stdout
     assert all(name in shown for name in ORDER)
-    assert "a single graph has no loop to hoist from" in shown
+    assert "a single graph has no steps to merge" in shown
 
 
 def test_why_not_of_one_rule_names_the_module_of_each_miss(tmp_path: Path) -> None:

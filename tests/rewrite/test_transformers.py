@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from edgeattn import rewrite as stage
+from edgeattn.recognise import recognise
 from edgeattn.rewrite import _check
 from edgeattn.rewrite._rule import ALLCLOSE
 from edgeattn.rewrite._scores import scales_above, scores_of
@@ -83,6 +84,13 @@ def test_a_second_pass_finds_nothing_more(name, exporter):
     again = stage.rewrite(result, open_plain)
     found = {r["rule"]: r["count"] for r in again.history[-1].notes["rules"] if r["count"]}
     assert found == {}
+
+
+@pytest.mark.parametrize(("name", "exporter"), CASES)
+def test_what_was_recognised_before_is_recognised_after(name, exporter):
+    program, result = rewritten(name, exporter)
+    before, after = (Counter(a.kind for a in recognise(p.graphs["main"])) for p in (program, result))
+    assert before <= after, "more may be seen in the one form, never less"
 
 
 def test_masked_attention_of_pytorch_is_left_with_what_it_computes():
