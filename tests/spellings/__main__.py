@@ -1,6 +1,6 @@
 """``python -m tests.spellings``: the whole table through every variant, as a confusion matrix in Markdown.
 
-``--variant TEXT`` takes only variants whose name holds the text, ``--out FILE`` puts the tables between the marks of a
+``--variant TEXT …`` takes only variants whose name holds one of the texts, ``--out FILE`` puts the tables between the marks of a
 document instead of printing them.
 """
 
@@ -23,17 +23,17 @@ START, END = "<!-- measured -->", "<!-- /measured -->"
 def main() -> int:
     """Run, print or write, and exit with 1 where anything was found otherwise than expected."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", default="")
+    parser.add_argument("--variant", nargs="*", default=[""])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    chosen = [name for name in VARIANTS if options.variant in name]
+    chosen = [name for name in VARIANTS if any(text in name for text in options.variant)]
     cells, misses, seen = measure(chosen)
     text = page(chosen, cells, misses, seen)
     if options.out:
         before, _, rest = options.out.read_text().partition(START)
         options.out.write_text(f"{before}{START}\n{text}\n{END}{rest.partition(END)[2]}")
     else:
-        pass
+        sys.stdout.write(f"{text}\n")
     return 1 if misses else 0
 
 
@@ -52,6 +52,7 @@ def measure(chosen: Sequence[str]) -> tuple[Counter[tuple[str, str]], list[str],
             seen[variant, "graphs"] += 1
             cells[spelling.kind, kinds(found)] += 1
             misses += [f"`{spelling.name}` by {variant}: {said}" for said in wrong(spelling, found)]
+        sys.stderr.write(f"{variant}: {len(misses)} otherwise than expected so far\n")
     return cells, misses, seen
 
 
