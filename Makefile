@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-paper lint type bench weights facts zoo spellings clean
+.PHONY: help demo test test-fast test-paper lint type bench growth heavy benefits rules regressions weights facts zoo spellings clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,11 +40,28 @@ bench: $(VENV)/.ready ## Time our engines beside what you would use instead, int
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m tests.benchmarks.bench
 
+growth: $(VENV)/.ready ## Time and memory of the rewrite stage on graphs of 1,000 to 50,000 nodes (ten minutes)
+	$(BIN)/python -m tests.benchmarks.rewrite_growth
+
+heavy: $(VENV)/.ready ## Time and memory of every command on a model of 2.4 GiB with external data (5 GB of disk)
+	$(BIN)/python -m tests.benchmarks.heavy
+
 weights: $(VENV)/.ready ## Train the shipped weights again
 	$(BIN)/python -m edgeattn.training --jobs 2
 
 facts: $(VENV)/.ready ## Measure the models' parameters and multiply-accumulates again, for `edgeattn list models`
 	$(BIN)/python -m edgeattn.models._facts
+
+benefits: $(VENV)/.ready ## Time every rewrite rule on every engine for `edgeattn explain RULE` (minutes; goes on where it stopped), then `rules`
+	$(BIN)/python -m edgeattn.benefits
+	$(BIN)/python -m tests.benchmarks.rules --out docs/rules.md
+
+rules: $(VENV)/.ready ## Write docs/rules.md from the rules' cards
+	$(BIN)/python -m tests.benchmarks.rules --out docs/rules.md
+
+regressions: $(VENV)/.ready ## Count what graph rewriters break on ONNX's own test cases, and write docs/regressions.md (about ten minutes)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m tests.benchmarks.regressions --peers --out docs/regressions.md
 
 zoo: $(VENV)/.ready ## Run every recipe of a trained model and write docs/zoo.md (about a quarter of an hour on two cores)
 	$(BIN)/python -m tests.benchmarks.zoo --out docs/zoo.md

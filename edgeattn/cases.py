@@ -11,7 +11,7 @@ import numpy as np
 from edgeattn.program import Case, Reference, TensorSpec
 
 if TYPE_CHECKING:
-    from edgeattn.program import Array, Arrays
+    from edgeattn.program import Array, Arrays, Program
 
 # Two sizes for each dynamic dimension, so that a frozen one is found: the first is typical, the second differs.
 _SIZES = {"batch": (1, 2), "height": (224, 192), "width": (224, 160)}
@@ -54,6 +54,17 @@ def draw(
         Case(name, {s.name: _value(s, shapes[s.name], rng, fill, known.get(s.name)) for s in specs})
         for name, shapes, fill in fills
     ]
+
+
+def of(
+    program: Program, specs: Sequence[TensorSpec], seed: int, examples: Arrays | None = None, steps: int = 4
+) -> list[Case]:
+    """As ``draw``; of a wired program with tokens to force, ``steps`` of them."""
+    rng = np.random.default_rng(seed)
+    drawn = draw(specs, seed, examples=examples)
+    if program.wiring is None:
+        return drawn
+    return [replace(c, tokens=rng.integers(0, 2, (len(next(iter(c.feeds.values()))), steps))) for c in drawn]
 
 
 def text_lengths(usual: int, longest: int) -> dict[str, list[int]]:
@@ -100,10 +111,11 @@ def _value(
 ) -> Array:
     kind = np.dtype(spec.dtype).kind
     if kind == "f":
-        return fill(rng.standard_normal(shape, np.float32)).astype(spec.dtype)
+        return np.asarray(fill(np.asarray(rng.standard_normal(shape, np.float32))), spec.dtype)
     if kind == "b":
         keep = np.asarray(rng.random(shape) < 0.8)
-        keep[..., :1] = True
+        if keep.ndim:
+            keep[..., :1] = True
         return keep
     drawn = rng.integers(0, 2, shape) if example is None else rng.choice(example.ravel(), shape)
     return np.asarray(drawn, spec.dtype)

@@ -28,10 +28,13 @@ EXIT_INCONCLUSIVE = 75
 EXIT_SIGINT = 130
 
 
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, bidi, unassigned; separators of lines
+
+
 def printable(text: str, limit: int = 400) -> str:
     """Text from a file made safe for a terminal: control and bidi characters escaped, length bounded."""
     safe = "".join(
-        c if unicodedata.category(c)[0] != "C" else c.encode("unicode_escape").decode() for c in text[: limit + 1]
+        c if unicodedata.category(c) not in _UNSAFE else c.encode("unicode_escape").decode() for c in text[: limit + 1]
     )
     return safe if len(safe) <= limit else safe[:limit] + "…"
 

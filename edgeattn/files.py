@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from edgeattn.errors import BadInput, EdgeattnError
 
@@ -23,6 +24,9 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISCHR, "a character device"),
     (stat.S_ISBLK, "a block device"),
 )
+
+
+_SMALLER = "is it the file you mean? Weights of an ONNX may lie in files beside it"
 
 
 def kind(mode: int) -> str:
@@ -41,6 +45,26 @@ def read_regular(
     Raises:
         error: missing, unreadable, too long, or not a regular file; the message says which.
     """
+    with open_regular(path, limit, error, follow_symlinks=follow_symlinks) as file:
+        return read_all(file, limit, error, str(path))
+
+
+def read_all(file: BinaryIO, limit: int, error: type[EdgeattnError], where: str) -> bytes:
+    """The rest of an open file, of at most ``limit`` bytes; raises ``error`` where it cannot be read or is longer."""
+    try:
+        data = file.read(limit + 1)
+    except OSError as e:
+        raise error(f"cannot be read: {e.strerror or e}", where=where, hint="check the path and its permissions") from e
+    if len(data) > limit:  # the file grew, or lies about its size as /proc does
+        raise error(f"has more than the limit of {limit} bytes", where=where, hint=_SMALLER)
+    return data
+
+
+@contextlib.contextmanager
+def open_regular(
+    path: Path, limit: int, error: type[EdgeattnError] = BadInput, *, follow_symlinks: bool = True
+) -> Iterator[BinaryIO]:
+    """A regular file of at most ``limit`` bytes, open for reading; see :func:`read_regular`."""
     where = str(path)
     try:
         mode = os.stat(path, follow_symlinks=follow_symlinks).st_mode
@@ -48,22 +72,20 @@ def read_regular(
             what = "a symbolic link" if stat.S_ISLNK(mode) else kind(mode)
             raise error(f"is {what}, not a file", where=where, hint="name a regular file")
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_symlinks else os.O_NOFOLLOW)
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise error(f"is {kind(status.st_mode)}, not a file", where=where, hint="name a regular file")
-            if status.st_size > limit:
-                raise error(f"has {status.st_size} bytes, more than the limit of {limit}", where=where)
-            data = file.read(limit + 1)
+        file = os.fdopen(os.open(path, flags), "rb")
     except FileNotFoundError:
         raise error("no such file", where=where, hint="check the path") from None
     except OSError as e:
         raise error(f"cannot be read: {e.strerror or e}", where=where, hint="check the path and its permissions") from e
     except ValueError as e:  # a NUL in the path
         raise error(f"is not a usable path: {e}", where=where, hint="check the path") from None
-    if len(data) > limit:  # the file grew, or lies about its size as /proc does
-        raise error(f"has more than the limit of {limit} bytes", where=where)
-    return data
+    with file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise error(f"is {kind(status.st_mode)}, not a file", where=where, hint="name a regular file")
+        if status.st_size > limit:
+            raise error(f"has {status.st_size} bytes, more than the limit of {limit}", where=where, hint=_SMALLER)
+        yield file
 
 
 def sync_tree(root: Path) -> None:

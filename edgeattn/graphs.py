@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeattn import outside
+from edgeattn.phase import native
 from edgeattn.program import TensorSpec, free_inputs
 
 if TYPE_CHECKING:
@@ -50,11 +52,15 @@ def domains(program: Program) -> list[str]:
 
 
 def parameters(model: onnx.ModelProto) -> int:
-    """Weights: elements of floating-point or INT8 initializers that are no scalars, scales or zero points."""
+    """Weights: elements of floating-point or INT8 initializers and constants, but scalars, scales and zero points."""
     qdq = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     scales = {name for node in qdq for name in node.input[1:]}
-    stored = [t for t in model.graph.initializer if t.data_type in (1, 3, 10, 11, 16) and t.dims]
-    return sum(int(np.prod(t.dims)) for t in stored if t.name not in scales)
+    weights = [(t.name, t) for t in model.graph.initializer]
+    weights += [
+        (n.output[0], a.t) for n in model.graph.node if n.op_type == "Constant" for a in n.attribute if a.t.dims
+    ]
+    stored = [(name, t) for name, t in weights if t.data_type in (1, 3, 10, 11, 16) and t.dims]
+    return sum(int(np.prod(t.dims)) for name, t in stored if name not in scales)
 
 
 class GraphIndex:
@@ -73,13 +79,11 @@ class GraphIndex:
 
     def constant(self, name: str) -> Array | None:
         """The value of an initializer or Constant node, else None."""
-        import onnx.numpy_helper as helper
-
         if name in self._initializers:
-            return helper.to_array(self._initializers[name])
+            return outside.array(self._initializers[name])
         node = self.producer.get(name)
         if node is not None and node.op_type == "Constant":
-            return helper.to_array(attributes(node)["value"]) if "value" in attributes(node) else None
+            return outside.array(attributes(node)["value"]) if "value" in attributes(node) else None
         return None
 
     def is_constant(self, name: str) -> bool:
@@ -103,7 +107,8 @@ class GraphIndex:
         import onnx
 
         try:
-            inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model))
+            with native("ONNX", "inferring shapes"):
+                inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model))
         except onnx.shape_inference.InferenceError:
             inferred = self.model
         graph = inferred.graph
@@ -137,7 +142,8 @@ def multiply_accumulates(model: onnx.ModelProto, sizes: Mapping[str, int] | None
 
     Args:
         model: one graph.
-        sizes: dynamic dimension -> size; by default batch 1 at 224 x 224. A dimension left unknown counts as 1.
+        sizes: dynamic dimension -> size; by default batch 1 at 224 x 224, told by their place in an input where their
+            names tell nothing. A dimension left unknown counts as 1.
     """
     return sum(macs_by_node(model, sizes).values())
 
@@ -153,12 +159,35 @@ def macs_by_node(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None)
 def _at_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
     light = _without_weights(model)
     for value in light.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
+        dims = value.type.tensor_type.shape.dim
+        for axis, dim in enumerate(dims):
+            place = "batch" if axis == 0 else "height" if axis >= 2 and len(dims) == 4 else ""
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
+            elif not dim.HasField("dim_value") and len(dims) > 1 and place:  # names of other exporters say nothing
+                dim.dim_value = sizes[place]
     for value in light.graph.output:
         value.type.tensor_type.ClearField("shape")
     return light
+
+
+def typical_values(model: onnx.ModelProto) -> Iterator[tuple[str, list[int], str]]:
+    """Every value whose shape can be inferred: its name, its shape, and its dtype.
+
+    Dynamic dimensions take their typical size, unnamed ones count as 1.
+    """
+    import onnx
+
+    sized = _at_sizes(model, _TYPICAL)
+    try:
+        with native("ONNX", "inferring shapes"):
+            sized = onnx.shape_inference.infer_shapes(sized)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
+        return
+    for value in (*sized.graph.input, *sized.graph.value_info, *sized.graph.output):
+        kind = value.type.tensor_type
+        shape = [max(dim.dim_value, 1) if dim.HasField("dim_value") else 1 for dim in kind.shape.dim]
+        yield value.name, shape, _DTYPES.get(kind.elem_type, "uint8")
 
 
 def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:

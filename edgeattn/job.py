@@ -58,6 +58,7 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
             where=recipe.where("quantize"),
             hint=f"name one: task: {' | '.join(registry.names('tasks'))}",
         )
+    _refuse_reshaping(recipe)
     backend_name, device = parse_target(recipe.target)
     backend: Backend = registry.get("backends", backend_name)
     here = backend.probe()
@@ -68,6 +69,17 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     job = Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen, notes=[*model.notes])
     refuse_unsupported(job, Program({}))  # a precision or device this machine lacks is known before any work
     return job
+
+
+def _refuse_reshaping(recipe: Recipe) -> None:
+    """A run holds the engine against PyTorch's own graphs, so those it must have."""
+    for name in recipe.rewrite.only:
+        if registry.get("rewrite", name).reshapes:
+            raise UsageError(
+                f"'{name}' changes how the model is used, and a run judges it as PyTorch uses it",
+                where=recipe.where("rewrite", "only"),
+                hint=f"apply it to the program: edgeattn rewrite DIR -o OUT --also {name}",
+            )
 
 
 def refuse_unsupported(job: Job, program: Program) -> None:

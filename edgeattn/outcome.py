@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import decode, graphs, report
+from edgeattn import decode, graphs, outside, report
 from edgeattn.backends._common import file_size
 from edgeattn.bundle.pack import answered_sample, pack
 from edgeattn.harness import environment
@@ -57,7 +57,7 @@ def make_report(
         task=scored,
         latency=timed,
         size=schema.SizeReport(
-            reference_bytes=sum(m.ByteSize() for m in exported.graphs.values()),
+            reference_bytes=sum(outside.size(m) for m in exported.graphs.values()),
             engine_bytes=file_size(engine.directory, engine.files.values()),
         ),
         environment=environment.describe(threads=job.options.threads),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeattn import decode, export, graphs, report
+from edgeattn import choose, decode, export, graphs, report
 from edgeattn.backends import Engine, oracle
 from edgeattn.harness import attention, latency, parity, task
 from edgeattn.harness.parity import Limits
@@ -22,6 +22,7 @@ from edgeattn.rewrite import rewrite
 
 __all__ = ["run"]
 
+UNDONE = "undone"  # in the run directory: examples of rules that had to be undone
 _TASK_BATCH = 50
 _CALIBRATION_BATCH = 4  # activations of a whole batch are held at once
 _LATENCY_SECONDS = 60.0  # a machine that has not settled by then will not: the verdict is inconclusive
@@ -48,7 +49,7 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
     with new_directory(out, force) as work:
         job = prepare(recipe, listen)
         program = exported = export_stage(job)
-        program = rewrite_stage(job, program)
+        program = rewrite_stage(job, program, work / UNDONE)
         program = quantize_stage(job, program)
         engine = compile_stage(job, program, work / "bundle")
         sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
@@ -71,18 +72,28 @@ def export_stage(job: Job) -> Program:
     return program
 
 
-def rewrite_stage(job: Job, program: Program) -> Program:
-    """Attention in the form every engine runs fast; each rule is checked against the exported graph."""
+def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Program:
+    """Attention in the form every engine runs fast; each rule is checked against the exported graph.
+
+    Args:
+        job: the run. program: what was exported.
+        undone: where an example is left of each rule that had to be undone.
+    """
     recipe = job.recipe.rewrite
+    timed = recipe.measure and job.recipe.precision == "fp32"
     result = rewrite(
         program,
         oracle,
         only=recipe.only,
         skip=recipe.skip,
+        chooser=choose.by_latency(job.backend.name, job.options, seed=job.recipe.seed) if timed else None,
         progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
+        repro=undone,
     )
-    undone = [r for r in rules_applied(result) if r.get("undone")]
-    job.notes += [f"rewrite rule {r['rule']} was undone: {r['undone']}" for r in undone]
+    for rule in rules_applied(result):
+        if rule.get("undone"):
+            seen = f" (see {UNDONE}/{rule['repro']}/)" if rule.get("repro") else ""
+            job.notes.append(f"rewrite rule {rule['rule']} was undone: {rule['undone']}{seen}")
     judge(job, "rewrite", result)
     return result
 

@@ -161,11 +161,17 @@ class Program:
         return replace(self, **changes, history=(*self.history, record))
 
     def digest(self) -> str:
-        """sha256 over the deterministic serialisation of every graph."""
+        """sha256 over the deterministic serialisation of every graph, and over weights that lie outside it."""
+        from edgeattn import outside
+
         sha = hashlib.sha256()
         for name in sorted(self.graphs):
             sha.update(name.encode())
-            sha.update(self.graphs[name].SerializeToString(deterministic=True))
+            model = self.graphs[name]
+            if outside.tensors(model):
+                sha.update(outside.digest(model))
+            else:
+                sha.update(model.SerializeToString(deterministic=True))
         return sha.hexdigest()
 
 

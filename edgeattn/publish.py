@@ -15,16 +15,19 @@ import secrets
 import shutil
 import signal
 import stat
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from edgeattn import phase
 from edgeattn.errors import OutOfResources, OutputExists, UsageError
 from edgeattn.files import EXCHANGE, NOREPLACE, lstat_mode, opened, rename, sync, sync_tree
 
 MARKER = ".edgeattn"
 _PREFIX = ".tmp-"
+_SCRATCH = "edgeattn-"
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -73,6 +76,9 @@ def new_directory(out: Path, force: bool = False, *, mark: bool = False) -> Iter
 def new_file(out: Path, force: bool = False) -> Iterator[Path]:
     """The path of a temporary file to write; it becomes ``out`` when the block ends without an exception.
 
+    What else is written beside that path (a file of weights) is put in place under its own name before it, and must
+    not exist there: until the last rename the old ``out`` is untouched and whole.
+
     Raises:
         OutputExists, UsageError, OutOfResources: as ``new_directory``.
     """
@@ -83,8 +89,32 @@ def new_file(out: Path, force: bool = False) -> Iterator[Path]:
             built.parent.mkdir()
         yield built
         with _blaming(out):
-            sync(built)
-            _put_in_place(built, out, work, force)
+            companions = [path for path in built.parent.iterdir() if path != built]
+            for path in (*companions, built):
+                sync(path)
+            with _withdrawn_on_failure() as placed:
+                for path in companions:
+                    if not rename(path, out.parent / path.name, NOREPLACE):
+                        raise OutputExists(out.parent / path.name)
+                    placed.append(out.parent / path.name)
+                _put_in_place(built, out, work, force)
+
+
+@contextlib.contextmanager
+def _withdrawn_on_failure() -> Iterator[list[Path]]:
+    """Files that were put in place are removed again when what they belong to does not follow."""
+    placed: list[Path] = []
+    try:
+        yield placed
+    except BaseException:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def free_name(path: Path) -> str:
+    """The name of ``path``, or where something stands there already, with a random word in it."""
+    return path.name if lstat_mode(path) is None else f"{path.stem}.{secrets.token_hex(4)}{path.suffix}"
 
 
 def guard(out: Path, inputs: Iterable[Path]) -> None:
@@ -173,6 +203,7 @@ def _in_use(out: Path) -> bool:
 def _building(out: Path) -> Iterator[Path]:
     """A sibling temporary directory, locked while it is in use and gone afterwards whatever happens."""
     sweep(out.parent)
+    phase.building_in(out.parent)
     work = out.parent / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     lock = -1
     with _sigterm_raises():
@@ -250,6 +281,7 @@ def _put_in_place(built: Path, out: Path, work: Path, force: bool) -> None:
             (work / "out").write_text(out.name, "utf-8", errors="surrogateescape")
             os.rename(out, work / "old")
             os.rename(built, out)
+    phase.published(out)
     sync(out.parent)
 
 
@@ -264,6 +296,20 @@ def sweep(directory: Path) -> None:
             with contextlib.suppress(OSError), opened(Path(entry.path)) as fd:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process of another container may hold it
                 _clear(Path(entry.path))
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory in the system's place for temporary files, for what a library wants to find on disk."""
+    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}-") as folder:
+        yield Path(folder)
+
+
+def sweep_scratch(pid: int) -> None:
+    """Remove what ``scratch`` made in a process that is gone. Never raises."""
+    with contextlib.suppress(OSError):
+        for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}{pid}-*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _clear(work: Path) -> None:

@@ -93,10 +93,15 @@ class Export(_Section):
 
 
 class Rewrite(_Section):
-    """Which rules run: all but ``skip``, or ``only`` those named."""
+    """Which rules run: all but ``skip``, or ``only`` those named.
+
+    ``measure``: rules that help on one engine and hurt on another are timed on the target, and stay where they make the
+    FP32 program faster. Off, the same recipe gives the same graph on every machine; in INT8 they are not tried.
+    """
 
     skip: Names = ()
     only: Names = ()
+    measure: bool = True
 
     @model_validator(mode="after")
     def _one_of(self) -> Rewrite:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn import backends, decode, graphs, registry
 from edgeattn.errors import UsageError
+from edgeattn.memory import assert_fits
 from edgeattn.program import Program, Session, TensorSpec, Wiring
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def open_any(name: str, target: str = "onnxruntime", threads: int = 0) -> Runnab
     from edgeattn import storage
 
     program = storage.load(path)
+    assert_fits(program)
     engine, device = backends.parse_target(target)
     backend: backends.Backend = registry.get("backends", engine)
     options = backends.Options(device, threads=threads)

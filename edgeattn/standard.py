@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edgeattn.program import Program
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+OPSETS = range(11, 27)
+"""What is read and rewritten: before 11, Squeeze and Clip are spelled otherwise; 26 is the newest that engines open."""
 
 
 def foreign_nodes(model: onnx.ModelProto) -> list[tuple[str, str, str]]:
@@ -66,7 +68,12 @@ def assert_standard(program: Program, stage: str) -> None:
 def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Every node of a graph and of the graphs inside its nodes."""
     for node in graph.node:
-        yield from _with_subgraphs(node)
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from all_nodes(attribute.g)
+            for inner in attribute.graphs:
+                yield from all_nodes(inner)
 
 
 def _with_subgraphs(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:

@@ -4,66 +4,80 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn import cases, decode, graphs
+from edgeattn import cases, decode, drawing, graphs, outside
 from edgeattn.errors import BadInput
 from edgeattn.files import read_regular
+from edgeattn.memory import assert_fits
 from edgeattn.preflight import read_model
 from edgeattn.program import Case, Program, Session, Stop, Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import onnx
+
     from edgeattn.program import Arrays
 
-WIRING = "wiring.json"
 _STEPS = 4  # forced steps of a case drawn for a wired program
 
 
-def load(path: Path) -> Program:
+def load(path: Path, warn: Callable[[str], None] = lambda line: None) -> Program:
     """Read a Program; every file is looked at in pure Python before any native code sees it.
+
+    Args:
+        path: an .onnx file, or a directory that ``save`` wrote.
+        warn: receives what is odd but allowed, a line each.
 
     Raises:
         BadInput, Unsupported, IntegrityError: see :func:`edgeattn.preflight.read_model`.
     """
     if not path.is_dir():
-        return Program({"main": read_model(path)})
-    wiring = _read_wiring(path / WIRING)
-    order = json.loads((path / WIRING).read_bytes())["graphs"]
-    return Program({name: read_model(path / f"{name}.onnx") for name in order}, wiring)
+        return Program({"main": _read(path, warn)})
+    if not (path / outside.WIRING).exists():
+        hint = "give an .onnx file, or a program directory as `edgeattn export` writes it"
+        raise BadInput(f"is a directory without {outside.WIRING}", where=str(path), hint=hint)
+    wiring = _read_wiring(path / outside.WIRING)
+    order = json.loads((path / outside.WIRING).read_bytes())["graphs"]
+    return Program({name: _read(path / f"{name}.onnx", warn) for name in order}, wiring)
 
 
-def save(program: Program, path: Path) -> None:
-    """Write a Program to ``path``: a file for one graph, a directory (which must exist) for several."""
-    import onnx
-
-    if program.wiring is None:
-        (model,) = program.graphs.values()
-        onnx.save(model, path)
-        return
-    for name, model in program.graphs.items():
-        onnx.save(model, path / f"{name}.onnx")
-    value = {"graphs": list(program.graphs), **asdict(program.wiring)}
-    (path / WIRING).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _read(path: Path, warn: Callable[[str], None]) -> onnx.ModelProto:
+    return read_model(path, warn=lambda line: warn(f"{path}: {line}"))
 
 
-def with_reference(program: Program, opener: Callable[[Program], Mapping[str, Session]], seed: int = 0) -> Program:
-    """The program with itself as oracle: cases drawn from its inputs, answered by the graphs as they are."""
+save = outside.write_program
+
+
+def with_reference(
+    program: Program,
+    opener: Callable[[Program], Mapping[str, Session]],
+    seed: int = 0,
+    given: drawing.Given | None = None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> Program:
+    """The program with itself as oracle: cases that its inputs take, answered by the graphs as they are.
+
+    Raises:
+        BadInput, UsageError: see :func:`edgeattn.drawing.draw`.
+    """
     rng = np.random.default_rng(seed)
-    drawn = cases.draw(graphs.program_inputs(program), seed)
-    if program.wiring is not None:
-        drawn = [replace(c, tokens=rng.integers(0, 2, (_batch(c), _STEPS))) for c in drawn]
+    assert_fits(program)
     sessions = opener(program)
+
+    def forced(case: Case) -> Case:
+        return case if program.wiring is None else replace(case, tokens=rng.integers(0, 2, (_batch(case), _STEPS)))
 
     def run(case: Case) -> Arrays:
         return decode.run(sessions, program.wiring, case.feeds, case.tokens)
 
-    return replace(program, reference=cases.answered(drawn, "source graph", run))
+    drawn = drawing.draw(graphs.program_inputs(program), lambda case: run(forced(case)), given, seed, warn)
+    return replace(program, reference=cases.answered([forced(c) for c in drawn], "source graph", run))
 
 
 def _batch(case: Case) -> int:

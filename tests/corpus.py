@@ -2,6 +2,8 @@
 
 ``CASES[name]`` is ``(make, code, said)``: ``make(folder) -> path`` writes the file and what lies beside it, ``code``
 is the exit code, ``said`` a part of the one line. The same corpus serves every command that reads a model.
+``ENGINE`` holds files that are well formed and fail when an engine opens or runs them, ``LETHAL`` those that kill the
+process an engine runs in, ``GOOD`` what is odd and right.
 """
 
 from __future__ import annotations
@@ -128,7 +130,22 @@ def _nested(field: int, data: bytes) -> bytes:
             return bytes([field << 3 | 2]) + length + data
 
 
+def _link_to_itself(folder: Path) -> Path:
+    (folder / "model.onnx").symlink_to("model.onnx")
+    return folder / "model.onnx"
+
+
+def _growing(folder: Path) -> Path:
+    """A file that says it is longer than it is, by way of /proc: reading ends, whatever ``stat`` says."""
+    del folder
+    return Path("/proc/self/status")
+
+
 FILES: dict[str, tuple[Make, int, str]] = {
+    "a file of the kernel": (_growing, 3, "is not an ONNX model"),
+    "UTF-8 BOM": (saved(lambda: b"\xef\xbb\xbf" + _good()), 3, "is not an ONNX model"),
+    "gzip": (saved(lambda: b"\x1f\x8b\x08" + bytes(100)), 3, "is gzip-compressed"),
+    "symbolic link to itself": (_link_to_itself, 3, "cannot be read"),
     "empty": (saved(lambda: b""), 3, "is empty (0 bytes)"),
     "truncated": (saved(lambda: _good()[:-20]), 3, "is truncated: "),
     "truncated early": (saved(lambda: _good()[:3]), 3, "truncated"),
@@ -189,6 +206,14 @@ TENSORS: dict[str, tuple[Make, int, str]] = {
     "wrong field": (saved(lambda: model(constants=[_scattered(int64_data=[1] * 16)])), 3, "data in int64_data"),
     "type 0": (_weights(data_type=0), 3, "initializer 'w' has the unknown data type 0"),
     "type 99": (_weights(data_type=99), 3, "initializer 'w' has the unknown data type 99"),
+    "raw data long": (_weights(raw_data=bytes(68)), 3, "needs 64 bytes and has 68"),
+    "dims overflow": (_weights(dims=[1 << 32, 1 << 32]), 3, "initializer 'w' claims"),
+    "two fields": (saved(lambda: model(constants=[_scattered(float_data=[0.0] * 16, int64_data=[1])])), 3, "keeps its"),
+    "segment of a string": (_weights(data_type=TensorProto.STRING), 3, "initializer 'w'"),
+    "in a branch": (
+        saved(lambda: _conditional([node("Constant", [], ["w"], value=weight(dims=[9])), node("Relu", ["w"], ["t"])])),
+        3, "attribute 'value' of node 'w' (Constant)",
+    ),
     "in an attribute": (saved(_in_attribute), 3, "attribute 'value' of node 'w' (Constant)"),
     "in a sparse": (
         edited(lambda m: m.graph.sparse_initializer.append(_sparse(raw_data=b"")), constants=[]), 3, "sparse"
@@ -288,6 +313,40 @@ GRAPHS: dict[str, tuple[Make, int, str]] = {
         saved(lambda: model([node("Gather", ["w", "i"], ["y"])],
                             constants=[weight(), numpy_helper.from_array(np.array([4]), "i")])), 3, "gathers index 4",
     ),
+    "gather index below": (
+        saved(lambda: model([node("Gather", ["w", "i"], ["y"])],
+                            constants=[weight(), numpy_helper.from_array(np.array([-5]), "i")])), 3, "-5",
+    ),
+    "gather axis": (
+        saved(lambda: model([node("Gather", ["w", "i"], ["y"], axis=2)],
+                            constants=[weight(), numpy_helper.from_array(np.array([0]), "i")])), 3, "along axis 2",
+    ),
+    "no inputs": (saved(lambda: model([node("Softmax", [], ["y"])])), 3, "has 0 inputs and takes 1"),
+    "too many inputs": (saved(lambda: model([node("Relu", ["x", "x"], ["y"])])), 3, "has 2 inputs and takes 1"),
+    "too many outputs": (saved(lambda: model([node("Relu", ["x"], ["y", "z"])])), 3, "has 2 outputs and takes 1"),
+    "input left out": (saved(lambda: model([node("MatMul", ["x", ""], ["y"])])), 3, "lacks its input 'B'"),
+    "no perm": (saved(lambda: model([node("Concat", ["x", "x"], ["y"])])), 3, "lacks its axis"),
+    "no body": (saved(lambda: model([node("Loop", ["", "", "x"], ["y"])])), 3, "lacks its body"),
+    "axis in words": (saved(lambda: model([node("Softmax", ["x"], ["y"], axis="last")])), 3, "axis of another type"),
+    "endless equation": (
+        saved(lambda: model([node("Einsum", ["x"], ["y"], equation="......")])), 3, "equation '......'"
+    ),
+    "equation": (saved(lambda: model([node("Einsum", ["x"], ["y"], equation="i\x1bj->i")])), 3, "equation 'i"),
+    "reduction axes": (
+        saved(lambda: model([node("ReduceMean", ["x"], ["y"], axes=[1 << 40])], opset=13)), 3, "axes [1099511627776]"
+    ),
+    "heads below 0": (
+        saved(lambda: model([node("Attention", ["x", "x", "x"], ["y"], q_num_heads=-4, kv_num_heads=1)], opset=23)),
+        3, "num_heads -4",
+    ),
+    "negative scale": (
+        saved(lambda: model([node("QuantizeLinear", ["x", "s"], ["q"]), node("DequantizeLinear", ["q", "s"], ["y"])],
+                            constants=[numpy_helper.from_array(np.float32(-1), "s")])), 3, "scale 's', which is not",
+    ),
+    "NaN as a quantization scale": (
+        saved(lambda: model([node("QuantizeLinear", ["x", "s"], ["q"]), node("DequantizeLinear", ["q", "s"], ["y"])],
+                            constants=[numpy_helper.from_array(np.float32("nan"), "s")])), 3, "scale 's', which is not",
+    ),
     "zero scale": (
         saved(lambda: model([node("QuantizeLinear", ["x", "s"], ["q"]), node("DequantizeLinear", ["q", "s"], ["y"])],
                             constants=[numpy_helper.from_array(np.float32(0), "s")])), 3, "scale 's', which is not",
@@ -298,7 +357,7 @@ GRAPHS: dict[str, tuple[Make, int, str]] = {
             numpy_helper.from_array(np.uint8(1), "z")])), 3, "a zero point 'z' of another type",
     ),
     "input without a type": (edited(lambda m: m.graph.input[0].ClearField("type")), 3, "input 'x' has no type"),
-    "negative dimension": (saved(lambda: model(inputs=[value("x", [-1, 4])])), 3, "has the negative dimension -1"),
+    "negative dimension": (saved(lambda: model(inputs=[value("x", [-2, 4])])), 3, "has the negative dimension -2"),
 }  # fmt: skip
 
 # --- sound, but not supported -------------------------------------------------------------------------------------
@@ -314,6 +373,16 @@ def _typed(kind: int) -> Make:
     return saved(lambda: model([node("Identity", ["x"], ["y"])], [value("x", kind=kind)], [value("y", kind=kind)], []))
 
 
+def _produced(name: str) -> Make:
+    kind = {"string": TensorProto.STRING, "bfloat16": TensorProto.BFLOAT16}[name]
+    return saved(lambda: model([node("Cast", ["x"], ["y"], to=kind)], outputs=[value("y", kind=kind)], constants=[]))
+
+
+def _sequence_out() -> onnx.ModelProto:
+    y = helper.make_tensor_sequence_value_info("y", FLOAT, None)
+    return model([node("SequenceConstruct", ["x"], ["y"])], outputs=[y], constants=[])
+
+
 def _sequence() -> onnx.ModelProto:
     x = helper.make_tensor_sequence_value_info("x", FLOAT, None)
     return model([node("SequenceLength", ["x"], ["y"])], [x], [value("y", [], TensorProto.INT64)], [])
@@ -326,10 +395,10 @@ def _optional() -> onnx.ModelProto:
 
 
 UNSUPPORTED: dict[str, tuple[Make, int, str]] = {
-    "opset 999": (saved(lambda: model(opset=999)), 4, "has opset 999; supported are 11 to 23"),
-    "opset 6": (saved(lambda: model(opset=6)), 4, "has opset 6; supported are 11 to 23"),
-    "opset 0": (saved(lambda: model(opset=0)), 4, "has opset 0; supported are 11 to 23"),
-    "no opset": (edited(lambda m: m.ClearField("opset_import")), 4, "does not say its opset; supported are 11 to 23"),
+    "opset 999": (saved(lambda: model(opset=999)), 4, "has opset 999; supported are 11 to 26"),
+    "opset 6": (saved(lambda: model(opset=6)), 4, "has opset 6; supported are 11 to 26"),
+    "opset 0": (saved(lambda: model(opset=0)), 4, "has opset 0; supported are 11 to 26"),
+    "no opset": (edited(lambda m: m.ClearField("opset_import")), 4, "does not say its opset; supported are 11 to 26"),
     "IR 999": (edited(lambda m: setattr(m, "ir_version", 999)), 4, "has IR version 999; supported are 3 to"),
     "IR 0": (edited(lambda m: setattr(m, "ir_version", 0)), 4, "has IR version 0; supported are 3 to"),
     "vendor operator": (saved(_vendor), 4, "outside the ONNX standard: com.microsoft::FusedMatMul"),
@@ -351,6 +420,11 @@ UNSUPPORTED: dict[str, tuple[Make, int, str]] = {
     "bf16 input": (_typed(TensorProto.BFLOAT16), 4, "input 'x' is bfloat16"),
     "fp8 input": (_typed(TensorProto.FLOAT8E4M3FN), 4, "input 'x' is float8e4m3fn"),
     "int4 input": (_typed(TensorProto.INT4), 4, "input 'x' is int4"),
+    "string output": (_produced("string"), 4, "output 'y' is string"),
+    "bf16 output": (_produced("bfloat16"), 4, "output 'y' is bfloat16"),
+    "sequence output": (saved(_sequence_out), 4, "output 'y' is a sequence"),
+    "complex input": (_typed(TensorProto.COMPLEX64), 4, "input 'x' is complex64"),
+    "type 99": (_typed(99), 4, "input 'x' is type 99"),
     "sequence input": (saved(_sequence), 4, "input 'x' is a sequence"),
     "optional input": (saved(_optional), 4, "input 'x' is a optional"),
     "no rank": (edited(lambda m: m.graph.input[0].type.tensor_type.ClearField("shape")), 4, "--shape x=1x3x224x224"),
@@ -423,6 +497,53 @@ def _as_tensors(tensor: onnx.TensorProto) -> onnx.ModelProto:
     return built
 
 
+def _as_indices(tensor: onnx.TensorProto) -> onnx.ModelProto:
+    tensor.data_type = TensorProto.INT64
+    tensor.dims[:] = [16]
+    built = model(constants=[])
+    sparse = built.graph.sparse_initializer.add(dims=[4, 4])
+    sparse.values.CopyFrom(weight(dims=[16]))
+    sparse.indices.CopyFrom(tensor)
+    return built
+
+
+def _as_training(tensor: onnx.TensorProto) -> onnx.ModelProto:
+    built = model()
+    built.training_info.add().initialization.initializer.append(tensor)
+    return built
+
+
+def _as_default(tensor: onnx.TensorProto) -> onnx.ModelProto:
+    """The default of a function's attribute."""
+    built = _as_function(TensorProto())
+    built.functions[0].attribute_proto.append(helper.make_attribute("a", tensor))
+    built.functions[0].node[0].attribute[0].CopyFrom(helper.make_attribute("value", weight()))
+    return built
+
+
+def _twice(tensor: onnx.TensorProto) -> onnx.ModelProto:
+    tensor.external_data.add(key="location", value="../secret.bin")
+    return model(constants=[tensor])
+
+
+def _bound(folder: Path) -> None:
+    here = Path.cwd()
+    os.chdir(folder)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("w.bin")
+    os.chdir(here)
+
+
+def _sparse_file(folder: Path) -> None:
+    with (folder / "w.bin").open("wb") as file:
+        file.truncate(3 << 30)
+
+
+def _as_huge(tensor: onnx.TensorProto) -> onnx.ModelProto:
+    tensor.dims[:] = [1 << 15, 3 << 13]  # 3 GiB
+    return model(constants=[tensor])
+
+
 def _nothing(folder: Path) -> None:
     del folder
 
@@ -446,6 +567,12 @@ EXTERNAL: dict[str, tuple[Make, int, str]] = {
     "in a branch": (beside(build=_as_branch, location="../secret.bin"), 6, ESCAPE),
     "in a function": (beside(build=_as_function, location="../secret.bin"), 6, ESCAPE),
     "in a sparse tensor": (beside(build=_as_sparse, location="../secret.bin"), 6, ESCAPE),
+    "in sparse indices": (beside(build=_as_indices, location="../secret.bin"), 6, ESCAPE),
+    "in training": (beside(build=_as_training, location="../secret.bin"), 6, ESCAPE),
+    "in a default": (beside(build=_as_default, location="../secret.bin"), 6, ESCAPE),
+    "two locations": (beside(build=_twice), 3, "gives its location twice"),
+    "socket": (beside(_bound), 3, "where there is a socket"),
+    "parent, encoded": (beside(location="%2e%2e/secret.bin"), 3, "cannot be found"),
     "in an attribute list": (beside(build=_as_tensors, location="../secret.bin"), 6, ESCAPE),
     "fifo": (beside(lambda d: os.mkfifo(d / "w.bin")), 3, "where there is a FIFO"),
     "directory": (beside(lambda d: (d / "w.bin").mkdir()), 3, "where there is a directory"),
@@ -469,6 +596,101 @@ EXTERNAL: dict[str, tuple[Make, int, str]] = {
     "offset huge": (beside(offset="9" * 40), 3, "has the offset"),
     "file short": (beside(lambda d: (d / "w.bin").write_bytes(bytes(63))), 3, "which has 63"),
 }  # fmt: skip
+
+# --- well formed, until an engine has it --------------------------------------------------------------------------
+
+
+def _filled(op: str, inputs: list[str], *constants: onnx.TensorProto, opset: int = 18, **attributes: Any) -> Make:
+    """``y`` is ``x`` and the sum of what a node with constant inputs makes."""
+    nodes = [node(op, inputs, ["made"], **attributes), node("Cast", ["made"], ["f"], to=FLOAT)]
+    nodes += [node("ReduceSum", ["f"], ["s"], keepdims=0), node("Add", ["x", "s"], ["y"])]
+    return saved(lambda: model(nodes, constants=list(constants), opset=opset))
+
+
+def whole(name: str, *numbers: int) -> onnx.TensorProto:
+    """An int64 constant: a scalar, or a vector."""
+    return numpy_helper.from_array(np.array(numbers[0] if len(numbers) == 1 else numbers), name)
+
+
+def _doubling(times: int) -> onnx.ModelProto:
+    nodes = [node("Concat", [f"v{i}", f"v{i}"], [f"v{i + 1}"], axis=1) for i in range(times)]
+    nodes = [node("Relu", ["x"], ["v0"]), *nodes, node("ReduceSum", [f"v{times}"], ["s"])]
+    return model([*nodes, node("Add", ["x", "s"], ["y"])], constants=[])
+
+
+def _attending(**attributes: Any) -> Make:
+    x, y = value("x", [1, 5, 4]), value("y", [1, 5, 4])
+    return saved(lambda: model([node("Attention", ["x", "x", "x"], ["y"], **attributes)], [x], [y], [], opset=23))
+
+
+def _convolved(**attributes: Any) -> Make:
+    kernel = numpy_helper.from_array(np.ones((4, 4, 3, 3), np.float32), "w")
+    image, y = value("x", [1, 4, 8, 8]), value("y", ["a", "b", "c", "d"])
+    return saved(lambda: model([node("Conv", ["x", "w"], ["y"], **attributes)], [image], [y], [kernel]))
+
+
+def _constant_index() -> onnx.ModelProto:
+    nodes = [node("Constant", [], ["i"], value=whole("v", 9)), node("Gather", ["w", "i"], ["g"])]
+    return model([*nodes, node("Add", ["x", "g"], ["y"])])
+
+
+MEMORY = "needs "
+ENGINE: dict[str, tuple[Make, int, str]] = {
+    "ConstantOfShape 4e10": (
+        _filled("ConstantOfShape", ["n"], numpy_helper.from_array(np.array([40_000_000_000]), "n")), 5, MEMORY
+    ),
+    "Range 1e12": (_filled("Range", ["a", "b", "c"], whole("a", 0), whole("b", 10**12), whole("c", 1)), 5, MEMORY),
+    "Expand 2^60": (_filled("Expand", ["x", "n"], whole("n", 1 << 30, 1 << 28, 1, 4)), 5, MEMORY),
+    "Tile 2^80": (_filled("Tile", ["x", "n"], whole("n", 1 << 40, 1 << 40)), 5, MEMORY),
+    "Pad 2^80": (_filled("Pad", ["x", "n"], whole("n", 0, 0, 1 << 40, 1 << 40)), 5, MEMORY),
+    "OneHot 2^40": (
+        saved(lambda: model([
+            node("Cast", ["x"], ["k"], to=TensorProto.INT64), node("OneHot", ["k", "d", "v"], ["h"]),
+            node("ReduceSum", ["h", "last"], ["y"], keepdims=0)],
+            constants=[whole("d", 1 << 40), numpy_helper.from_array(np.float32([0, 1]), "v"),
+                       numpy_helper.from_array(np.array([2]), "last")])), 5, MEMORY,
+    ),
+    "random 2^40": (_filled("RandomNormal", [], shape=[1 << 40]), 5, MEMORY),
+    "doubled 40 times": (saved(lambda: _doubling(40)), 5, MEMORY),
+    "doubled 80 times": (saved(lambda: _doubling(80)), 5, MEMORY),
+    "input of 2^33": (saved(lambda: model(
+        [node("Relu", ["x"], ["y"])], [value("x", [1 << 31, 4])], [value("y", [1 << 31, 4])], [])), 5, MEMORY),
+    "input of 2^124": (saved(lambda: model(
+        [node("Relu", ["x"], ["y"])], [value("x", [1 << 62] * 2)], [value("y", [1 << 62] * 2)], [])), 5, MEMORY),
+    "heads do not divide": (_attending(q_num_heads=3, kv_num_heads=3), 3, "does not run"),
+    "more key heads than heads": (_attending(q_num_heads=2, kv_num_heads=4), 3, "does not run"),
+    "gather by a Constant node": (saved(_constant_index), 3, "does not run"),
+    "integer division by zero": (_filled("Div", ["a", "b"], whole("a", 7), whole("b", 0)), 4, "onnxruntime"),
+    "remainder of zero": (_filled("Mod", ["a", "b"], whole("a", 7), whole("b", 0)), 4, "onnxruntime"),
+    "softmax axis 5": (saved(lambda: model([node("Softmax", ["x"], ["y"], axis=5)])), 4, "'axis' must be in"),
+    "groups of 0": (_convolved(group=0), 3, "does not run"),
+    "strides of 0": (_convolved(strides=[0, 0]), 4, "strides"),
+    "dilations of 2^62": (_convolved(dilations=[1 << 62, 1]), 3, "does not run"),
+    "pads of 2^40": (_convolved(pads=[1 << 40] * 4), 5, MEMORY),
+    "reshape to -1, -1": (saved(lambda: model(
+        [node("Reshape", ["x", "n"], ["y"])], constants=[whole("n", -1, -1)])), 4, "multiple -1"),
+    "step of 0": (saved(lambda: model(
+        [node("Slice", ["x", "a", "b", "a", "a"], ["y"])],
+        constants=[numpy_helper.from_array(np.array([0]), "a"), numpy_helper.from_array(np.array([2]), "b")])), 4, "0"),
+    "matrices that do not fit": (saved(lambda: model(constants=[weight(dims=[2, 8])])), 4, "multiplication"),
+    "sparse initializer": (
+        edited(lambda m: m.graph.sparse_initializer.append(_sparse()), constants=[]), 4, "as a sparse initializer"
+    ),
+    "branches of nothing": (
+        saved(lambda: model(
+            [node("If", ["c"], ["y"], then_branch=helper.make_graph([], "b", [], []),
+                  else_branch=helper.make_graph([], "b", [], []))],
+            constants=[numpy_helper.from_array(np.array(True), "c")])), 4, "subgraphs produce 0",
+    ),
+}  # fmt: skip
+
+LETHAL: dict[str, tuple[Make, str]] = {
+    # x86 traps where the quotient of two 64-bit integers has no 64-bit value; ONNX Runtime only looks for 0.
+    "smallest integer by -1": (
+        _filled("Div", ["a", "b"], whole("a", -(1 << 63)), whole("b", -1)),
+        "ONNX Runtime died by SIGFPE",
+    ),
+}
 
 CASES = {
     f"{group}: {name}": case
@@ -500,10 +722,21 @@ def _many() -> onnx.ModelProto:
     return model(nodes, outputs=[value("v200000")], constants=[])
 
 
+def _looping() -> onnx.ModelProto:
+    boolean, integer = TensorProto.BOOL, TensorProto.INT64
+    body = helper.make_graph(
+        [node("Add", ["sum", "sum"], ["next"]), node("Identity", ["go"], ["on"])], "body",
+        [value("i", [], integer), value("go", [], boolean), value("sum")], [value("on", [], boolean), value("next")],
+    )  # fmt: skip
+    constants = [whole("rounds", 3), numpy_helper.from_array(np.array(True), "true")]
+    return model([node("Loop", ["rounds", "true", "x"], ["y"], body=body)], constants=constants)
+
+
 GOOD: dict[str, Make] = {
     "plain": saved(model),
     "opset 11": saved(lambda: model(opset=11)),
     "opset 23": saved(lambda: model(opset=23)),
+    "opset 26": saved(lambda: model(opset=26)),
     "symbolic dimensions": saved(lambda: model(inputs=[value("x", ["batch", 4])])),
     "scalar and empty tensors": saved(lambda: model(constants=[
         weight(), numpy_helper.from_array(np.float32(1), "s"), numpy_helper.from_array(np.zeros((0, 3)), "e")])),
@@ -520,6 +753,35 @@ GOOD: dict[str, Make] = {
     "QDQ": saved(lambda: model(
         [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])],
         constants=[numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")])),
+    "loop": saved(_looping),
+    "scan": saved(lambda: model([node("Scan", ["x"], ["y"], num_scan_inputs=1, body=helper.make_graph(
+        [node("Relu", ["a"], ["b"])], "body", [value("a", [4])], [value("b", [4])]))], constants=[])),
+    "sequence inside": saved(lambda: model(
+        [node("SequenceConstruct", ["x", "x"], ["q"]), node("ConcatFromSequence", ["q"], ["y"], axis=0)],
+        outputs=[value("y", [2, 4])], constants=[])),
+    "optional inside": saved(lambda: model(
+        [node("Optional", ["x"], ["o"]), node("OptionalGetElement", ["o"], ["y"])], constants=[])),
+    "bfloat16 inside": saved(lambda: model(
+        [node("Cast", ["x"], ["h"], to=TensorProto.BFLOAT16), node("Cast", ["h"], ["y"], to=FLOAT)], constants=[])),
+    "float8 inside": saved(lambda: model(
+        [node("Cast", ["x"], ["h"], to=TensorProto.FLOAT8E4M3FN), node("Cast", ["h"], ["y"], to=FLOAT)], opset=19,
+        constants=[])),
+    "int4 weights": saved(lambda: model(
+        [node("DequantizeLinear", ["q", "s"], ["w"]), node("MatMul", ["x", "w"], ["y"])], opset=21,
+        constants=[helper.make_tensor("q", TensorProto.INT4, [4, 4], [1] * 16),
+                   numpy_helper.from_array(np.float32(0.5), "s")])),
+    "rows masked whole": saved(lambda: model(
+        [node("Add", ["x", "never"], ["m"]), node("Softmax", ["m"], ["y"])],
+        constants=[numpy_helper.from_array(np.full((1, 4), np.float32(-1e38)), "never")])),
+    "no nodes": saved(lambda: model([], outputs=[value("x")], constants=[])),
+    "a weight as the output": saved(lambda: model([], outputs=[value("w", [4, 4])])),
+    "nodes without names": saved(lambda: model([node("MatMul", ["x", "w"], ["y"], name="")])),
+    "odd dimension names": saved(lambda: model(inputs=[value("x", ["a\nb \x1b[31m ../\u202e", 4])],
+                                               outputs=[value("y", ["", 4])])),
+    "scalar input": saved(lambda: model(
+        [node("Relu", ["x"], ["y"])], [value("x", [])], [value("y", [])], [])),
+    "boolean scalar": saved(lambda: model(
+        [node("Not", ["x"], ["y"])], [value("x", [], TensorProto.BOOL)], [value("y", [], TensorProto.BOOL)], [])),
     "external data": beside(),
     "external data in a folder": beside(
         lambda d: ((d / "d").mkdir(), (d / "d" / "w.bin").write_bytes(bytes(100))), location="./d/w.bin", offset="36"),

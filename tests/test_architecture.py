@@ -15,11 +15,13 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts)
 
 # A file may import what stands above it. Within one layer, stages do not know each other.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "registry", "program", "decode", "files", "__init__"}),
+    frozenset({"errors", "phase", "registry", "program", "decode", "files", "outside", "__init__"}),
     frozenset(
         {
             "cases",
             "downgrade",
+            "drawing",
+            "origin",
             "graphs",
             "standard",
             "publish",
@@ -28,12 +30,14 @@ LAYERS: tuple[frozenset[str], ...] = (
             "complaints",
             "arrays",
             "theirs",
+            "memory",
+            "worker",
         }
     ),
     frozenset({"recipe", "report", "recognise"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
     frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager"}),
-    frozenset({"job", "training"}),
+    frozenset({"choose", "benefits", "job", "training"}),
     frozenset({"outcome"}),
     frozenset({"pipeline"}),
     frozenset({"cli"}),

@@ -1,4 +1,4 @@
-"""The commands of docs/your_model.md, run in order as a reader runs them, from the root of a checkout."""
+"""The commands of the pages in docs/, run in order as a reader runs them, from the root of a checkout."""
 
 from __future__ import annotations
 
@@ -13,28 +13,34 @@ import pytest
 
 from tests.conftest import QUICK, ROOT
 
-PAGE = (ROOT / "docs" / "your_model.md").read_text()
+PAGES = {"your_model.md": 9, "decoders.md": 6}  # commands shown
 
 
-def test_every_file_and_link_shown_exists() -> None:
-    linked = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", PAGE)]
+def text(page: str) -> str:
+    return (ROOT / "docs" / page).read_text()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_and_link_shown_exists(page: str) -> None:
+    linked = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text(page))]
     assert [link for link in linked if not (ROOT / "docs" / link).exists()] == []
-    assert [name for name in re.findall(r"examples/[\w.]+\w", PAGE) if not (ROOT / name).exists()] == []
+    assert [name for name in re.findall(r"examples/[\w.]+\w", text(page)) if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.torch
 @pytest.mark.onnxruntime
 @pytest.mark.openvino
 @pytest.mark.slow
-def test_every_command_shown_does_what_it_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_shown_does_what_it_says(page: str, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    commands = [line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
-    assert len(commands) == 9
+    commands = [line for block in re.findall(r"```\n(.*?)```", text(page), re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == PAGES[page]
     for command in commands:
         program, *words = shlex.split(command)
-        words = ["-m", "edgeattn", *words, "--force"] if program == "edgeattn" else words
+        words = ["-m", "edgeattn", *words, *["--force"] * ("-o" in words)] if program == "edgeattn" else words
         words += QUICK if "run" in words[:3] else ()
         done = subprocess.run(
             [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -155,3 +155,11 @@ def test_preflight_needs_no_engine_and_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", body, path], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_dimension_of_minus_one_is_a_dynamic_one(tmp_path):
+    made = corpus.model(inputs=[corpus.value("x", [-1, 4])], outputs=[corpus.value("y", [-1, 4])])
+    onnx.save(made, tmp_path / "paddle.onnx")
+    read = read_model(tmp_path / "paddle.onnx")
+    assert not read.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value")
+    assert read.graph.input[0].type.tensor_type.shape.dim[1].dim_value == 4

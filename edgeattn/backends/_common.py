@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.backends import Availability, Refusal
-from edgeattn.errors import BadInput, EdgeattnError, EngineFailed
+from edgeattn.errors import BadInput, EdgeattnError, EngineFailed, OutOfResources, printable
 from edgeattn.program import TensorSpec
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ def newer_opsets(program: Program, newest: int) -> list[Refusal]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first meaningful line of an engine's exception text."""
+    """The first meaningful line of an engine's exception text, so short that what follows it is read too."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return printable(lines[0], 400) if lines else type(error).__name__
 
 
 def precision_summary(executed: Iterable[tuple[str, str]], macs: Mapping[str, int]) -> dict[str, Any]:
@@ -86,7 +87,20 @@ def explain_failure(engine: str, error: Exception, inputs: tuple[TensorSpec, ...
             return BadInput(f"input '{spec.name}' has shape {list(value.shape)}", hint=f"expected {spec}")
         if str(value.dtype) != spec.dtype:
             return BadInput(f"input '{spec.name}' is {value.dtype}", hint=f"expected {spec}")
-    return EngineFailed(first_line(error), where=engine)
+    return refusal(engine, error)
+
+
+def refusal(engine: str, error: Exception) -> EdgeattnError:
+    """An engine's exception as ours: memory that ran out, or a graph it does not take."""
+    text = str(error)
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        wanted = re.search(r"requested buffer of size (\d+)", text)
+        what = f"ran out of memory over a buffer of {wanted[1]} bytes" if wanted else "ran out of memory"
+        return OutOfResources(what, where=engine, hint="use a smaller batch or model; EDGEATTN_MEMORY sets the limit")
+    return EngineFailed(first_line(error), where=engine, hint="run `edgeattn inspect` on the ONNX, or export it again")
+
+
+_NO_MEMORY = re.compile("bad_alloc|Failed to allocate memory|[Oo]ut of memory|[Cc]annot allocate memory")
 
 
 def file_size(directory: Path, files: Iterable[str]) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,15 @@ import numpy as np
 from edgeattn.backends import Availability, Engine, Options, Refusal
 from edgeattn.backends._common import (
     explain_failure,
-    first_line,
     newer_opsets,
     precision_summary,
     probe_package,
+    refusal,
     usable_cores,
 )
-from edgeattn.errors import EngineFailed, MissingPackage
+from edgeattn.errors import MissingPackage
 from edgeattn.graphs import macs_by_node
+from edgeattn.phase import native
 from edgeattn.program import Program, QdqDialect, TensorSpec
 
 if TYPE_CHECKING:
@@ -39,29 +41,41 @@ _PINNED = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
 _LABELS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 _MAC_LAYERS = {"Convolution", "FullyConnected", "MatMul", "Deconvolution", "RNNCell", "RNNSeq", "LSTMCell", "LSTMSeq"}
 _FUSION_MARKS = re.compile("(/WithoutBiases|/DequantizationMultiply)+$")
-_NEWEST_OPSET = 23
+_NEWEST_OPSET = 26
+_RUNNING = native("OpenVINO", "running the graph")
 
 
 class OpenVinoSession:
     """One graph compiled by OpenVINO, with its own inference request."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, names: Sequence[str]) -> None:
         self._request = compiled.create_infer_request()
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        # A compiled output answers to the names of everything that was fused into it: the graph's own is meant.
+        ports = zip(compiled.outputs, names, strict=True)
+        self.outputs = tuple(replace(_spec(port), name=name) for port, name in ports)
         self._names = [spec.name for spec in self.outputs]
-        self._dtypes = [(spec.name, np.dtype(spec.dtype)) for spec in self.inputs]
+        self._dtypes = [(spec.name, _dtype(spec.dtype)) for spec in self.inputs]
 
     def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run once; see :class:`edgeattn.program.Session`. Outputs are copies, safe to keep."""
         try:
             given = {spec.name: feeds[spec.name] for spec in self.inputs}
-            if any(given[name].dtype != kind for name, kind in self._dtypes):
+            if any(kind is None or given[name].dtype != kind for name, kind in self._dtypes):
                 raise TypeError("OpenVINO would convert the input silently")
-            results = self._request.infer(given, share_inputs=True, share_outputs=True)
+            with _RUNNING:
+                results = self._request.infer(given, share_inputs=True, share_outputs=True)
             return {name: results[i].copy() for i, name in enumerate(self._names)}
         except Exception as error:
             raise explain_failure("openvino", error, self.inputs, feeds) from error
+
+
+def _dtype(name: str) -> np.dtype[Any] | None:
+    """NumPy's type of that name; None for one that NumPy does not hold, such as bf16."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        return None
 
 
 class OpenVinoBackend:
@@ -96,8 +110,9 @@ class OpenVinoBackend:
         files, effective = {}, {}
         for graph, model in program.graphs.items():
             files[graph] = f"{graph}.xml"
-            ir = _read(model.SerializeToString())
-            ov.save_model(ir, out / files[graph], compress_to_fp16=False)
+            ir = _read(model)
+            with native("OpenVINO", "saving the graph"):
+                ov.save_model(ir, out / files[graph], compress_to_fp16=False)
             compiled = _compile(out / files[graph], options)
             effective[graph] = {
                 "device": ",".join(compiled.get_property("EXECUTION_DEVICES")).lower(),
@@ -112,11 +127,15 @@ class OpenVinoBackend:
 
     def open(self, file: Path, options: Options) -> OpenVinoSession:
         """Open an engine file."""
-        return OpenVinoSession(_compile(file, options))
+        try:
+            model = _core().read_model(file)
+        except Exception as error:
+            raise refusal("openvino", error) from error
+        return OpenVinoSession(_compile(model, options), [port.get_any_name() for port in model.outputs])
 
     def load(self, model: onnx.ModelProto, options: Options) -> OpenVinoSession:
         """Open a graph that is in memory."""
-        return OpenVinoSession(_compile(_read(model.SerializeToString()), options))
+        return OpenVinoSession(_compile(_read(model), options), [value.name for value in model.graph.output])
 
 
 def _core() -> Any:
@@ -127,11 +146,42 @@ def _core() -> Any:
     return ov.Core()
 
 
-def _read(model: bytes) -> Any:
+def _read(model: onnx.ModelProto) -> Any:
+    """The graph as OpenVINO's; weights that lie outside become constants over the mapped files."""
+    from edgeattn import outside
+
+    weights = {tensor.name: outside.array(tensor) for tensor in outside.tensors(model)}
     try:
-        return _core().read_model(model)
+        with native("OpenVINO", "reading the graph"):
+            return _with_constants(_core().read_model(outside.hollow(model).SerializeToString()), weights)
     except Exception as error:
-        raise EngineFailed(first_line(error), where="openvino", hint="run `edgeattn inspect` on the ONNX") from error
+        raise refusal("openvino", error) from error
+
+
+def _with_constants(model: Any, weights: Mapping[str, Array]) -> Any:
+    """The model with the parameters that stand for ``weights`` replaced by constants that share their memory."""
+    import openvino as ov
+
+    for parameter in model.get_parameters() if weights else ():
+        name = parameter.get_friendly_name()
+        if name in weights:
+            constant = ov.op.Constant(_shareable(weights[name]), shared_memory=True)
+            constant.set_friendly_name(name)
+            for reader in parameter.output(0).get_target_inputs():
+                reader.replace_source_output(constant.output(0))
+            model.remove_parameter(parameter)
+    return model
+
+
+def _shareable(array: Array) -> Array:
+    """The same memory, marked as writable: OpenVINO asks for that and does not write."""
+    whole: Any = array
+    while isinstance(whole, np.ndarray):
+        whole = whole.base
+    room = np.frombuffer(whole, np.uint8)
+    start = array.__array_interface__["data"][0] - room.__array_interface__["data"][0]
+    shared: Array = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    return shared
 
 
 def _compile(model: Any, options: Options) -> Any:
@@ -141,11 +191,12 @@ def _compile(model: Any, options: Options) -> Any:
         "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
     }
     try:
-        return _core().compile_model(model, options.device.upper(), settings)
+        with native("OpenVINO", "compiling the graph"):
+            return _core().compile_model(model, options.device.upper(), settings)
     except MissingPackage:
         raise
     except Exception as error:
-        raise EngineFailed(first_line(error), where="openvino") from error
+        raise refusal("openvino", error) from error
 
 
 def _executed(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
@@ -167,7 +218,13 @@ def _executed(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]
 def _spec(port: Any) -> TensorSpec:
     shape = tuple("?" if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
     kind = port.get_element_type().get_type_name()
-    return TensorSpec(port.get_any_name(), _DTYPES.get(kind, kind), shape)
+    return TensorSpec(_name(port), _DTYPES.get(kind, kind), shape)
+
+
+def _name(port: Any) -> str:
+    """What the graph calls its input or output; where OpenVINO drops an Identity or a Cast, it has several names."""
+    called = str(port.get_node().get_friendly_name()).partition("/sink_port_")[0]
+    return called if called in port.get_names() else str(port.get_any_name())
 
 
 BACKEND = OpenVinoBackend()

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeattn import __version__
+from edgeattn import __version__, outside
 from edgeattn.bundle._reader import SCHEMA_VERSION, plain_path
 from edgeattn.bundle.manifest import NAME, GraphEntry, Manifest, SelfTestEntry, Tolerance, entry, parse
 from edgeattn.errors import BadInput, printable
 from edgeattn.graphs import input_specs, output_specs
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgeattn.backends import Engine
     from edgeattn.program import Array, Arrays, Program
 
@@ -124,13 +126,22 @@ def _graph(out: Path, name: str, program: Program, file: str) -> GraphEntry:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise BadInput("is not a usable graph name", where=printable(name, 80), hint="letters, digits, - and _")
     model = program.graphs[name]
-    data = model.SerializeToString(deterministic=True)
     path = f"engine/{file}"
-    if (out / path).read_bytes() not in (data, model.SerializeToString()):
+    if not _is_file_of(model, out / path):
         path = f"portable/{name}.onnx"
         (out / "portable").mkdir(exist_ok=True)
-        (out / path).write_bytes(data)
+        if outside.tensors(model):
+            outside.write(model, out / path)
+        else:
+            (out / path).write_bytes(model.SerializeToString(deterministic=True))
     return GraphEntry(f"engine/{file}", path, input_specs(model), output_specs(model))
+
+
+def _is_file_of(model: onnx.ModelProto, file: Path) -> bool:
+    """Whether an engine's file is the graph itself, byte for byte as it is written."""
+    if outside.tensors(model):
+        return file.suffix == ".onnx"  # written by outside.write, which is what would be written again
+    return file.read_bytes() in (model.SerializeToString(deterministic=True), model.SerializeToString())
 
 
 def _asset(out: Path, name: str, data: bytes) -> str:

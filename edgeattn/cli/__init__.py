@@ -1,22 +1,41 @@
-"""The command line: ``edgeattn COMMAND``. The only code that prints or exits; each command is a thin call."""
+"""The command line: ``edgeattn COMMAND``. The only code that prints or exits; each command is a thin call.
+
+The command runs in a worker process (:mod:`edgeattn.worker`); this process waits for it and tells how it died, if so.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import time
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from edgeattn import phase, worker
 from edgeattn.errors import EXIT_SIGINT, EdgeattnError, missing_package, printable
 
 
 def main() -> NoReturn:
     """Run the command line and exit with the contract's code."""
-    interrupts = _noted_interrupts()
-    from edgeattn.cli.app import app
-
     try:
+        _open_standard_streams()
+        ended = worker.supervise()
+    except EdgeattnError as error:
+        _leave(_told(error))
+    except KeyboardInterrupt:
+        _leave(_stopped(EXIT_SIGINT))
+    _leave(_work() if ended is None else _accounted(ended))
+
+
+def _work() -> int:
+    """The command itself, in the worker: its exit code."""
+    interrupts: list[float] = []
+    code: Any
+    try:
+        _note_interrupts(interrupts)
+        from edgeattn.cli.app import app
+
         code = app(standalone_mode=False)
     except Exception as error:
         code = EXIT_SIGINT if interrupts else _told(error)
@@ -26,27 +45,54 @@ def main() -> NoReturn:
         code = error.code
     if code in _SIGNALS:  # the argument parser turns Ctrl-C into a code, publish.py SIGTERM into a SystemExit
         code = _stopped(code)
-    _leave(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
-def _noted_interrupts() -> list[int]:
-    """Every Ctrl-C from now on: one that hits a native import surfaces as another error, such as a missing package."""
-    noted: list[int] = []
+def _accounted(ended: worker.Ended) -> int:
+    """The worker's exit code, and one line about its death if it was killed."""
+    error = worker.account(ended)
+    code = ended.code if error is None else error.exit_code
+    if ended.said and ("--debug" in sys.argv or code not in _NATIVE_FAULTS):
+        print(ended.said.rstrip("\n"), file=sys.stderr)
+    if error is not None:
+        return _say(str(error), error.exit_code)
+    return _stopped(128 + ended.stopped, ended.page.written) if code is None else code
+
+
+def _open_standard_streams() -> None:
+    """Where stdin, stdout or stderr is closed, the next file to be opened would take its place."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def _note_interrupts(noted: list[float]) -> None:
+    """Note every Ctrl-C: one that hits a native import surfaces as another error, such as a missing package."""
 
     def note(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
-        signal.default_int_handler(number, frame)
+        noted.append(time.monotonic())
+        if len(noted) < 2 or noted[-1] - noted[-2] > _ONE_KEYSTROKE_S:  # the terminal sends it, and our parent
+            signal.default_int_handler(number, frame)
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
         signal.signal(signal.SIGINT, note)
-    return noted
 
 
-_SIGNALS = {EXIT_SIGINT: "interrupted", 128 + signal.SIGTERM: "terminated"}
+_ONE_KEYSTROKE_S = 0.2
+_SIGNALS = {
+    EXIT_SIGINT: "interrupted",
+    128 + signal.SIGTERM: "terminated",
+    128 + signal.SIGHUP: "the terminal was closed",
+}
+_NATIVE_FAULTS = (3, 4, 5, 6)  # exit codes whose one line says it all: what the engine printed beside it is noise
 
 
-def _stopped(code: int) -> int:
-    return _say(f"{_SIGNALS[code]}; nothing was written", code)
+def _stopped(code: int, outcome: str = "") -> int:
+    return _say(f"{_SIGNALS[code]}; {outcome or phase.outcome()}", code)
 
 
 def _told(error: Exception) -> int:
@@ -94,4 +140,7 @@ def _leave(code: int) -> NoReturn:
         # would then kill itself with the signal at exit instead of giving our code.
         sys.stderr.flush()
         os._exit(code)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done and told: too late to be interrupted
+    phase.done(code)
     sys.exit(code)

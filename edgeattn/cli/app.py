@@ -30,6 +30,10 @@ Target = Annotated[str, typer.Option("--target", "-t", help="onnxruntime or open
 Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16 or int8: what the engine is asked to compute in.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core this process may use.")]
 
+_SECONDS = "Give up after this many seconds; 0: never."
+Patience = Annotated[float, typer.Option("--timeout", envvar="EDGEATTN_TIMEOUT", min=0, help=_SECONDS)]
+A_LOOK_S, A_JOB_S, FOREVER_S = 600.0, 3600.0, 0.0  # how long reading, converting and measuring may take
+
 
 def _version(wanted: bool) -> None:
     if wanted:

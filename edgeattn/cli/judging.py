@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeattn.cli.app import Debug, Json, Quiet, Target, Threads, app
+from edgeattn.cli.app import A_JOB_S, FOREVER_S, Debug, Json, Patience, Quiet, Target, Threads, app
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, UsageError
 
@@ -34,6 +34,7 @@ def parity(
     sqnr: Tolerance = None,
     target: Target = "onnxruntime",
     seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -43,7 +44,7 @@ def parity(
     from edgeattn.harness.parity import Limits, judge
     from edgeattn.runnable import open_any
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [reference, candidate], timeout=timeout) as ui:
         limits = Limits.of(precision).override(atol=atol or (), rtol=rtol or (), sqnr=sqnr or ())
         first, second = open_any(reference, target), open_any(candidate, target)
         cases = _cases(first, inputs, seed)
@@ -66,6 +67,7 @@ def bench(
     target: Target = "onnxruntime",
     threads: Threads = 0,
     seed: Annotated[int, typer.Option(help="Seed of order and inputs.")] = 0,
+    timeout: Patience = FOREVER_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -75,7 +77,7 @@ def bench(
     from edgeattn.harness import latency
     from edgeattn.runnable import open_any
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, models, timeout=timeout) as ui:
         opened = [open_any(name, target, threads) for name in models]
         case = _cases(opened[0], inputs, seed)[0]
         for other in opened[1:]:
@@ -100,14 +102,20 @@ def bench(
                 f"{entry.latency.p50_ms:.3f}",
                 "n/a" if entry.latency.p90_ms is None else f"{entry.latency.p90_ms:.3f}",
                 "" if entry.speedup is None else f"{entry.speedup.median:.3f}x",
-                "" if entry.speedup is None else f"{entry.speedup.ci95[0]:.3f} to {entry.speedup.ci95[1]:.3f}",
+                "" if entry.speedup is None else _span(entry.speedup.ci95, 3),
             )
             for entry in result.entries
         ]
         ui.table(("model", "engine", "p50 ms", "p90 ms", "speed vs first", "95 %"), rows)
-        low, high = result.aa_control.ci95
-        ui.emit(None, f"A/A control {low:.4f} to {high:.4f}: {result.verdict} {result.why}") if not as_json else None
+        control = _span(result.aa_control.ci95, 4)
+        ui.emit(None, f"A/A control {control}: {result.verdict} {result.why}") if not as_json else None
     raise typer.Exit(EXIT_INCONCLUSIVE if result.verdict == "inconclusive" else EXIT_OK)
+
+
+def _span(bounds: tuple[float | None, float | None], digits: int) -> str:
+    """An interval in words; a starved machine may finish too few rounds for one."""
+    low, high = bounds
+    return "too few rounds to tell" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def _call(runnable: Runnable, case: Case) -> Callable[[], object]:
@@ -120,15 +128,17 @@ def _cases(runnable: Runnable, inputs: Path | None, seed: int) -> list[Case]:
 
     import numpy as np
 
+    from edgeattn import drawing
     from edgeattn.arrays import read_npz
-    from edgeattn.cases import draw
     from edgeattn.program import Case
 
-    if inputs is not None:
-        drawn = [Case(f"real-{inputs.name}", read_npz(inputs, runnable.inputs))]
-    else:
-        drawn = draw(runnable.inputs, seed)
-    if runnable.wiring is None:
-        return drawn
     tokens = np.random.default_rng(seed)
-    return [replace(c, tokens=tokens.integers(0, 2, (len(next(iter(c.feeds.values()))), 4))) for c in drawn]
+
+    def forced(case: Case) -> Case:
+        rows = len(next(iter(case.feeds.values())))
+        return case if runnable.wiring is None else replace(case, tokens=tokens.integers(0, 2, (rows, 4)))
+
+    if inputs is not None:
+        return [forced(Case(f"real-{inputs.name}", read_npz(inputs, runnable.inputs)))]
+    drawn = drawing.draw(runnable.inputs, lambda c: runnable.run(c.feeds, forced(c).tokens), seed=seed)
+    return [forced(c) for c in drawn]

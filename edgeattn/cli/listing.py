@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from edgeattn.cli.app import Debug, Json, Quiet, app
+from edgeattn.cli.rules import explain_rule, list_rules
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import UnknownName
 
 _KINDS = ("models", "blocks", "rules", "schemes", "targets", "recipes", "tasks")
-_FOLDERS = {"blocks": "blocks", "rules": "rewrite", "schemes": "quantize", "targets": "backends", "tasks": "tasks"}
+_FOLDERS = {"blocks": "blocks", "schemes": "quantize", "targets": "backends", "tasks": "tasks"}
 
 
 @app.command(name="list")
@@ -25,8 +26,8 @@ def list_(
     with Ui(as_json, quiet) as ui:
         if kind not in _KINDS:
             raise UnknownName("kind", kind, _KINDS)
-        if kind == "models":
-            _models(ui)
+        if kind in ("models", "rules"):
+            _models(ui) if kind == "models" else list_rules(ui)
             return
         rows = {"recipes": _recipes, "targets": _targets}.get(kind, lambda: _folder(kind))()
         ui.emit([dict(row) for row in rows])
@@ -47,6 +48,9 @@ def explain(
     with Ui(as_json, quiet) as ui:
         stem = name.replace("-", "_")
         for folder in registry.KINDS:
+            if stem in registry.names(folder) and folder == "rewrite":
+                explain_rule(ui, stem, name)
+                return
             if stem in registry.names(folder):
                 card = registry.card(folder, stem)
                 ui.emit({"name": name, "kind": folder, "card": card}, card)
@@ -130,11 +134,7 @@ def _folder(kind: str) -> list[dict[str, str]]:
 
     folder = _FOLDERS[kind]
     names = registry.names(folder)
-    if kind == "rules":
-        from edgeattn.rewrite import ORDER
-
-        names = list(ORDER)
-    shown = [n if kind in ("rules", "blocks", "tasks") else n.replace("_", "-") for n in names]
+    shown = [n if kind in ("blocks", "tasks") else n.replace("_", "-") for n in names]
     heads = [registry.card(folder, n).splitlines()[0].removeprefix(f"{n}: ") for n in names]
     heads = [head.removeprefix(f"{name}: ") for head, name in zip(heads, shown, strict=True)]
     return [{kind.removesuffix("s"): name, "about": head} for name, head in zip(shown, heads, strict=True)]

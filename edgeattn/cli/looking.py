@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeattn.cli.app import Debug, Json, Quiet, app
+from edgeattn.cli.app import A_LOOK_S, Debug, Json, Patience, Quiet, app
 from edgeattn.cli.ui import Ui
 
 
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="An .onnx, a program directory or a bundle.")],
+    timeout: Patience = A_LOOK_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -23,7 +24,7 @@ def inspect(
     from edgeattn.bundle import manifest as manifests
     from edgeattn.preflight import read_model
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [file], timeout=timeout) as ui:
         facts: dict[str, Any] = {}
         if (file / "manifest.json").exists():
             manifest = manifests.verify(file)
@@ -34,7 +35,7 @@ def inspect(
             }
             facts["graphs"] = {g: _facts_of(read_model(file / e.portable)) for g, e in manifest.graphs.items()}
         else:
-            program = storage.load(file)
+            program = storage.load(file, ui.warn)
             facts["graphs"] = {g: _facts_of(model) for g, model in program.graphs.items()}
         ui.emit(facts)
         if "bundle" in facts:
@@ -46,6 +47,7 @@ def inspect(
 @app.command()
 def recognise(
     file: Annotated[Path, typer.Argument(metavar="IN", help="An .onnx, or a program directory.")],
+    timeout: Patience = A_LOOK_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -54,8 +56,8 @@ def recognise(
     from edgeattn import storage
     from edgeattn.recognise import recognise as find
 
-    with Ui(as_json, quiet) as ui:
-        found = [(graph, a) for graph, model in storage.load(file).graphs.items() for a in find(model)]
+    with Ui(as_json, quiet, [file], timeout=timeout) as ui:
+        found = [(graph, a) for graph, model in storage.load(file, ui.warn).graphs.items() for a in find(model)]
         told = [
             {
                 "graph": graph,
@@ -84,30 +86,33 @@ def recognise(
 
 @app.command(name="why-not")
 def why_not(
-    rule: Annotated[str, typer.Argument(help="A rewrite rule; see `edgeattn list rules`.")],
-    file: Annotated[Path, typer.Argument(metavar="IN", help="An .onnx, or a program directory.")],
+    rule: Annotated[str, typer.Argument(metavar="[RULE]", help="A rewrite rule; without one, a line for each.")],
+    file: Annotated[Path | None, typer.Argument(metavar="IN", help="An .onnx, or a program directory.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="A line for each rule.")] = False,
+    timeout: Patience = A_LOOK_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Why a rule does not fire on a file, nearest miss first, and the node that broke it."""
     from edgeattn import storage
-    from edgeattn.rewrite import why_not as misses_of
+    from edgeattn.cli.misses import show_all, show_one
+    from edgeattn.rewrite import selected, survey
 
-    with Ui(as_json, quiet) as ui:
-        misses = misses_of(rule, storage.load(file))
-        ui.emit([vars(miss) for miss in misses])
-        if misses:
-            rows = [(m.graph, m.anchor, m.culprit, m.reason) for m in misses]
-            ui.table(("graph", "looked at", "broken by", "reason"), rows, title=f"{rule}: nearest miss first")
-        else:
-            ui.emit(None, f"{rule}: no near miss; it fires wherever it starts to match, or starts to match nowhere")
+    source = file or Path(rule)
+    with Ui(as_json, quiet, [source], timeout=timeout) as ui:
+        if file is None or every:
+            show_all(ui, survey(storage.load(source, ui.warn)))
+            return
+        selected([rule])  # an unknown rule is told before the file is read
+        (look,) = survey(storage.load(source, ui.warn), [rule])
+        show_one(ui, look)
 
 
 def _facts_of(model: Any) -> dict[str, Any]:
     from collections import Counter
 
-    from edgeattn import graphs
+    from edgeattn import graphs, outside
     from edgeattn.recognise import recognise
 
     counts = Counter(node.op_type for node in model.graph.node)
@@ -119,7 +124,7 @@ def _facts_of(model: Any) -> dict[str, Any]:
         "domains": sorted({n.domain or "ai.onnx" for n in model.graph.node}),
         "parameters": graphs.parameters(model),
         "macs": graphs.multiply_accumulates(model),
-        "bytes": model.ByteSize(),
+        "bytes": outside.size(model),
         "precision": "int8 (QDQ)" if quantized else "float",
         "nodes": sum(counts.values()),
         "operators": dict(counts.most_common()),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeattn.cli.app import Debug, Force, Json, OptionalOut, Quiet, app
+from edgeattn.cli.app import A_JOB_S, FOREVER_S, Debug, Force, Json, OptionalOut, Patience, Quiet, app
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, BadInput
 
@@ -26,6 +26,7 @@ def run(
     out: OptionalOut = None,
     settings: Settings = None,
     force: Force = False,
+    timeout: Patience = FOREVER_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -33,7 +34,7 @@ def run(
     """Recipe -> engine bundle and report; exit 1 if a gate fails, 75 if one cannot be settled."""
     from edgeattn.recipe import Recipe, find
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
         path = find(recipe)
         wanted = Recipe.load(path).with_overrides(settings or [])
         name = path.name.removesuffix(".yaml").removesuffix(".yml")
@@ -58,6 +59,7 @@ def check(
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write a Markdown summary here.")] = None,
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -68,7 +70,7 @@ def check(
     from edgeattn.publish import new_file
     from edgeattn.recipe import Recipe
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [directory], timeout=timeout) as ui:
         if (directory / "manifest.json").exists() and not (directory / "report.json").exists():
             result_ok = _selftest(ui, directory)
             raise typer.Exit(EXIT_OK if result_ok else EXIT_GATE_FAILED)
@@ -145,12 +147,13 @@ def _reports_in(given: Path) -> list[Path]:
 @app.command()
 def verify(
     directory: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")],
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Check every hash of a bundle, then run the self-test inside; no PyTorch needed."""
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [directory], timeout=timeout) as ui:
         good = _selftest(ui, directory)
     raise typer.Exit(EXIT_OK if good else EXIT_GATE_FAILED)
 
@@ -189,7 +192,8 @@ def show(ui: Ui, result: Report) -> None:
         low, high = timed.speedup.ci95
         shown = f"{timed.engine.p50_ms:.3f} ms (PyTorch {timed.reference.p50_ms:.3f} ms), {timed.threads} threads"
         rows.append((f"latency per {timed.unit}", "", shown, ""))
-        rows.append(("speedup", "", f"{timed.speedup.median:.2f}x (95 % {low:.2f} to {high:.2f})", timed.verdict))
+        span = "too few rounds to tell" if low is None or high is None else f"95 % {low:.2f} to {high:.2f}"
+        rows.append(("speedup", "", f"{timed.speedup.median:.2f}x ({span})", timed.verdict))
     if size is not None:
         rows.append(("size", "", f"{size.engine_bytes / 1e6:.2f} MB (FP32 {size.reference_bytes / 1e6:.2f} MB)", ""))
     ui.table(

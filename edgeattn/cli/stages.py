@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeattn.cli.app import Debug, Force, Json, Out, Precision, Quiet, Target, Threads, app
+from edgeattn.cli.app import (
+    A_JOB_S,
+    FOREVER_S,
+    Debug,
+    Force,
+    Json,
+    OptionalOut,
+    Out,
+    Patience,
+    Precision,
+    Quiet,
+    Target,
+    Threads,
+    app,
+)
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.program import Case, Program, TensorSpec
 
+_INPUTS = "Real inputs: an .npz, one array per input, to judge on beside seeded ones."
+Inputs = Annotated[Path | None, typer.Option(help=_INPUTS)]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", help="A shape that an input takes: x=1x3x224x224.", metavar="NAME=DIMS[:TYPE]"),
+]
 In = Annotated[Path, typer.Argument(metavar="IN", help="An .onnx file, or a program directory written by export.")]
 
 
@@ -38,6 +60,7 @@ def export(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the inputs it is checked on.")] = 0,
     force: Force = False,
+    timeout: Patience = FOREVER_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -47,7 +70,7 @@ def export(
     from edgeattn import export as exporter
     from edgeattn.harness.parity import Limits, judge
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
         ui.listen("export to ONNX", 0, None)
         said = source.Inputs(_specs(shape or []), _dynamics(dynamic or []), inputs)
         found = source.resolve(model, weights, said)
@@ -85,43 +108,62 @@ def export(
 @app.command()
 def rewrite(
     source: In,
-    out: Out,
+    out: OptionalOut = None,
     only: Annotated[list[str] | None, typer.Option(help="Apply this rule only (repeatable).")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave this rule out (repeatable).")] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Also apply a rule that changes how the model is used: split_loop, merge_loop (repeatable)."),
+    ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(help="Fix a dimension: batch=1, or x:0=1 by input axis (repeatable).", metavar="NAME=SIZE"),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="Also try the rules that help on some engines only, timed on this one."),
+    ] = None,
+    threads: Threads = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change; write nothing.")] = False,
+    inputs: Inputs = None,
+    shape: Shapes = None,
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Rewrite attention into standard operators that every engine runs fast; each rule is checked."""
-    from edgeattn import backends, storage
+    from edgeattn import backends, drawing, storage
+    from edgeattn.cli.rewritten import show
     from edgeattn.publish import guard
     from edgeattn.rewrite import rewrite as rewriter
 
-    with Ui(as_json, quiet) as ui:
-        guard(out, [source])
-        program = storage.with_reference(storage.load(source), backends.oracle)
-        result = rewriter(
-            program, backends.oracle, only=only or (), skip=skip or (), progress=lambda line: ui.listen(line, 0, None)
-        )
-        _save(result, out, force)
-        rules = result.history[-1].notes["rules"]
-        ui.emit({"out": str(out), "rules": rules})
-        fired = [r for r in rules if r["count"] or r.get("undone")]
-        rows = [
-            (
-                r["rule"],
-                r["count"],
-                r["nodes_before"],
-                r["nodes_after"],
-                _error(r),
-                r.get("undone") or r.get("note", ""),
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
+        if out is None and not dry_run:
+            raise UsageError("nowhere to write", where="--out", hint="give -o OUT.onnx, or --dry-run to look only")
+        if out is not None:
+            guard(out, [source])
+        chooser = _chooser(target, threads) if target else None
+        given = drawing.Given(inputs, _specs(shape or []))
+        program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
+        with tempfile.TemporaryDirectory(prefix="edgeattn-undone-") as scratch:
+            result = rewriter(
+                program,
+                backends.oracle,
+                only=only or (),
+                skip=skip or (),
+                also=also or (),
+                sizes=_sizes(fix or []),
+                chooser=chooser,
+                progress=lambda line: ui.listen(line, 0, None),
+                repro=Path(scratch),
             )
-            for r in fired
-        ]
-        ui.table(("rule", "fired", "nodes before", "after", "max error", "note"), rows)
-        if not fired:
-            ui.emit(None, f"{out}: no rule found anything to do")
+            left = None
+            if out is not None and not dry_run:
+                _save(result, out, force)
+                left = _left_beside(out, Path(scratch))
+        show(ui, result, source, None if dry_run else out, left)
 
 
 @app.command()
@@ -140,6 +182,7 @@ def quantize(
     gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
     target: Target = "onnxruntime",
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -150,9 +193,9 @@ def quantize(
     from edgeattn.quantize import Settings
     from edgeattn.quantize import quantize as quantizer
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
-        program = storage.load(source)
+        program = storage.load(source, ui.warn)
         if calib is None:
             raise UsageError(
                 "INT8 needs real data to calibrate on",
@@ -183,19 +226,22 @@ def compile_(
     target: Target,
     precision: Precision = "fp32",
     threads: Threads = 0,
+    inputs: Inputs = None,
+    shape: Shapes = None,
     force: Force = False,
+    timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """ONNX -> engine bundle for a target, with the precision that really runs read back."""
-    from edgeattn import backends, decode, registry, storage
+    from edgeattn import backends, decode, drawing, registry, storage
     from edgeattn.bundle.pack import answered_sample, pack
     from edgeattn.errors import MissingPackage
     from edgeattn.harness.precision import audit
     from edgeattn.publish import guard, new_directory
 
-    with Ui(as_json, quiet) as ui:
+    with Ui(as_json, quiet, [source], out, timeout) as ui:
         name, device = backends.parse_target(target)
         if precision not in ("fp32", "fp16", "bf16", "int8"):
             raise UsageError(f"unknown precision '{precision}'", where="--precision", hint="fp32, fp16, bf16 or int8")
@@ -203,7 +249,8 @@ def compile_(
         if not backend.probe().available:
             raise MissingPackage(name, backend.extra, why=backend.probe().why)
         guard(out, [source])
-        program = storage.with_reference(storage.load(source), backends.oracle)
+        given = drawing.Given(inputs, _specs(shape or []))
+        program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
         options = backends.Options(device, precision, threads)
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
@@ -224,6 +271,31 @@ def compile_(
             {"out": str(out), "target": target, "seconds": engine.seconds, "precision": ran.model_dump(mode="json")},
             f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s",
         )
+
+
+def _sizes(texts: list[str]) -> dict[str, int]:
+    """``batch=1`` or ``x:0=1`` as a name and a size."""
+    sizes: dict[str, int] = {}
+    for text in texts:
+        name, equals, size = text.rpartition("=")
+        if not equals or not name or not size.isascii() or not size.isdecimal() or not 0 < int(size) < 2**31:
+            raise UsageError("expected NAME=SIZE", where=f"--fix {text}", hint="like batch=1, or x:0=1 by input axis")
+        if sizes.setdefault(name, int(size)) != int(size):
+            raise UsageError(f"'{name}' is fixed twice, at {sizes[name]} too", where=f"--fix {text}")
+    return sizes
+
+
+def _chooser(target: str, threads: int) -> Any:
+    """Times a program before and after a rule on the target, which must be here."""
+    from edgeattn import backends, choose, registry
+    from edgeattn.backends._common import usable_cores
+    from edgeattn.errors import MissingPackage
+
+    name, device = backends.parse_target(target)
+    backend = registry.get("backends", name)
+    if not backend.probe().available:
+        raise MissingPackage(name, backend.extra, why=backend.probe().why)
+    return choose.by_latency(name, backends.Options(device, "fp32", threads or usable_cores()))
 
 
 def _specs(texts: list[str]) -> list[TensorSpec]:
@@ -253,11 +325,14 @@ def _dynamics(texts: list[str]) -> list[tuple[str, int, str]]:
 def _save(program: Program, out: Path, force: bool) -> None:
     """Publish a program: a file for one graph, a directory for several."""
     from edgeattn import storage
-    from edgeattn.publish import new_directory, new_file
+    from edgeattn.publish import free_name, new_directory, new_file
 
+    if program.wiring is not None and out.suffix == ".onnx":
+        hint = f"name a directory: -o {out.with_suffix('')}; nothing was written"
+        raise UsageError(f"the result is {len(program.graphs)} graphs and their wiring", where=f"-o {out}", hint=hint)
     if program.wiring is None:
         with new_file(out, force) as file:
-            storage.save(program, file)
+            storage.save(program, file, free_name(out.with_name(f"{out.name}.data")))
         return
     with new_directory(out, force, mark=True) as work:
         storage.save(program, work)
@@ -281,6 +356,13 @@ def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:
         yield Case("calibration", {name: value[start : start + 1] for name, value in data.items()})
 
 
-def _error(rule: dict[str, object]) -> str:
-    value = rule.get("max_abs")
-    return "" if value is None else f"{value:.1e}"
+def _left_beside(out: Path, found: Path) -> Path | None:
+    """Publish what was left of undone rules as ``OUT.undone``, in place of an earlier one of ours."""
+    from edgeattn.publish import new_directory
+
+    if not any(found.iterdir()):
+        return None
+    target = out.with_name(f"{out.name}.undone")
+    with new_directory(target, force=True, mark=True) as work:
+        shutil.copytree(found, work, dirs_exist_ok=True)
+    return target

@@ -6,41 +6,73 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from edgeattn import phase
+from edgeattn.errors import EdgeattnError, OutOfResources, UsageError, printable
 
 
 class Ui:
     """One command's voice.
 
-    While it is open, file descriptor 1 points to stderr, so that nothing a native library prints can land in the
-    data; ``data`` and ``table`` write to the real stdout.
+    While it is open, stdout leads to stderr, so that nothing a library prints can land in the data; ``emit`` and
+    ``table`` write to the real stdout. An error that names none of the command's files gets the file it is about.
 
     Args:
         as_json: stdout gets one JSON object instead of tables.
         quiet: no progress.
+        files: what the command reads, as the user named it.
+        out: what it writes.
+        timeout: seconds the command may take, 0 for no limit.
     """
 
-    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        as_json: bool = False,
+        quiet: bool = False,
+        files: Sequence[str | Path] = (),
+        out: Path | None = None,
+        timeout: float = 0,
+    ) -> None:
         self.as_json, self._quiet = as_json, quiet
+        self._files, self._out, self._timeout = list(dict.fromkeys(map(str, files))), out, timeout
         self._progress: Any = None
         self._task: Any = None
         self._label = ""
 
     def __enter__(self) -> Ui:
-        sys.stdout.flush()
+        phase.about(self._files)
+        phase.allow(self._timeout)
+        self._stdout = sys.stdout
+        self._stdout.flush()
         self._real = os.dup(1)
         os.dup2(2, 1)
+        sys.stdout = sys.stderr
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop_progress()
-        sys.stdout.flush()
+        sys.stdout = self._stdout
         os.dup2(self._real, 1)
         os.close(self._real)
+        if isinstance(error, MemoryError):
+            raise OutOfResources(
+                "ran out of memory", where=" and ".join(self._files), hint=f"{phase.outcome()}; use a smaller model"
+            ) from error
+        if isinstance(error, EdgeattnError) and not isinstance(error, UsageError):
+            self._place(error)
+
+    def _place(self, error: EdgeattnError) -> None:
+        """Put the file before the engine or graph that an error names."""
+        known = [_STDOUT, *self._files, *([str(self._out)] if self._out else [])]
+        if self._files and not any(name in error.where for name in known):
+            error.where = f"{self._files[0]}: {error.where}" if error.where else self._files[0]
 
     def listen(self, what: str, done: int, total: int | None) -> None:
         """Progress: a bar on a terminal, one plain line per step elsewhere."""
+        phase.stage(what)
         if self._quiet:
             return
         if not sys.stderr.isatty():
@@ -53,17 +85,17 @@ class Ui:
     def log(self, line: str) -> None:
         """One line on stderr."""
         if not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+            print(printable(line, _LONG), file=sys.stderr, flush=True)
 
     def warn(self, line: str) -> None:
         """One warning on stderr, even when quiet."""
         self._stop_progress()
-        print(f"edgeattn: warning: {line}", file=sys.stderr, flush=True)
+        print(f"edgeattn: warning: {printable(line, _LONG)}", file=sys.stderr, flush=True)
 
     def emit(self, value: Any, text: str = "") -> None:
         """The command's result: ``value`` as JSON, or ``text`` for a person."""
         self._stop_progress()
-        out = json.dumps(value, indent=2, ensure_ascii=False, default=str) if self.as_json else text
+        out = _data(value) if self.as_json else _safe(text)
         if out:
             self._write(out + "\n")
 
@@ -93,8 +125,14 @@ class Ui:
 
     def _write(self, text: str) -> None:
         data = text.encode(errors="replace")
-        while data:
-            data = data[os.write(self._real, data) :]
+        try:
+            while data:
+                data = data[os.write(self._real, data) :]
+        except BrokenPipeError:  # whoever read it has had enough
+            raise
+        except OSError as error:
+            what = f"cannot be written: {error.strerror or error}"
+            raise OutOfResources(what, where=_STDOUT, hint="free some space, or write elsewhere") from error
 
     def _bar(self, what: str, done: int, total: int | None) -> None:
         if self._progress is None:
@@ -116,8 +154,23 @@ class Ui:
             self._progress, self._task, self._label = None, None, ""
 
 
+_STDOUT = "stdout"
+_LONG = 100_000  # characters; a model whose names are longer is not read to the end anyway
+
+
+def _safe(text: str) -> str:
+    """Text for a person: names out of files cannot drive the terminal."""
+    return "\n".join(printable(line, _LONG) for line in text.split("\n"))
+
+
+def _data(value: Any) -> str:
+    """JSON; characters that a terminal would act on are escaped in it too, and mean the same."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
 _STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "warn": "yellow"}
 
 
 def _styled(cell: str, text: Any) -> Any:
-    return text(cell, style=_STYLES.get(cell, ""))
+    return text(_safe(cell), style=_STYLES.get(cell, ""))

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from edgeattn import outside
 from edgeattn.errors import BadInput, Unsupported, printable
 from edgeattn.preflight._functions import check_functions
 from edgeattn.preflight._nodes import check_constants, check_operators, check_values, every_node
-from edgeattn.preflight._tensors import all_tensors, check_tensor
+from edgeattn.preflight._signature import check_signatures
+from edgeattn.preflight._tensors import all_tensors, check_outside, check_tensor
 from edgeattn.preflight._topology import check_topology
+from edgeattn.standard import OPSETS
 
 if TYPE_CHECKING:
     import onnx
 
-OPSETS = range(11, 24)
 IR_FROM = 3  # the first version with opset_import
 _HINT = "export the model again, with opset 18"
 _STANDARD = ("", "ai.onnx")
@@ -31,7 +33,7 @@ def check_model(model: onnx.ModelProto, where: str) -> list[str]:
     """Check a model that is complete in memory.
 
     Args:
-        model: external data already read in.
+        model: where its external data lies is settled.
         where: the file it came from, for messages.
 
     Returns:
@@ -52,6 +54,8 @@ def check_model(model: onnx.ModelProto, where: str) -> list[str]:
     warnings = [w for name, tensor in all_tensors(model) if (w := _tensor(tensor, name, where))]
     nodes = list(every_node(model))
     check_operators(model, nodes, where)
+    version = next(o.version for o in model.opset_import if o.domain in _STANDARD)
+    check_signatures(nodes, version, where)
     for node in nodes:
         check_values(node, where)
     check_constants(model.graph, where)
@@ -80,6 +84,8 @@ def _versions(model: onnx.ModelProto, where: str) -> None:
 
 
 def _tensor(tensor: onnx.TensorProto, name: str, where: str) -> str | None:
+    if tensor.data_location == tensor.EXTERNAL and any(p.key == outside.STAMP for p in tensor.metadata_props):
+        return check_outside(tensor, name, where)
     if tensor.data_location == tensor.EXTERNAL:
         raise BadInput(f"{name} keeps its data in another file", where=where, hint="read it with its external data")
     return check_tensor(tensor, name, where)

@@ -6,39 +6,49 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeattn.errors import BadInput, IntegrityError, printable
 from edgeattn.files import kind
+from edgeattn.outside import LARGE_BYTES, forget, put, scratch, stamp_of
 from edgeattn.preflight._tensors import all_tensors, byte_size
 
 if TYPE_CHECKING:
     import onnx
 
 _EXTERNAL = 1
+_ALIGNED = 8  # the widest number
 _BESIDE = "keep the data in a plain file beside the model"
 
 
-def inline_external_data(model: onnx.ModelProto, path: Path, budget: int) -> None:
-    """Read every external tensor of ``model`` (read from ``path``) into the model itself.
+def settle_external_data(model: onnx.ModelProto, path: Path, budget: int) -> None:
+    """Settle where the external tensors of ``model`` (read from ``path``) have their bytes.
 
-    All locations are checked before the first is opened.
+    Large initializers stay in their file, whose state is noted; everything else is read into the model. All
+    locations are checked before the first is opened.
 
     Raises:
         IntegrityError: a location that leaves the model's directory: ``..``, absolute, through a link, a hard link.
         BadInput: a location that is no regular file, an offset or length that does not fit, or too much data.
     """
-    external = [(name, tensor) for name, tensor in all_tensors(model) if tensor.data_location == _EXTERNAL]
-    plans = [(tensor, *_plan(name, tensor, path)) for name, tensor in external]
-    total = sum(length for _, _, _, length in plans)
+    mine = list(model.graph.initializer)  # the same objects as all_tensors gives, while this list holds them
+    named = [(name, t) for name, t in all_tensors(model) if t.data_location == _EXTERNAL]
+    plans = [(tensor, *_plan(name, tensor, path)) for name, tensor in named]
+    stay = [length >= LARGE_BYTES and any(t is own for own in mine) for t, _, _, length in plans]
+    total = sum(length for keep, (_, _, _, length) in zip(stay, plans, strict=True) if not keep)
     if total > budget:
-        raise BadInput(f"names {total} bytes of external data, more than the limit", where=str(path))
-    for tensor, parts, offset, length in plans:
-        data = _read(path, parts, offset, length)
-        del tensor.external_data[:]
-        tensor.ClearField("data_location")
-        tensor.raw_data = data
+        what = f"names {total} bytes of external data, more than the limit"
+        raise BadInput(what, where=str(path), hint="is it the file you mean?")
+    for keep, (tensor, parts, offset, length) in zip(stay, plans, strict=True):
+        with _opened(path, parts) as fd:
+            if keep:
+                _stay(tensor, path, parts, offset, length, fd)
+            else:
+                data = _read(fd, offset, length, str(path))
+                forget(tensor)
+                tensor.raw_data = data
 
 
 def _plan(name: str, tensor: onnx.TensorProto, path: Path) -> tuple[list[str], int, int]:
@@ -55,7 +65,8 @@ def _plan(name: str, tensor: onnx.TensorProto, path: Path) -> tuple[list[str], i
     offset = _whole(entries.get("offset", "0"), "offset", name, where)
     length = _whole(entries["length"], "length", name, where) if entries.get("length") else needed
     if tensor.data_type == 8 or length != needed:
-        raise BadInput(f"{name} needs {needed} bytes of external data and names {length}", where=where)
+        what = f"{name} needs {needed} bytes of external data and names {length}"
+        raise BadInput(what, where=where, hint="export it again")
     if offset + length > size:
         file = printable("/".join(parts), 80)
         raise BadInput(
@@ -111,8 +122,9 @@ def _whole(text: str, key: str, name: str, where: str) -> int:
     return int(text)
 
 
-def _read(path: Path, parts: list[str], offset: int, length: int) -> bytes:
-    """The bytes, opened component by component without following links: what was checked is what is read."""
+@contextlib.contextmanager
+def _opened(path: Path, parts: list[str]) -> Iterator[int]:
+    """The file, opened component by component without following links: what was checked is what is read."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     where = str(path)
     with contextlib.ExitStack() as stack:
@@ -127,11 +139,25 @@ def _read(path: Path, parts: list[str], offset: int, length: int) -> bytes:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                 raise IntegrityError("its external data changed while it was read", where=where)
-            with os.fdopen(os.dup(fd), "rb") as file:
-                file.seek(offset)
-                data = file.read(length)
+            yield fd
         except OSError as e:
             raise BadInput(f"its external data cannot be read: {e.strerror}", where=where) from e
+
+
+def _read(fd: int, offset: int, length: int, where: str) -> bytes:
+    with os.fdopen(os.dup(fd), "rb") as file:
+        file.seek(offset)
+        data = file.read(length)
     if len(data) != length:
         raise IntegrityError("its external data changed while it was read", where=where)
     return data
+
+
+def _stay(tensor: onnx.TensorProto, path: Path, parts: list[str], offset: int, length: int, fd: int) -> None:
+    """Leave the bytes where they are, if numbers can be read there; else copy them to where they can."""
+    if offset % _ALIGNED:
+        file, size, stamp = scratch.copy(fd, offset, length)
+        put(tensor, file, 0, size, stamp)
+        return
+    file = os.path.join(os.path.realpath(path.parent), *parts)
+    put(tensor, file, offset, length, stamp_of(os.fstat(fd)))

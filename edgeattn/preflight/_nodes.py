@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeattn import outside
 from edgeattn.errors import BadInput, Unsupported, printable
 from edgeattn.preflight._tensors import label
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 _STANDARD = ("", "ai.onnx")
 _MAX_RANK = 64
+_TERM = rb"[A-Za-z]*(\.\.\.)?[A-Za-z]*"
+_EQUATION = re.compile(rb"%s(,%s)*(->%s)?" % (_TERM, _TERM, _TERM))
 
 
 def with_subgraphs(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
@@ -57,7 +61,11 @@ def check_operators(model: onnx.ModelProto, nodes: list[onnx.NodeProto], where: 
         )
     unknown = sorted(op for d, op in used if d in _STANDARD and not _in_opset(op, version, onnx))
     if unknown:
-        raise Unsupported(f"uses operators opset {version} does not have: {_listed(unknown)}", where=where)
+        raise Unsupported(
+            f"uses operators opset {version} does not have: {_listed(unknown)}",
+            where=where,
+            hint="export it again, with the opset they belong to",
+        )
     called = sorted(f"{d}::{op}" for d, op in used & local)
     if called:
         raise Unsupported(
@@ -83,7 +91,7 @@ def check_values(node: onnx.NodeProto, where: str) -> None:
     """Attribute values that no shape can make right.
 
     Raises:
-        BadInput: an attribute given twice, NaN, an axis beyond any rank, no attention heads.
+        BadInput: an attribute given twice, NaN, an axis beyond any rank, no attention heads, an odd equation.
     """
     seen: set[str] = set()
     for attribute in node.attribute:
@@ -99,6 +107,10 @@ def check_values(node: onnx.NodeProto, where: str) -> None:
             value = str(list(attribute.ints[:8]))
         elif name.endswith("num_heads") and attribute.i < 1:
             value = str(attribute.i)
+        elif name == "equation" and not _EQUATION.fullmatch(attribute.s.replace(b" ", b"")):
+            value = (
+                f"'{printable(attribute.s[:80].decode(errors='replace'), 60)}'"  # ONNX's inference loops on "......"
+            )
         if value is not None:
             raise BadInput(f"{label(node)} has {printable(name, 40)} {value}", where=where, hint="export it again")
 
@@ -119,11 +131,9 @@ def check_constants(graph: onnx.GraphProto, where: str) -> None:
 
 
 def _scale(node: onnx.NodeProto, inputs: list[onnx.TensorProto | None], where: str) -> None:
-    from onnx import numpy_helper
-
     data, scale, zero = (*inputs, None)[:3]
     if scale is not None and scale.data_type in (1, 10):
-        values = numpy_helper.to_array(scale)
+        values = outside.array(scale)
         if not (np.isfinite(values) & (values > 0)).all():
             what = f"{label(node)} has the scale '{printable(scale.name, 80)}', which is not positive everywhere"
             raise BadInput(what, where=where, hint="quantize the model again")
@@ -134,12 +144,11 @@ def _scale(node: onnx.NodeProto, inputs: list[onnx.TensorProto | None], where: s
 
 
 def _indices(node: onnx.NodeProto, data: onnx.TensorProto, indices: onnx.TensorProto, where: str) -> None:
-    from onnx import numpy_helper
-
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
     if not -len(data.dims) <= axis < len(data.dims) or indices.data_type not in (6, 7):
-        raise BadInput(f"{label(node)} gathers along axis {axis} of a tensor of rank {len(data.dims)}", where=where)
-    size, values = data.dims[axis], numpy_helper.to_array(indices)
+        what = f"{label(node)} gathers along axis {axis} of a tensor of rank {len(data.dims)}"
+        raise BadInput(what, where=where, hint="export it again")
+    size, values = data.dims[axis], outside.array(indices)
     if values.size and not (-size <= int(values.min()) and int(values.max()) < size):
         what = f"{label(node)} gathers index {int(values.max())} (or {int(values.min())}) of {size}"
         raise BadInput(what, where=where, hint="export it again")

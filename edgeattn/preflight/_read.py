@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeattn import outside
 from edgeattn.errors import BadInput, MissingPackage
-from edgeattn.files import read_regular
+from edgeattn.files import open_regular, read_all
+from edgeattn.phase import native
 from edgeattn.preflight._check import check_model
-from edgeattn.preflight._external import inline_external_data
+from edgeattn.preflight._external import settle_external_data
 from edgeattn.preflight._text import check_text
+from edgeattn.preflight._wire import Bytes, field_at, move_outside, without_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -30,15 +35,18 @@ _IMPOSTORS: tuple[tuple[bytes, str, str], ...] = (
     (b"ir_version:", "is ONNX in text form", "convert it: onnx.save(onnx.load(f, format='textproto'), out)"),
     (b"{", "is JSON or text, not ONNX", "name the .onnx file"),
 )
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+HEAVY_BYTES = 64 << 20  # a file above this is not held in memory
 
 
 def read_model(path: Path, max_bytes: int = 2 << 30, *, warn: Callable[[str], None] | None = None) -> onnx.ModelProto:
-    """Read and check an ONNX file; external data is read into the model.
+    """Read and check an ONNX file.
+
+    Large weights stay outside (:mod:`edgeattn.outside`): external data where it lies, and the weights of a file of
+    more than 64 MiB in a scratch file. Small ones are read into the model.
 
     Args:
         path: a regular file; a FIFO, socket or device is refused, never waited for.
-        max_bytes: limit for the file and all its external data together.
+        max_bytes: limit for the file and all external data that is read into the model.
         warn: receives what is odd but allowed, a line each (NaN or infinite weights).
 
     Raises:
@@ -54,22 +62,40 @@ def read_model(path: Path, max_bytes: int = 2 << 30, *, warn: Callable[[str], No
     except ImportError:
         raise MissingPackage("onnx", "export") from None
     where = str(path)
-    data = read_regular(path, max_bytes, BadInput)
-    _look(data, where, onnx.ModelProto.DESCRIPTOR.fields_by_number)
     model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError:
-        raise BadInput("is damaged, or nested deeper than 100 messages", where=where, hint=_AGAIN) from None
-    check_text(model, where)
-    inline_external_data(model, path, max_bytes - len(data))
+    with open_regular(path, max_bytes, BadInput) as file:
+        size = os.fstat(file.fileno()).st_size
+        heavy = size > HEAVY_BYTES
+        data: Bytes = b"" if heavy else read_all(file, max_bytes, BadInput, where)
+        if heavy:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _look(data, where, onnx.ModelProto.DESCRIPTOR.fields_by_number)
+        light, weights = without_weights(data, where) if heavy else (data, [])
+        try:
+            with native("protobuf", "reading the file"):
+                model.ParseFromString(light)
+        except DecodeError:
+            raise BadInput("is damaged, or nested deeper than 100 messages", where=where, hint=_AGAIN) from None
+        check_text(model, where)
+        _free_dimensions(model)
+        elsewhere = {number for number, tensor in enumerate(model.graph.initializer) if outside.is_outside(tensor)}
+        settle_external_data(model, path, max_bytes - size)
+        move_outside(model, [weight for weight in weights if weight[0] not in elsewhere], file)
     for line in check_model(model, where):
         if warn is not None:
             warn(line)
     return model
 
 
-def _look(data: bytes, where: str, known: object) -> None:
+def _free_dimensions(model: onnx.ModelProto) -> None:
+    """A dimension of -1 is how other converters write a dynamic one; ONNX leaves it without a number."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value == -1:
+                dim.ClearField("dim_value")
+
+
+def _look(data: Bytes, where: str, known: object) -> None:
     """Walk the outermost protobuf fields: cheap, and it tells a truncated file from one that never was ONNX."""
     if not data:
         raise BadInput("is empty (0 bytes): an interrupted download or export?", where=where, hint=_AGAIN)
@@ -79,7 +105,7 @@ def _look(data: bytes, where: str, known: object) -> None:
             raise BadInput(what, where=where, hint=hint)
     at, graphs = 0, 0
     while at < len(data):
-        number, end = _field(data, at, where)
+        number, _, end = field_at(data, at, len(data), where)
         if number not in known:  # type: ignore[operator]  # a mapping of the protobuf library, untyped
             what = "is not an ONNX model" if at == 0 else f"has bytes after byte {at} that are not part of a model"
             raise BadInput(what, where=where, hint=_AGAIN)
@@ -87,33 +113,3 @@ def _look(data: bytes, where: str, known: object) -> None:
         at = end
     if graphs > 1:
         raise BadInput("holds more than one graph: two files joined?", where=where, hint=_AGAIN)
-
-
-def _field(data: bytes, at: int, where: str) -> tuple[int, int]:
-    """Number of the field that begins at ``at``, and where it ends."""
-    key, end = _varint(data, at, where)
-    wire = key & 7
-    if wire == _VARINT:
-        _, end = _varint(data, end, where)
-    elif wire == _BYTES:
-        length, end = _varint(data, end, where)
-        end += length
-    elif wire in (_FIXED32, _FIXED64):
-        end += 4 if wire == _FIXED32 else 8
-    else:
-        what = "is not an ONNX model" if at == 0 else f"is damaged at byte {at}, or has trailing bytes"
-        raise BadInput(what, where=where, hint=_AGAIN)
-    if end > len(data):
-        missing = f"is truncated: {end - len(data)} bytes are missing at its end"
-        raise BadInput(missing if at else "is not an ONNX model, or is truncated", where=where, hint=_AGAIN)
-    return key >> 3, end
-
-
-def _varint(data: bytes, at: int, where: str) -> tuple[int, int]:
-    value = 0
-    for i, byte in enumerate(data[at : at + 10]):
-        value |= (byte & 127) << (7 * i)
-        if byte < 128:
-            return value, at + i + 1
-    what = "is not an ONNX model" if at < 2 else f"is damaged at byte {at}, or truncated there"
-    raise BadInput(what, where=where, hint=_AGAIN)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeattn import outside
 from edgeattn.errors import BadInput, printable
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _LAYOUT: dict[int, tuple[int, str, float]] = {
     25: (2, "int32_data", 0.25),
     26: (2, "int32_data", 0.25),
 }
+_FLOATS = {1: "<f4", 10: "<f2", 11: "<f8"}
 _FIELDS = ("raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
 
@@ -138,20 +140,40 @@ def check_tensor(tensor: onnx.TensorProto, name: str, where: str) -> str | None:
     return _not_finite(tensor, name)
 
 
+def check_outside(tensor: onnx.TensorProto, name: str, where: str) -> str | None:
+    """As :func:`check_tensor`, of a tensor whose bytes lie in a file; they are looked at piece by piece.
+
+    Raises:
+        BadInput: naming the tensor.
+    """
+    needed = byte_size(tensor, name, where)
+    got = outside.size_of(tensor)
+    if got != needed or any(len(getattr(tensor, field)) for field in _FIELDS):
+        shape = "x".join(map(str, tensor.dims)) or "scalar"
+        raise BadInput(f"{name} ({shape}) needs {needed} bytes and has {got}", where=where, hint="export it again")
+    if tensor.data_type not in _FLOATS:
+        return None
+    bad = sum(_count_not_finite(np.frombuffer(piece, _FLOATS[tensor.data_type])) for piece in outside.chunks(tensor))
+    return f"{name} holds {bad} NaN or infinite values" if bad else None
+
+
+def _count_not_finite(values: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> int:
+    return values.size - int(np.count_nonzero(np.isfinite(values)))
+
+
 def _not_finite(tensor: onnx.TensorProto, name: str) -> str | None:
     raw = tensor.raw_data
     if tensor.data_type == 16:  # bfloat16: all exponent bits set
         bits = np.frombuffer(raw, "<u2") if raw else np.asarray(tensor.int32_data, np.uint16)
         bad = int(np.count_nonzero((bits & 0x7F80) == 0x7F80))
     elif tensor.data_type in (1, 10, 11):
-        kind = {1: "<f4", 10: "<f2", 11: "<f8"}[tensor.data_type]
         if raw:
-            values = np.frombuffer(raw, kind)
+            values = np.frombuffer(raw, _FLOATS[tensor.data_type])
         elif tensor.data_type == 10:
             values = np.asarray(tensor.int32_data, np.uint16).view(np.float16)
         else:
             values = np.asarray(tensor.float_data if tensor.data_type == 1 else tensor.double_data)
-        bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+        bad = _count_not_finite(values)
     else:
         return None
     return f"{name} holds {bad} NaN or infinite values" if bad else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeattn.errors import BadInput, printable
 from edgeattn.quantize._plan import WEIGHTED
 
 if TYPE_CHECKING:
@@ -71,6 +72,20 @@ def _apart(gemm: onnx.NodeProto) -> list[onnx.NodeProto]:
     return [gemm, helper.make_node("Add", [gemm.output[0], bias], [output], name=f"{output}_bias")]
 
 
+def refuse_nonfinite(model: onnx.ModelProto, plan: Plan) -> None:
+    """Refuse a weight that INT8 has no numbers for.
+
+    Raises:
+        BadInput: names the first weight that holds NaN or infinities.
+    """
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        if tensor.name in plan.weights and not np.isfinite(numpy_helper.to_array(tensor)).all():
+            what = f"weight '{printable(tensor.name, 80)}' holds NaN or infinite values, which INT8 does not have"
+            raise BadInput(what, hint="mend the weights, or keep its layer in float with --keep")
+
+
 def quantize_weight(weight: Array, axis: int) -> tuple[Array, Array]:
     """Per-channel symmetric INT8: ``(int8 values, float32 scales)``; a channel of zeros takes scale 1/127."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
@@ -110,8 +125,10 @@ def _weight(
 ) -> onnx.NodeProto:
     from onnx import helper, numpy_helper
 
+    from edgeattn import outside
+
     stored = next(t for t in graph.initializer if t.name == name)
-    levels, scale = quantize_weight(numpy_helper.to_array(stored), axis)
+    levels, scale = quantize_weight(outside.array(stored), axis)
     names = [f"{name}_int8", f"{name}_scale", f"{name}_zero_point"]
     for array, label in zip((levels, scale, np.zeros(scale.shape, np.int8)), names, strict=True):
         constants.append(numpy_helper.from_array(array, label))

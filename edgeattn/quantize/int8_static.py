@@ -18,7 +18,7 @@ from typing import Any
 from edgeattn.errors import UsageError
 from edgeattn.program import Case, Program, Session
 from edgeattn.quantize import Settings
-from edgeattn.quantize._insert import insert
+from edgeattn.quantize._insert import insert, refuse_nonfinite
 from edgeattn.quantize._observe import observe
 from edgeattn.quantize._plan import plan, unmatched
 
@@ -41,6 +41,8 @@ class Int8Static:
         if typos:
             raise UsageError(f"keep pattern '{typos[0]}' matches no node", hint="`edgeattn inspect` lists the names")
         plans = {graph: plan(model, settings) for graph, model in program.graphs.items()}
+        for graph, model in program.graphs.items():
+            refuse_nonfinite(model, plans[graph])
         peaks, samples = observe(program, {g: p.activations for g, p in plans.items()}, opener, data)
         graphs = {graph: insert(model, plans[graph], peaks[graph]) for graph, model in program.graphs.items()}
         notes = {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.errors import MissingPackage, printable
-from edgeattn.report import plots, wording
+from edgeattn.report import plots, rewriting, wording
 from edgeattn.report.schema import OutputParity, Report
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def render(report: Report, raw: RawSamples | None = None, attention: Sequence[At
             attention=[(f, [_markup(p, next(number)) for p in plots.attention(f)]) for f in attention],
             stages=report.parity.stages,
             w=wording,
+            rewriting=rewriting,
             mark=MARKS.get,
             meaning=wording.GATE_MEANING,
             error_bar=error_bar,

@@ -49,14 +49,37 @@ class StageReport(Value):
     notes: Notes = {}
 
 
+class MeasuredChoice(Value):
+    """What a paired measurement on the target said about a rule: ``speedup`` is the median of before / after."""
+
+    keep: bool
+    target: str
+    speedup: Figure = None
+    ci95: tuple[Figure, Figure] = (None, None)
+    why: str = ""
+
+
 class RewriteCount(Value):
-    """How often a rule fired, the nodes of the program before and after, and the error it introduced."""
+    """How often a rule fired, the nodes of the program before and after, and the error it introduced.
+
+    Attributes:
+        where: the modules whose nodes it changed, as far as the graph tells them.
+        undone: why its result was thrown away; empty if it stands.
+        measured: for a rule that stays only where it is faster, the measurement.
+        note: the choice in words, or why the rule was left alone.
+        repro: name of the directory with an example of a rule that was undone; empty if none was left.
+    """
 
     rule: str
     count: int
     nodes_before: int
     nodes_after: int
     max_abs: Figure = None
+    where: tuple[str, ...] = ()
+    undone: str = ""
+    measured: MeasuredChoice | None = None
+    note: str = ""
+    repro: str = ""
 
 
 class Operators(Value):

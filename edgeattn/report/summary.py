@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edgeattn.errors import printable
+from edgeattn.report import rewriting
 from edgeattn.report import wording as w
 from edgeattn.report.schema import Report, SectionVerdict
 
@@ -110,11 +111,28 @@ def _latency(report: Report) -> str:
 
 
 def _rewrites(report: Report) -> str:
-    fired = [r for r in report.rewrites if r.count]
-    if not fired:
+    told = [r for r in report.rewrites if r.count or r.undone or r.measured]
+    if not told:
         return ""
-    rows = [(escape(r.rule), str(r.count), f"{r.nodes_before} → {r.nodes_after}", w.error(r.max_abs)) for r in fired]
-    return "## Rewrites\n\n" + render_table(("rule", "fired", "nodes", "max error"), rows)
+    rows = [
+        (
+            *(escape(r.rule), str(r.count), f"{r.nodes_before} → {r.nodes_after}", w.error(r.max_abs)),
+            escape(rewriting.places(r.where)),
+            escape(f"undone: {r.undone}" if r.undone else r.note),
+        )
+        for r in told
+    ]
+    table = render_table(("rule", "fired", "nodes", "max error", "where", ""), rows)
+    return "\n\n".join(["## Rewrites", table, *_rewrite_story(report)])
+
+
+def _rewrite_story(report: Report) -> list[str]:
+    """The attention that was recognised, and what the rules changed in all."""
+    notes = rewriting.notes_of(report)
+    if not notes:
+        return []
+    lines = [f"- {what}: {escape(text.replace(' -> ', ' → '))}" for what, text in rewriting.changes(notes)]
+    return [f"In the graph: {escape(rewriting.found(notes['attention']))}.", "\n".join(lines)]
 
 
 def _notes(report: Report) -> str:

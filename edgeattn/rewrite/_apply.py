@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+import math
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,42 +12,66 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgeattn.rewrite import _sizes
+from edgeattn import outside
+from edgeattn.phase import native
+from edgeattn.rewrite import _ranges
 from edgeattn.rewrite._build import Build
-from edgeattn.rewrite._rule import GraphRule, Match, Miss, Outcome, ProgramRule, Rule, View
+from edgeattn.rewrite._live import Live, Lives
+from edgeattn.rewrite._rule import GraphRule, Match, Miss, Outcome, ProgramRule, Rule
+from edgeattn.rewrite._view import const
 
 if TYPE_CHECKING:
     from edgeattn.program import Program
 
-MAX_FIRES = 10_000  # a rule that fires more often than this undoes its own work
+SPILL_BYTES = 1 << 20  # constants above this do not stay in memory where the model's weights do not
 BIG_BYTES = 1024  # initializers above this size play no part in shape inference
+FIRES_PER_NODE = 8  # a rule that fires more often than this on a graph undoes its own work
+NEARBY, FEW = 2, 16  # steps from a new node within which a rule looks again at once, past values with few readers
 
 
-def apply(rule: Rule, program: Program) -> Outcome:
-    """The program after ``rule`` fired wherever it matches; ``program`` itself stays as it is."""
+def apply(rule: Rule, program: Program, lives: Lives | None = None) -> Outcome:
+    """The program after ``rule`` fired wherever it matches; ``program`` itself stays as it is.
+
+    Args:
+        rule: what to apply. program: what to apply it to.
+        lives: models that earlier rules left behind; what this rule makes of them is left there too.
+    """
     if isinstance(rule, ProgramRule):
         return rule.apply(program)
     assert isinstance(rule, GraphRule)
+    lives = lives or Lives()
     count, misses, graphs = 0, [], dict(program.graphs)
     for name, proto in program.graphs.items():
-        if not _may_match(rule, proto):
+        live = lives.of(name, proto)
+        if not live.ops.intersection(rule.anchors):
             continue
-        model = ir.serde.deserialize_model(proto)
-        fired, missed = _exhaust(rule, model, name)
+        fired, missed = _exhaust(rule, live)
         misses += missed
         if fired:
             count += fired
-            graphs[name] = finish(model)
+            live.settle(finish(live.model))
+            graphs[name] = live.proto
     return Outcome(replace(program, graphs=graphs) if count else program, count, tuple(misses))
+
+
+def count_matches(rule: GraphRule, program: Program, lives: Lives) -> int:
+    """How often ``rule`` matches a program as it is; nothing is rewritten."""
+    count = 0
+    for name, proto in program.graphs.items():
+        live = lives.of(name, proto)
+        if rule.opsets[0] <= live.opset <= rule.opsets[1]:
+            view = live.view
+            count += sum(isinstance(rule.match(node, view), Match) for node in live.anchors(rule.anchors))
+    return count
 
 
 def find_misses(rule: GraphRule, program: Program) -> list[Miss]:
     """Where ``rule`` looked at ``program`` and said no."""
     found = []
     for name, proto in program.graphs.items():
-        model = ir.serde.deserialize_model(infer_shapes(proto))
-        view = _view_of(model, name)
-        answers = [(node, rule.match(node, view)) for node in _anchors(rule, model)]
+        live = Live(name, infer_shapes(proto))
+        view = live.view
+        answers = [(node, rule.match(node, view)) for node in live.anchors(rule.anchors)]
         found += [_located(answer, node, name) for node, answer in answers if isinstance(answer, Miss)]
     return found
 
@@ -54,7 +79,32 @@ def find_misses(rule: GraphRule, program: Program) -> list[Miss]:
 def finish(model: ir.Model) -> onnx.ModelProto:
     """Drop what nothing reads any more, serialise, and infer shapes anew; raises what shape inference raises."""
     passes.RemoveUnusedNodesPass()(model)
+    _move_outside(model)
     return _reinfer(ir.serde.serialize_model(model))
+
+
+def _move_outside(model: ir.Model) -> None:
+    """Large constants that a rule made of weights outside go there too: every copy of the graph would copy them."""
+    stored = list(model.graph.initializers.values())
+    if not any(isinstance(v.const_value, ir.ExternalTensor) for v in stored):
+        return
+    for value in stored:
+        tensor = value.const_value
+        if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < SPILL_BYTES:
+            continue
+        array = const(value)
+        if array is not None and array.nbytes == tensor.nbytes:  # not packed
+            path, length, stamp = outside.place_of(array)
+            kept = {**tensor.metadata_props, outside.STAMP: stamp}
+            value.const_value = ir.ExternalTensor(
+                path,
+                0,
+                length,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=value.name or "",
+                metadata_props=kept,
+            )
 
 
 def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -67,15 +117,33 @@ def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _reinfer(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Replace ``value_info`` in place; the weights' bytes are not touched."""
     bare = skeleton(proto)
-    for value in bare.graph.value_info:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param.startswith("unk__"):  # a guess of an earlier inference; the graph may tell more now
-                dim.ClearField("dim_param")
-    inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
+    for value in bare.graph.value_info:  # a guess of an earlier inference; the graph may tell more now
+        _forget_guesses(value)
+    with native("ONNX", "inferring shapes"):
+        inferred = _ranges.infer(bare)
     known = {v.name for v in (*proto.graph.input, *proto.graph.output)} | {t.name for t in proto.graph.initializer}
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(v for v in inferred.graph.value_info if v.name not in known)
+    _tell_subgraphs(proto.graph, inferred.graph)
     return proto
+
+
+def _tell_subgraphs(ours: onnx.GraphProto, inferred: onnx.GraphProto) -> None:
+    """What was inferred inside branches and bodies; a guess there would meet those of another inference."""
+    for node, told in zip(ours.node, inferred.node, strict=True):
+        for attribute, other in zip(node.attribute, told.attribute, strict=True):
+            if attribute.HasField("g"):
+                del attribute.g.value_info[:]
+                attribute.g.value_info.extend(other.g.value_info)
+                for value in attribute.g.value_info:
+                    _forget_guesses(value)
+                _tell_subgraphs(attribute.g, other.g)
+
+
+def _forget_guesses(value: onnx.ValueInfoProto) -> None:
+    for dim in value.type.tensor_type.shape.dim:
+        if dim.dim_param.startswith("unk__"):
+            dim.ClearField("dim_param")
 
 
 def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -99,51 +167,55 @@ def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
-def _exhaust(rule: GraphRule, model: ir.Model, name: str) -> tuple[int, list[Miss]]:
+def _exhaust(rule: GraphRule, live: Live) -> tuple[int, list[Miss]]:
     """Sweep over the anchors until a sweep changes nothing; the misses are those of the last sweep."""
-    fired, view = 0, _view_of(model, name)
-    if not rule.opsets[0] <= view.opset <= rule.opsets[1]:
-        return 0, [Miss(f"opset {view.opset} is outside {rule.opsets[0]} to {rule.opsets[1]}", name, 0, graph=name)]
+    if not rule.opsets[0] <= live.opset <= rule.opsets[1]:
+        reason = f"opset {live.opset} is outside {rule.opsets[0]} to {rule.opsets[1]}"
+        return 0, [Miss(reason, live.name, 0, graph=live.name)]
+    total, most = 0, FIRES_PER_NODE * (len(live.proto.graph.node) + 100)
     while True:
-        before, misses, view = fired, [], _view_of(model, name)
-        for node in list(_anchors(rule, model)):
-            if node.graph is None or not _alive(node):
-                continue
-            answer = rule.match(node, view)
-            if isinstance(answer, Match):
-                rule.rewrite(answer, Build(rule.name, answer))
-                fired += 1
-            elif answer is not None:
-                misses.append(_located(answer, node, name))
-        if fired == before:
-            return fired, misses
-        if fired > MAX_FIRES:
-            raise RuntimeError(f"the rule did not settle after {fired} rewrites")
-        passes.RemoveUnusedNodesPass()(model)
+        fired, misses = _sweep(rule, live, most - total)
+        total += fired
+        if not fired:
+            return total, misses
+        passes.RemoveUnusedNodesPass()(live.model)
+        live.changed()
+
+
+def _sweep(rule: GraphRule, live: Live, most: int) -> tuple[int, list[Miss]]:
+    """Once over all anchors; where the rule fires, it looks again nearby, so that chains settle in one sweep."""
+    fired, misses, view = 0, [], live.view
+    waiting = deque(live.anchors(rule.anchors))
+    while waiting:
+        node = waiting.popleft()
+        if node.graph is None or not _alive(node):
+            continue
+        answer = rule.match(node, view)
+        if isinstance(answer, Match):
+            build = Build(rule.name, answer, live.names)
+            rule.rewrite(answer, build)
+            fired += 1
+            if fired > most:
+                raise RuntimeError(f"the rule did not settle after {fired} rewrites")
+            waiting.extendleft(_anchors_near(build.made, rule.anchors))
+        elif answer is not None:
+            misses.append(_located(answer, node, live.name))
+    return fired, misses
+
+
+def _anchors_near(values: Sequence[ir.Value], ops: tuple[str, ...]) -> list[ir.Node]:
+    """Anchors among the makers of new values and those who read them, a few steps on."""
+    found: dict[ir.Node, None] = {}
+    layer = [node for v in values if (node := v.producer()) is not None]
+    for _ in range(NEARBY + 1):
+        found |= dict.fromkeys(layer)
+        outputs = [o for node in layer for o in node.outputs if len(o.uses()) <= FEW]
+        layer = [reader for o in outputs for reader in o.consumers() if reader not in found]
+    return [node for node in reversed(found) if node.domain == "" and node.op_type in ops]
 
 
 def _alive(node: ir.Node) -> bool:
     return any(o.uses() or o.is_graph_output() for o in node.outputs)
-
-
-def _anchors(rule: GraphRule, model: ir.Model) -> Iterator[ir.Node]:
-    for graph in model.graphs():
-        for node in graph:
-            if node.domain == "" and node.op_type in rule.anchors:
-                yield node
-
-
-def _may_match(rule: GraphRule, proto: onnx.ModelProto) -> bool:
-    """Cheap look before the graph is converted; graphs with subgraphs or functions are always converted."""
-    return any(
-        node.op_type in rule.anchors or any(a.HasField("g") for a in node.attribute) for node in proto.graph.node
-    )
-
-
-def _view_of(model: ir.Model, name: str) -> View:
-    opset = model.opset_imports.get("", 0)
-    samples = functools.cache(lambda: _sizes.sampled(model.graph, opset))
-    return View(name, opset, model.producer_name or "", samples)
 
 
 def _located(answer: Miss, node: ir.Node, graph: str) -> Miss:
@@ -151,9 +223,5 @@ def _located(answer: Miss, node: ir.Node, graph: str) -> Miss:
 
 
 def _size(tensor: onnx.TensorProto) -> int:
-    if tensor.raw_data:
-        return len(tensor.raw_data)
-    count = 1
-    for d in tensor.dims:
-        count *= d
-    return 8 * count
+    """At least the bytes of a tensor, without touching them."""
+    return 8 * int(math.prod(tensor.dims))

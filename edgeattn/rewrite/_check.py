@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from edgeattn import decode
+from edgeattn import decode, graphs
 from edgeattn.errors import BadInput, EngineFailed
+from edgeattn.phase import native
 from edgeattn.rewrite._apply import skeleton
-from edgeattn.rewrite._rule import ALLCLOSE, Exactness
+from edgeattn.rewrite._conditioning import FACTOR
+from edgeattn.rewrite._rule import ALLCLOSE, Exactness, Rule
 from edgeattn.standard import all_nodes, foreign_nodes
 
 if TYPE_CHECKING:
@@ -24,17 +26,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a rule's result stands: ``reason`` is empty if so; ``max_abs`` is the largest difference seen."""
+    """Whether a rule's result stands: ``reason`` is empty if so; ``max_abs`` is the largest difference seen.
+
+    ``note`` names a case on which the source itself is undetermined, and which says nothing about the rule.
+    """
 
     reason: str
     max_abs: float
+    note: str = ""
 
 
 def broken(program: Program) -> str:
     """Why a graph is not valid ONNX, or an empty string; weights are left out of the check."""
     for name, model in program.graphs.items():
         try:
-            onnx.checker.check_model(skeleton(model), full_check=True)
+            with native("ONNX", "checking the graph"):
+                onnx.checker.check_model(skeleton(model), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             return f"graph '{name}' is not valid ONNX: {' '.join(lines[:2])}"
@@ -54,6 +61,23 @@ def not_as_before(before: Program, after: Program) -> str:
     return f"node '{foreign[0][0]}' has the domain '{foreign[0][1]}'" if foreign else ""
 
 
+def not_reshaped(before: Program, after: Program) -> str:
+    """What a program in a new form asks for that the old form did not, or an empty string.
+
+    What is given as the decode loop's tokens need no longer be an input; that every output is there, and what it
+    holds, the numbers say.
+    """
+    old = {s.name: s for s in graphs.program_inputs(before)}
+    for spec in graphs.program_inputs(after):
+        was = old.get(spec.name)
+        sizes = zip(was.shape, spec.shape, strict=False) if was else ()
+        same = all(a == b or isinstance(a, str) for a, b in sizes)  # a number may stand where a name stood
+        if was is None or was.dtype != spec.dtype or len(was.shape) != len(spec.shape) or not same:
+            return f"program input '{spec}' was {was or 'none'}"
+    foreign = [op for model in after.graphs.values() for op in foreign_nodes(model)]
+    return f"node '{foreign[0][0]}' has the domain '{foreign[0][1]}'" if foreign else ""
+
+
 def outputs_of(program: Program, opener: Opener) -> list[dict[str, Array]]:
     """Every reference case run through an engine, in order."""
     assert program.reference is not None
@@ -67,18 +91,46 @@ def outputs_of(program: Program, opener: Opener) -> list[dict[str, Array]]:
     return results
 
 
-def judge(expected: list[Arrays], actual: list[dict[str, Array]], names: list[str], exactness: Exactness) -> Verdict:
-    """Compare case by case and output by output; the first failure is the reason."""
-    worst = 0.0
-    for name, want, have in zip(names, expected, actual, strict=True):
+def judge(
+    expected: list[Arrays],
+    actual: list[dict[str, Array]],
+    names: list[str],
+    exactness: Exactness,
+    spread: Callable[[int], Mapping[str, float]] = lambda case: {},
+) -> Verdict:
+    """Compare case by case and output by output; the first failure is the reason.
+
+    Args:
+        expected, actual: outputs of each case. names: of the cases. exactness: the limits.
+        spread: how far the source's own outputs move on a case by one unit in the last place of its inputs; asked for
+            only where a limit is passed.
+    """
+    worst, unsure, judged = 0.0, [], set()
+    for number, (name, want, have) in enumerate(zip(names, expected, actual, strict=True)):
         for output in want:
             if output not in have:
                 return Verdict(f"case '{name}': output '{output}' is gone", worst)
-            reason, error = compare(np.asarray(want[output]), have[output], exactness)
-            worst = max(worst, error)
+            reason, error = _compare_any(want[output], have[output], exactness)
+            own = spread(number).get(output, 0.0) if reason and error else 0.0
+            if reason and not 0 < error <= FACTOR * own:
+                return Verdict(f"case '{name}', output '{output}': {reason}", max(worst, error))
             if reason:
-                return Verdict(f"case '{name}', output '{output}': {reason}", worst)
-    return Verdict("", worst)
+                unsure.append(f"'{name}' ({error:.1e}; one unit in the last place of its inputs moves it by {own:.1e})")
+            else:
+                judged.add(name)
+                worst = max(worst, error)
+    note = f"not judged by case {', '.join(unsure)}" if unsure else ""
+    return Verdict("" if judged or not unsure else f"the source is undetermined on every case: {note}", worst, note)
+
+
+def _compare_any(want: Any, have: Any, exactness: Exactness) -> tuple[str, float]:
+    """``compare`` for outputs that may be sequences of tensors."""
+    if not isinstance(want, list | tuple):
+        return compare(np.asarray(want), np.asarray(have), exactness)
+    if not isinstance(have, list | tuple) or len(have) != len(want):
+        return f"expected a sequence of {len(want)} tensors", 0.0
+    found = [_compare_any(ours, theirs, exactness) for ours, theirs in zip(want, have, strict=True)]
+    return next((reason for reason, _ in found if reason), ""), max((error for _, error in found), default=0.0)
 
 
 def compare(want: Array, have: Array, exactness: Exactness = ALLCLOSE) -> tuple[str, float]:
@@ -107,6 +159,11 @@ def compare(want: Array, have: Array, exactness: Exactness = ALLCLOSE) -> tuple[
     if (error > limit).any():
         return f"differs by {worst:.2e}, allowed {float(limit[np.argmax(error - limit)]):.2e}", worst
     return "", worst
+
+
+def limits_of(rule: Rule) -> Exactness:
+    """Every rule is held to the stage's limits; a rule may only say that it mends NaN."""
+    return Exactness("allclose", 1e-5, 1e-4, mends_nan=rule.exactness.mends_nan)
 
 
 def operators(program: Program) -> dict[str, Any]:

@@ -17,7 +17,7 @@ LINEAR = ("Gemm", "MatMul")
 POINTWISE = frozenset(
     {"Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Gelu", "Mish", "HardSwish", "Sigmoid", "HardSigmoid", "Tanh"}
     | {"Softplus", "Softsign", "Erf", "Clip", "Exp", "Neg", "Abs", "Sqrt", "Add", "Sub", "Mul", "Div", "Min", "Max"}
-    | {"BatchNormalization", "Dropout", "Pow"}
+    | {"BatchNormalization", "Dropout", "Pow", "Reciprocal"}
 )
 
 

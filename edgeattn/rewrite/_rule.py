@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-    from edgeattn.program import Program
+    from edgeattn.program import Arrays, Program
     from edgeattn.rewrite._build import Build
-    from edgeattn.rewrite._sizes import Shapes
+    from edgeattn.rewrite._sizes import Sample
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,29 @@ class View:
     graph: str
     opset: int
     producer: str
-    samples: Callable[[], list[Shapes]] = list
+    samples: Callable[[], list[Sample]] = list
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether a measured rule's result stays.
+
+    Attributes:
+        keep: it was faster. target: where it was measured, as ``onnxruntime:cpu``.
+        speedup: median of before / after; None where it could not be measured. ci95: its 95 % interval.
+        why: the verdict in words.
+    """
+
+    keep: bool
+    target: str
+    speedup: float | None = None
+    ci95: tuple[float | None, float | None] = (None, None)
+    why: str = ""
+
+    def __str__(self) -> str:
+        low, high = self.ci95
+        seen = "" if low is None or high is None else f" {self.speedup:.3f}x ({low:.3f} to {high:.3f})"
+        return f"{self.target}{seen}: {self.why}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +100,8 @@ class Miss:
         reason: one clause, with what was found.
         culprit: the node that broke the pattern.
         near: how many pattern nodes were recognised before; larger is nearer.
-        anchor: the node where the search began, and ``graph`` the graph it lies in; filled in by the frame.
+        anchor: the node where the search began, ``graph`` the graph it lies in, and ``module`` the PyTorch module the
+            culprit came from, where the graph tells it; filled in by the frame.
     """
 
     reason: str
@@ -86,9 +109,26 @@ class Miss:
     near: int
     anchor: str = ""
     graph: str = ""
+    module: str = ""
 
     def __str__(self) -> str:
         return f"{self.culprit}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a rule would do to a program after the rules before it.
+
+    Attributes:
+        rule: its name. fires: how often it would.
+        misses: where it would not and why, nearest first.
+        failed: what it raised; empty as a rule.
+    """
+
+    rule: str
+    fires: int
+    misses: tuple[Miss, ...]
+    failed: str = ""
 
 
 def miss(reason: str, culprit: ir.Node | None, near: int) -> Miss:
@@ -105,6 +145,9 @@ class Rule(ABC):
     exactness: ClassVar[Exactness]
     opsets: ClassVar[tuple[int, int]] = (11, 26)
     restores: ClassVar[bool] = False  # judged by PyTorch's outputs, because the source graph is what is wrong
+    measured: ClassVar[bool] = False  # stays only where a paired measurement on the target shows it faster
+    reshapes: ClassVar[bool] = False  # other graphs, seen otherwise from outside: applied only where it is asked for
+    suggests: ClassVar[bool] = False  # of a rule that reshapes: say where it would fit, though it was not asked for
 
     @abstractmethod
     def examples(self) -> list[Program]:
@@ -113,6 +156,10 @@ class Rule(ABC):
     @abstractmethod
     def near_misses(self) -> list[Program]:
         """Programs that look alike and on which it must not fire."""
+
+    def workload(self) -> Program:
+        """A program of realistic size with static input shapes, on which the rule's benefit is measured."""
+        return self.examples()[0]
 
 
 class GraphRule(Rule):
@@ -131,11 +178,24 @@ class GraphRule(Rule):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a program rule did: the new graphs and wiring, how often it fired, and where it nearly did."""
+    """What a program rule did: the new graphs and wiring, how often it fired, and where it nearly did.
+
+    A rule that reshapes a program also says how the old form and the new one are compared.
+
+    Attributes:
+        program: the result; a reshaping rule asks its cases as the new form takes them.
+        count, misses: how often it fired, and where it nearly did.
+        before: the old form with the same cases as that takes them; None where they are what they were.
+        retold: what the old form gave, as the new form gives it; None where it is the same.
+        note: what a user must know about the new form.
+    """
 
     program: Program
     count: int
     misses: tuple[Miss, ...] = ()
+    before: Program | None = None
+    retold: Callable[[Arrays], Arrays] | None = None
+    note: str = ""
 
 
 class ProgramRule(Rule):

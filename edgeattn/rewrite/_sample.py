@@ -36,3 +36,55 @@ def f32(*numbers: float) -> Any:
 def i64(*numbers: int) -> Any:
     """An int64 vector."""
     return np.array(numbers, np.int64)
+
+
+def spatial_gate(batch: Any, channels: int, height: Any, width: Any) -> onnx.ModelProto:
+    """CBAM's spatial gate on a map of any size: maximum and mean over the channels, a 7×7 convolution, a sigmoid."""
+    size = f"{batch},{channels},{height},{width}"
+    return graph(
+        f"""(float[{size}] x) => (float[{size}] y) {{
+            peak = ReduceMax(x, axes)
+            mean = ReduceMean(x, axes)
+            both = Concat <axis = 1> (peak, mean)
+            logit = Conv <pads = [3, 3, 3, 3]> (both, weight)
+            mask = Sigmoid(logit)
+            y = Mul(x, mask) }}""",
+        axes=i64(1),
+        weight=(1, 2, 7, 7),
+    )
+
+
+def channel_gate(batch: Any, channels: int, height: Any, width: Any, hidden: int, *, flat: bool) -> onnx.ModelProto:
+    """CBAM's channel gate on a map of any size, its shared MLP spelled with Gemm on (N, C) or with 1×1 Conv.
+
+    Args:
+        batch, channels, height, width: the map's dimensions; names for dynamic ones.
+        hidden: width of the MLP between its layers.
+        flat: spell the MLP with Gemm.
+    """
+    size = f"{batch},{channels},{height},{width}"
+    layer, weights = ("Gemm <transB = 1>", ()) if flat else ("Conv", (1, 1))
+    enter, leave = ("Flatten(", "Unsqueeze(sum, last)") if flat else ("Identity(", "Identity(sum)")
+    constants = {"last": i64(2, 3)} if flat else {}
+    return graph(
+        f"""(float[{size}] x) => (float[{size}] y) {{
+            mean = GlobalAveragePool(x)
+            peak = GlobalMaxPool(x)
+            a = {enter}mean)
+            m = {enter}peak)
+            a1 = {layer} (a, w1, b1)
+            ar = Relu(a1)
+            a2 = {layer} (ar, w2, b2)
+            m1 = {layer} (m, w1, b1)
+            mr = Relu(m1)
+            m2 = {layer} (mr, w2, b2)
+            sum = Add(a2, m2)
+            logit = {leave}
+            mask = Sigmoid(logit)
+            y = Mul(x, mask) }}""",
+        w1=(hidden, channels, *weights),
+        b1=(hidden,),
+        w2=(channels, hidden, *weights),
+        b2=(channels,),
+        **constants,
+    )

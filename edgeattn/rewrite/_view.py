@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from edgeattn import outside
+
 Dim: TypeAlias = int | str | None
 
 BROADCASTING = frozenset(
@@ -25,9 +27,19 @@ def const(value: ir.Value | None) -> np.ndarray[Any, Any] | None:
         return None
     tensor = value.const_value
     if tensor is not None:
-        return None if tensor.dtype == ir.DataType.STRING else tensor.numpy()
+        return None if tensor.dtype == ir.DataType.STRING else _array(tensor)
     node = made_by(value, "Constant")
     return None if node is None else _constant(node)
+
+
+def _array(tensor: ir.TensorProtocol) -> np.ndarray[Any, Any]:
+    """A tensor's values; those of one that lies in a file are mapped, if it is the file that was checked."""
+    stamp = tensor.metadata_props.get(outside.STAMP) if isinstance(tensor, ir.ExternalTensor) else None
+    if stamp is None:
+        return tensor.numpy()
+    assert isinstance(tensor, ir.ExternalTensor)
+    place = (str(tensor.path), tensor.offset or 0, tensor.nbytes, stamp)
+    return outside.mapped(*place, tensor.dtype.numpy(), tensor.shape.numpy())
 
 
 def _constant(node: ir.Node) -> np.ndarray[Any, Any] | None:
@@ -134,6 +146,13 @@ def expanded(node: ir.Node) -> tuple[Dim, ...] | None:
     if small is None:
         return dims(node.outputs[0])
     if node.op_type == "Tile":
+        big = dims(node.outputs[0])
+        if (
+            wanted is None
+            and big is not None
+            and all(d == 1 or (d is not None and d == b) for d, b in zip(small, big, strict=True))
+        ):
+            return big
         if wanted is None or any(r != 1 and d != 1 for r, d in zip(wanted, small, strict=True)):
             return None
         return tuple(int(r) if d == 1 else d for r, d in zip(wanted, small, strict=True))

@@ -1,8 +1,8 @@
 """canonicalise_global_pool: pooling over a whole feature map says so.
 
-What: MaxPool and AveragePool whose window is the whole H×W, ReduceMax and ReduceMean over the last two axes, and a
-mean or maximum over H·W after a flatten, become GlobalMaxPool and GlobalAveragePool (and Flatten where the two
-dimensions were dropped).
+What: MaxPool and AveragePool whose window is the whole H×W, ReduceMax and ReduceMean over the last two axes, at once or
+one after the other, and a mean or maximum over H·W after a flatten, become GlobalMaxPool and GlobalAveragePool (and
+Flatten or Reshape where dimensions were dropped).
 
 Why: the original CBAM code pools with ``kernel = (H, W)``, which freezes the input size into the graph and runs into
 TensorRT's limit on pooling windows (about 300×300 passes, 384×384 does not). A global pool follows any size.
@@ -72,6 +72,8 @@ class CanonicaliseGlobalPool(GraphRule):
             return Match(node, (node,), {"x": node.inputs[0], "keeps_rank": keeps})
         if size == 3 and over == (2,) and made_by(node.inputs[0], "Reshape") is not None:
             return self._match_flattened(node, keeps)
+        if over == (2,) and (rows := made_by(node.inputs[0], node.op_type)) is not None:
+            return self._match_rows(node, rows, keeps)
         return miss(f"it reduces axes {over} of a tensor of rank {size}, not H and W of a feature map", node, 0)
 
     def _match_flattened(self, node: ir.Node, keeps: bool) -> Match | Miss:
@@ -80,8 +82,6 @@ class CanonicaliseGlobalPool(GraphRule):
         before, after = dims(reshape.inputs[0]), dims(reshape.outputs[0])
         if before is None or after is None or len(before) != 4:
             return miss(f"it flattens {before}, not a 4-D feature map", reshape, 1)
-        if keeps:
-            return miss("the result keeps a third dimension", node, 2)
         # N and C in their places prove that the rest is H·W; so does a known C with a known H·W.
         in_place = before[:2] == after[:2] and before[0] is not None
         counted = before[1] == after[1] and isinstance(before[1], int) and _product(before[2:]) == after[2]
@@ -89,17 +89,27 @@ class CanonicaliseGlobalPool(GraphRule):
             return miss(f"it is not proven that {before} becomes (N, C, H·W); got {after}", reshape, 2)
         return Match(node, (reshape, node), {"x": reshape.inputs[0], "keeps_rank": False})
 
+    def _match_rows(self, node: ir.Node, rows: ir.Node, keeps: bool) -> Match | Miss:
+        """Over W first, then over H."""
+        if rank(rows.inputs[0]) != 4 or axes(rows) != (3,) or bool(attr(rows, "keepdims", 1)) != keeps:
+            return miss(f"it reduces axes {axes(rows)} of a tensor of rank {rank(rows.inputs[0])}, not W", rows, 1)
+        return Match(node, (rows, node), {"x": rows.inputs[0], "keeps_rank": keeps})
+
     def rewrite(self, match: Match, build: Build) -> None:
         """A global pool, and a Flatten where the reduction dropped the two dimensions."""
         x, old = match.parts["x"], match.anchor.outputs[0]
         shape = dims(x)
         pooled_shape = (*shape[:2], 1, 1) if shape else None
         pooled = build.op(GLOBAL[match.anchor.op_type], x, shape=pooled_shape)
-        new = pooled if match.parts["keeps_rank"] else build.op("Flatten", pooled, shape=dims(old), axis=1)
-        build.replace(old, new)
+        if match.parts["keeps_rank"]:
+            build.replace(old, pooled)
+        elif rank(old) == 3:
+            build.replace(old, build.op("Reshape", pooled, build.const("to_rows", i64(0, 0, -1)), shape=dims(old)))
+        else:
+            build.replace(old, build.op("Flatten", pooled, shape=dims(old), axis=1))
 
     def examples(self) -> list[Program]:
-        """The four spellings PyTorch code uses, in both opset styles."""
+        """The spellings PyTorch code uses, in both opset styles."""
         return as_programs(
             graph(
                 """(float[batch,4,6,5] x) => (float[batch,4,1,1] y) {
@@ -117,6 +127,27 @@ class CanonicaliseGlobalPool(GraphRule):
                     y = ReduceMean <keepdims = 0> (flat, axes) }""",
                 shape=i64(0, 4, -1),
                 axes=i64(-1),
+            ),
+            graph(
+                """(float[batch,4,6,5] x) => (float[batch,4,1] y) {
+                    flat = Reshape(x, shape)
+                    y = ReduceMax(flat, axes) }""",
+                shape=i64(0, 4, -1),
+                axes=i64(-1),
+            ),
+            graph(
+                """(float[batch,4,h,w] x) => (float[batch,4] y) {
+                    rows = ReduceMean <keepdims = 0> (x, third)
+                    y = ReduceMean <keepdims = 0> (rows, second) }""",
+                third=i64(3),
+                second=i64(2),
+            ),
+            graph(
+                """(float[batch,4,h,w] x) => (float[batch,4,1,1] y) {
+                    rows = ReduceMax(x, last)
+                    y = ReduceMax(rows, before) }""",
+                last=i64(-1),
+                before=i64(-2),
             ),
         )
 
@@ -138,6 +169,17 @@ class CanonicaliseGlobalPool(GraphRule):
                 axes=i64(-1),
             ),
         )
+
+    def workload(self) -> Program:
+        """Both poolings of the original CBAM after ResNet-50's first stage."""
+        return as_programs(
+            graph(
+                """(float[1,256,56,56] x) => (float[1,256,1,1] y) {
+                    mean = AveragePool <kernel_shape = [56, 56], strides = [56, 56]> (x)
+                    peak = MaxPool <kernel_shape = [56, 56], strides = [56, 56]> (x)
+                    y = Add(mean, peak) }"""
+            )
+        )[0]
 
 
 def _product(shape: tuple[int | str | None, ...]) -> int | None:

@@ -130,5 +130,23 @@ class CanonicaliseReduce(GraphRule):
             ),
         )
 
+    def workload(self) -> Program:
+        """The spatial gate after ResNet-50's first stage, as ``torch.max(x, 1)[0].unsqueeze(1)``."""
+        return as_programs(
+            graph(
+                """(float[1,256,56,56] x) => (float[1,256,56,56] y) {
+                    top = ReduceMax <keepdims = 0> (x, axes)
+                    peak = Unsqueeze(top, axes)
+                    middle = ReduceMean <keepdims = 0> (x, axes)
+                    mean = Unsqueeze(middle, axes)
+                    both = Concat <axis = 1> (peak, mean)
+                    logit = Conv <pads = [3, 3, 3, 3]> (both, weight)
+                    mask = Sigmoid(logit)
+                    y = Mul(x, mask) }""",
+                axes=i64(1),
+                weight=(1, 2, 7, 7),
+            )
+        )[0]
+
 
 RULE = CanonicaliseReduce()

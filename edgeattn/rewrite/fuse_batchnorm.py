@@ -89,6 +89,22 @@ class FuseBatchnorm(GraphRule):
             _conv_bn("8,4,3,3", "pads = [1, 1, 1, 1]", inputs=", float[8] g"),
         )
 
+    def workload(self) -> Program:
+        """A 3×3 convolution of ResNet-50's first stage with its normalisation and activation."""
+        return as_programs(
+            graph(
+                """(float[1,64,56,56] x) => (float[1,64,56,56] y) {
+                    c = Conv <pads = [1, 1, 1, 1]> (x, weight)
+                    n = BatchNormalization(c, g, b, m, v)
+                    y = Relu(n) }""",
+                weight=(64, 64, 3, 3),
+                g=(64,),
+                b=(64,),
+                m=(64,),
+                v=0.5 + np.arange(64, dtype=np.float32),
+            )
+        )[0]
+
 
 def _conv_bn(
     weight: str, attributes: str, *, bias: bool = False, outputs: str = "", inputs: str = ""

@@ -1,8 +1,9 @@
 """hoist_keys: what every decoder step computes from the memory alone, the encoder computes once.
 
-What: in the graph that runs once per step, products of a constant weight with values that the encoder handed over
-move into the encoder. They become one more encoder output and step input (``memory_keys``), and the wiring says so.
-Reshapes, Transposes, biases and activations between move along. A handed-over input that nobody reads any more goes.
+What: in the graph that runs once per step, products (MatMul, Gemm, Conv, Einsum) of a constant weight with values that
+the encoder handed over move into the encoder. They become one more encoder output and step input (``memory_keys``),
+and the wiring says so. Reshapes, Transposes, biases and activations between move along. A handed-over input that nobody
+reads any more goes. A step that is given alone stays as it is; the rule says what would move, and how to give both.
 
 Why: Luong's ``W h̄`` and Bahdanau's ``U h̄`` cost S·D² multiply-adds a step for a result that never changes. This is
 the largest single gain on a sequence-to-sequence decoder.
@@ -17,75 +18,13 @@ Source: Bahdanau et al. 2015, appendix A.2.2 ("can be pre-computed"); Luong et a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-
 import onnx_ir as ir
-from onnx_ir.passes import common as passes
 
 from edgeattn.program import Program, Stop, Wiring
-from edgeattn.rewrite._apply import finish
-from edgeattn.rewrite._build import carried
+from edgeattn.rewrite._loop import HEAVY, Loop, handed_over, hoisted
 from edgeattn.rewrite._rule import ALLCLOSE, Miss, Outcome, ProgramRule
 from edgeattn.rewrite._sample import graph, i64
 from edgeattn.rewrite._view import const, dims
-
-HEAVY = ("MatMul", "Gemm", "Conv")
-MOVABLE = frozenset(
-    {*HEAVY, "Add", "Sub", "Mul", "Div", "Neg", "Relu", "Tanh", "Sigmoid", "Cast", "Identity"}
-    | {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Shape", "Gather", "Slice", "Concat"}
-)
-
-
-@dataclass
-class Loop:
-    """The step graph seen as a loop body: which of its values never change while it runs."""
-
-    graph: ir.Graph
-    handed: dict[ir.Value, str]  # step input -> "encoder.output"
-    origin: dict[ir.Value, frozenset[str]] = field(default_factory=dict)
-
-    def sources(self, value: ir.Value | None) -> frozenset[str] | None:
-        """Graphs that an invariant value comes from, empty for constants; None if it changes from step to step."""
-        if value is None or const(value) is not None:
-            return frozenset()
-        if value in self.handed:
-            return frozenset({self.handed[value].split(".", 1)[0]})
-        return self.origin.get(value)
-
-    def survey(self) -> None:
-        """Walk through the nodes, which are in topological order, and note what is invariant."""
-        for node in self.graph:
-            found = [self.sources(v) for v in node.inputs]
-            if node.domain == "" and node.op_type in MOVABLE and all(f is not None for f in found):
-                together = frozenset().union(*(f for f in found if f is not None))
-                self.origin |= dict.fromkeys(node.outputs, together)
-
-    def cone(self, value: ir.Value) -> list[ir.Node]:
-        """The nodes that compute an invariant value, producers first."""
-        ordered: dict[ir.Node, None] = {}
-
-        def visit(v: ir.Value | None) -> None:
-            node = v.producer() if v is not None and const(v) is None else None
-            if node is not None and node not in ordered:
-                for operand in node.inputs:
-                    visit(operand)
-                ordered[node] = None
-
-        visit(value)
-        return list(ordered)
-
-    def frontier(self) -> list[ir.Value]:
-        """Invariant floating-point values with a heavy node behind them that a changing node reads."""
-        return [
-            value
-            for value, sources in self.origin.items()
-            if len(sources) == 1
-            and not value.is_graph_output()
-            and value.dtype is not None
-            and value.dtype.is_floating_point()
-            and any(n.op_type in HEAVY for n in self.cone(value))
-            and any(all(o not in self.origin for o in reader.outputs) for reader in value.consumers())
-        ]
 
 
 class HoistKeys(ProgramRule):
@@ -98,26 +37,13 @@ class HoistKeys(ProgramRule):
         """Move every invariant projection; wiring and two graphs change."""
         wiring = program.wiring
         if wiring is None:
-            return Outcome(program, 0, (Miss("a single graph has no loop to hoist from", "(program)", 0),))
+            return Outcome(program, 0, tuple(_alone(program)))
         model = ir.serde.deserialize_model(program.graphs[wiring.loop])
-        loop = Loop(model.graph, _handed_over(model.graph, wiring))
+        loop = Loop(model.graph, handed_over(model.graph, wiring))
         loop.survey()
-        targets = loop.frontier()
         misses = tuple(_misses(loop, wiring.loop))
-        if not targets:
-            return Outcome(program, 0, misses)
-        graphs = dict(program.graphs)
-        feeds = dict(wiring.feeds)
-        for name in sorted({next(iter(loop.origin[t])) for t in targets}):
-            encoder = ir.serde.deserialize_model(program.graphs[name])
-            mine = [t for t in targets if loop.origin[t] == {name}]
-            feeds |= _move(mine, loop, wiring.loop, name, encoder.graph)
-            graphs[name] = finish(encoder)
-        for gone in _drop_unread(loop):
-            del feeds[f"{wiring.loop}.{gone}"]
-        graphs[wiring.loop] = finish(model)
-        changed = replace(program, graphs=graphs, wiring=replace(wiring, feeds=feeds))
-        return Outcome(changed, len(targets), misses)
+        changed, count = hoisted(program, wiring, "keys")
+        return Outcome(changed, count, misses)
 
     def examples(self) -> list[Program]:
         """Luong general; Bahdanau's additive keys with a bias and a Transpose, where the raw memory goes away."""
@@ -125,6 +51,10 @@ class HoistKeys(ProgramRule):
             _program("k = MatMul(memory, weight)"),
             _program("t = Transpose <perm = [0, 1, 2]> (memory)  p = MatMul(t, weight)  k = Add(p, bias)", context="k"),
         ]
+
+    def workload(self) -> Program:
+        """Luong general over 30 positions of width 256; the case that is timed takes a few steps."""
+        return _program("k = MatMul(memory, weight)", width=256, sizes=("1", "30"))
 
     def near_misses(self) -> list[Program]:
         """The product is of state; the keys come from the encoder already; the weight is fed; there is no loop."""
@@ -135,111 +65,6 @@ class HoistKeys(ProgramRule):
             _program("k = MatMul(memory, fed)", inputs=", float[4,4] fed"),
             Program({"main": single}),
         ]
-
-
-def _handed_over(step: ir.Graph, wiring: Wiring) -> dict[ir.Value, str]:
-    """Step inputs that are set once: fed by another graph's output and not overwritten as state."""
-    return {
-        value: wiring.feeds[edge]
-        for value in step.inputs
-        if (edge := f"{wiring.loop}.{value.name}") in wiring.feeds and edge not in wiring.state
-    }
-
-
-def _move(targets: list[ir.Value], loop: Loop, step: str, name: str, encoder: ir.Graph) -> dict[str, str]:
-    """Copy what computes ``targets`` into the encoder and read it in the step as inputs; the new edges."""
-    outputs = {f"{name}.{v.name}": v for v in encoder.outputs}
-    moved = {value: outputs[edge] for value, edge in loop.handed.items() if edge in outputs}
-    symbols = _symbols(moved)
-    taken, in_step = _names(encoder), _names(loop.graph)
-    edges = {}
-    for target in targets:
-        nodes = loop.cone(target)
-        for node in nodes:
-            if node.outputs[0] not in moved:
-                _copy(node, nodes, moved, encoder, taken, symbols)
-        leaf = next(v.name for n in nodes for v in n.inputs if v in loop.handed)
-        new_name = _fresh(f"{leaf}_keys", taken | in_step)
-        taken.add(new_name)
-        in_step.add(new_name)
-        output = moved[target]
-        output.name = new_name
-        encoder.outputs.append(output)
-        handed = ir.Value(name=new_name, type=target.type, shape=target.shape)
-        loop.graph.inputs.append(handed)
-        target.replace_all_uses_with(handed)
-        edges[f"{step}.{new_name}"] = f"{name}.{new_name}"
-    return edges
-
-
-def _copy(
-    node: ir.Node,
-    group: list[ir.Node],
-    moved: dict[ir.Value, ir.Value],
-    encoder: ir.Graph,
-    taken: set[str],
-    symbols: dict[str, str],
-) -> None:
-    """``node`` again at the end of the encoder, with its constants and its provenance."""
-    inputs = [v if v is None else moved.get(v) or _copy_constant(v, moved, encoder, taken) for v in node.inputs]
-    outputs = [ir.Value(name=_fresh(f"{o.name}", taken), type=o.type, shape=_renamed(o, symbols)) for o in node.outputs]
-    encoder.append(
-        ir.node(
-            node.op_type,
-            inputs,
-            {k: a.value for k, a in node.attributes.items()},
-            outputs=outputs,
-            name=_fresh(f"{node.name or outputs[0].name}", taken),
-            metadata_props=carried("hoist_keys", node, group),
-        )
-    )
-    moved.update(zip(node.outputs, outputs, strict=True))
-
-
-def _copy_constant(value: ir.Value, moved: dict[ir.Value, ir.Value], encoder: ir.Graph, taken: set[str]) -> ir.Value:
-    """The constant as an initializer of the encoder; a new tensor object, since naming one renames its file's."""
-    array = const(value)
-    assert array is not None
-    name = _fresh(f"{value.name}", taken)
-    tensor = ir.tensor(array, name=name)
-    copy = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-    encoder.register_initializer(copy)
-    moved[value] = copy
-    return copy
-
-
-def _symbols(moved: dict[ir.Value, ir.Value]) -> dict[str, str]:
-    """What the encoder calls the step's symbolic dimensions."""
-    pairs = [pair for ours, theirs in moved.items() for pair in zip(dims(ours) or (), dims(theirs) or (), strict=False)]
-    return {a: b for a, b in pairs if isinstance(a, str) and isinstance(b, str)}
-
-
-def _renamed(value: ir.Value, symbols: dict[str, str]) -> ir.Shape | None:
-    shape = dims(value)
-    return None if shape is None else ir.Shape([symbols.get(d) if isinstance(d, str) else d for d in shape])
-
-
-def _names(g: ir.Graph) -> set[str]:
-    values = {v.name for v in (*g.inputs, *g.initializers.values())} | {o.name for n in g for o in n.outputs}
-    return {name for name in values | {n.name for n in g} if name}
-
-
-def _fresh(stem: str, taken: set[str]) -> str:
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}_{number}"
-    taken.add(name)
-    return name
-
-
-def _drop_unread(loop: Loop) -> list[str]:
-    """Remove handed-over inputs that only the moved nodes read; their names."""
-    passes.RemoveUnusedNodesPass()(ir.Model(loop.graph, ir_version=10))
-    gone = [v for v in loop.handed if not v.uses() and not v.is_graph_output()]
-    for value in gone:
-        loop.graph.inputs.remove(value)
-    return [value.name or "" for value in gone]
 
 
 def _misses(loop: Loop, name: str) -> list[Miss]:
@@ -255,12 +80,51 @@ def _misses(loop: Loop, name: str) -> list[Miss]:
     return found
 
 
-def _program(keys: str, *, query: str = "h", context: str = "memory", inputs: str = "") -> Program:
+def _alone(program: Program) -> list[Miss]:
+    """What could be hoisted from a graph that is given alone, and how to give it so that it is."""
+    found = []
+    for name, proto in program.graphs.items():
+        if not any(node.op_type in HEAVY for node in proto.graph.node):
+            continue
+        alone = ir.serde.deserialize_model(proto).graph
+        memories = [v for v in alone.inputs if len(dims(v) or ()) == 3 and len(alone.inputs) > 1]
+        loop = Loop(alone, {v: f"encoder.{v.name}" for v in memories})
+        loop.survey()
+        heavy = (next(n for n in loop.cone(target) if n.op_type in HEAVY) for target in loop.frontier())
+        for node in dict.fromkeys(n for n in heavy if any(const(v) is not None for v in n.inputs)):
+            fed = next(v.name for n in loop.cone(node.outputs[0]) for v in n.inputs if v in loop.handed)
+            reason = f"it is a constant's product with the input '{fed}'; if that stays from step to step, {_both(fed)}"
+            label = node.name or node.outputs[0].name or node.op_type
+            found.append(Miss(reason, label, 2, label, name))
+        if memories and not found and any(v.dtype in (ir.DataType.INT64, ir.DataType.INT32) for v in alone.inputs):
+            reason = f"a single graph has no loop to hoist from; if it is a decoder's step, {_both(memories[0].name)}"
+            found.append(Miss(reason, "(program)", 0))
+    return found or [Miss("a single graph has no loop to hoist from", "(program)", 0)]
+
+
+def _both(fed: str | None) -> str:
+    return (
+        f"give it with the graph that makes '{fed}', as a directory: encoder.onnx, step.onnx, and wiring.json "
+        f'with "feeds": {{"step.{fed}": "encoder.{fed}"}} (`edgeattn export` of a translator writes one)'
+    )
+
+
+def _program(
+    keys: str,
+    *,
+    query: str = "h",
+    context: str = "memory",
+    inputs: str = "",
+    width: int = 4,
+    sizes: tuple[str, str] = ("batch", "source"),
+) -> Program:
     """A one-layer decoder around the line that makes the keys ``k`` from ``memory``."""
-    encoder = graph("(float[batch,source,4] x) => (float[batch,source,4] memory) { memory = Tanh(x) }")
+    batch, source = sizes
+    memory, state = f"float[{batch},{source},{width}]", f"float[{batch},{width}]"
+    encoder = graph(f"({memory} x) => ({memory} memory) {{ memory = Tanh(x) }}")
     step = graph(
-        f"""(int64[batch] token, float[batch,4] h, float[batch,source,4] memory{inputs})
-            => (float[batch,5] logits, float[batch,4] h_out) {{
+        f"""(int64[{batch}] token, {state} h, {memory} memory{inputs})
+            => (float[{batch},5] logits, {state} h_out) {{
             e = Gather(table, token)
             h_out = Add(e, h)
             {keys}
@@ -271,10 +135,10 @@ def _program(keys: str, *, query: str = "h", context: str = "memory", inputs: st
             c = ReduceSum <keepdims = 0> (weighted, one)
             both = Add(c, h_out)
             logits = MatMul(both, output) }}""",
-        table=(5, 4),
-        weight=(4, 4),
-        bias=(4,),
-        output=(4, 5),
+        table=(5, width),
+        weight=(width, width),
+        bias=(width,),
+        output=(width, 5),
         one=i64(1),
         last=i64(2),
     )

@@ -1,7 +1,8 @@
 """lower_fc_to_conv: a channel gate's MLP stays 4-D.
 
 What: between a pooled map (N, C, 1, 1) and the gate (N, C, 1, 1) the Flatten, Reshape, Squeeze and Unsqueeze go, and
-every Gemm or MatMul becomes a 1×1 Conv with the same weights; activations, sums and constants in between stay.
+every Gemm, or MatMul with the Add behind it, becomes a 1×1 Conv with the same weights; activations, sums and constants
+in between stay.
 
 Why: SE and CBAM exports leave and re-enter four dimensions 4–8 operators a block; those Reshapes bake in the batch
 size, break layout propagation in engines, and hide the pattern that quantizers treat as squeeze-and-excite.
@@ -22,8 +23,8 @@ import numpy as np
 
 from edgeattn.rewrite._region import LINEAR, SHAPE_OPS, Region, in_order, outside_reader, walk
 from edgeattn.rewrite._rule import ALLCLOSE, GraphRule, Match, Miss, View, as_programs, miss
-from edgeattn.rewrite._sample import graph, i64
-from edgeattn.rewrite._view import attr, const, dims, is_gate, made_by
+from edgeattn.rewrite._sample import channel_gate, graph, i64
+from edgeattn.rewrite._view import attr, const, dims, is_gate, made_by, used_once
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -60,8 +61,10 @@ class LowerFcToConv(GraphRule):
         """Every node of the region again, on 4-D values."""
         region: Region = match.parts["region"]
         lifted: dict[ir.Value, ir.Value] = dict(region.leaves)
+        biases = {linear: add for add in region.nodes if (linear := _biased(add)) is not None}
         for node in in_order(region):
-            lifted[node.outputs[0]] = _lift(node, lifted, build)
+            if node not in biases:
+                lifted[node.outputs[0]] = _lift(node, lifted, build)
         build.replace(match.anchor.outputs[0], lifted[match.parts["flat"]])
 
     def examples(self) -> list[Program]:
@@ -159,6 +162,10 @@ class LowerFcToConv(GraphRule):
             ),
         )
 
+    def workload(self) -> Program:
+        """The channel gate after ResNet-50's third stage, its MLP with Gemm."""
+        return as_programs(channel_gate(1, 1024, 14, 14, 64, flat=True))[0]
+
 
 def _flat_source(node: ir.Node) -> ir.Value | None:
     """The (N, C) value behind the shape operators that end in ``node`` with (N, C, 1, 1); None if that is not so."""
@@ -177,8 +184,9 @@ def _lift(node: ir.Node, lifted: dict[ir.Value, ir.Value], build: Build) -> ir.V
     """``node`` on 4-D values."""
     flat = dims(node.outputs[0])
     shape = (*flat, 1, 1) if flat is not None else None
-    if node.op_type in LINEAR:
-        return _conv(node, lifted, build, shape)
+    linear = node if node.op_type in LINEAR else _biased(node)
+    if linear is not None:
+        return _conv(linear, None if linear is node else node, lifted, build, shape)
     operands: list[ir.Value | None] = []
     for value in node.inputs:
         array = const(value)
@@ -191,17 +199,29 @@ def _lift(node: ir.Node, lifted: dict[ir.Value, ir.Value], build: Build) -> ir.V
     return build.like(node, *operands, shape=shape)
 
 
+def _biased(add: ir.Node) -> ir.Node | None:
+    """The MatMul whose bias an Add adds; None where it is another Add, or the product is read elsewhere too."""
+    linear = next((n for n in (made_by(v, "MatMul") for v in add.inputs) if n is not None), None)
+    if add.op_type != "Add" or linear is None or not used_once(linear.outputs[0]):
+        return None
+    return linear if any(const(v) is not None for v in add.inputs) else None
+
+
 def _conv(
-    node: ir.Node, lifted: dict[ir.Value, ir.Value], build: Build, shape: tuple[int | str | None, ...] | None
+    node: ir.Node,
+    add: ir.Node | None,
+    lifted: dict[ir.Value, ir.Value],
+    build: Build,
+    shape: tuple[int | str | None, ...] | None,
 ) -> ir.Value:
-    """A Gemm or MatMul as a 1×1 Conv: weights (out, in, 1, 1), alpha and beta folded in."""
+    """A Gemm, or a MatMul and the Add behind it, as a 1×1 Conv: weights (out, in, 1, 1), alpha and beta folded in."""
     x, weight = node.inputs[0], node.inputs[1]
     w = const(weight)
     assert x is not None and weight is not None and w is not None  # noqa: PT018 (what match has proven)
     rows = w if node.op_type == "Gemm" and attr(node, "transB", 0) else w.T
     rows = rows * w.dtype.type(attr(node, "alpha", 1.0))
     inputs = [lifted[x], build.const(f"{weight.name}_1x1", rows[:, :, None, None])]
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = next((v for v in (node.inputs[2:] if add is None else add.inputs) if const(v) is not None), None)
     b = const(bias)
     if bias is not None and b is not None:
         whole = np.broadcast_to(b.reshape(-1) * b.dtype.type(attr(node, "beta", 1.0)), (rows.shape[0],))

@@ -1,15 +1,18 @@
 """merge_shared_mlp: CBAM's shared MLP runs once over both pooled maps.
 
 What: ``fc2(act(fc1(a))) + fc2(act(fc1(m)))`` with shared 1×1 convolutions becomes one pass over a and m stacked along
-height, summed before the second convolution, whose bias then counts twice.
+height. The second convolution is two rows high, with the same weights in both, so that it is also the sum; its bias
+then counts twice.
 
-Why: four tiny convolutions become two. Launch overhead, not arithmetic, is what a channel gate costs.
+Why: four tiny convolutions and an Add become two. Launch overhead, not arithmetic, is what a channel gate costs.
 
-Before: Add(Conv₂(Relu(Conv₁(a))), Conv₂(Relu(Conv₁(m))))
-After: Conv₂'(ReduceSum(Relu(Conv₁(Concat(a, m, axis=2))), axis=2)) with bias 2·b₂
+Before: a ─ Conv₁ ─ Relu ─ Conv₂ ─┐
+        m ─ Conv₁ ─ Relu ─ Conv₂ ─┴ Add
+After:  a ─┐
+        m ─┴ Concat(axis=2) ─ Conv₁ ─ Relu ─ Conv of height 2 with weights [W₂; W₂] and bias 2·b₂
 
 Safe when: both branches hold the same constant weights and activation, maps are (N, C, 1, 1), and nothing reads the
-values in between. Conv₂ is linear, so the sum moves inside: the same up to the order of addition.
+values in between. The second convolution is linear: the same up to the order of addition.
 Source: CBAM, Woo et al. 2018, equation 2.
 """
 
@@ -22,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeattn.rewrite._rule import ALLCLOSE, GraphRule, Match, Miss, View, as_programs, miss
-from edgeattn.rewrite._sample import graph
+from edgeattn.rewrite._sample import channel_gate, graph
 from edgeattn.rewrite._view import attr, const, dims, is_gate, made_by, same
 
 if TYPE_CHECKING:
@@ -118,7 +121,7 @@ class MergeSharedMlp(GraphRule):
         return Match(node, (*inner, node), {"left": left, "maps": maps})
 
     def rewrite(self, match: Match, build: Build) -> None:
-        """Concat → Conv → activation → ReduceSum → Conv with twice the bias."""
+        """Concat → Conv → activation → a convolution two rows high, with twice the bias."""
         first, *activation, second = match.parts["left"]
         a, m = match.parts["maps"]
         (n, c, *_), (_, hidden, *_) = dims(a) or (None,) * 2, dims(first.outputs[0]) or (None,) * 2
@@ -127,18 +130,13 @@ class MergeSharedMlp(GraphRule):
         for node in activation:
             operands = [v if v is None else values.get(v, v) for v in node.inputs]
             values[node.outputs[0]] = build.like(node, *operands, shape=(n, hidden, 2, 1))
-        axes = build.const("stacked_axis", np.array([2], np.int64))
-        value = values[second.inputs[0]]
-        summed = build.op("ReduceSum", value, axes, shape=(n, hidden, 1, 1), source=second, keepdims=1)
-        inputs = [summed, second.inputs[1]]
+        inputs = [values[second.inputs[0]], _twice(second.inputs[1], build, axis=2)]
         if len(second.inputs) > 2:
             bias = const(second.inputs[2])
             assert bias is not None
             inputs.append(build.const(f"{second.inputs[2].name}_twice", bias * bias.dtype.type(2)))
         old = match.anchor.outputs[0]
-        build.replace(old, build.like(second, *inputs, shape=dims(old)))
-
-    opsets = (13, 26)  # ReduceSum with axes as an input
+        build.replace(old, build.op("Conv", *inputs, shape=dims(old), source=second, kernel_shape=[2, 1]))
 
     def examples(self) -> list[Program]:
         """With biases and ReLU; without and with SiLU, whose Mul is written either way round."""
@@ -152,6 +150,10 @@ class MergeSharedMlp(GraphRule):
             _cbam(outputs=", float[batch,4,1,1] ra"),
             _cbam(pool="Relu"),
         )
+
+    def workload(self) -> Program:
+        """The channel gate after ResNet-50's third stage."""
+        return as_programs(channel_gate(1, 1024, 14, 14, 64, flat=False))[0]
 
 
 def _cbam(
@@ -195,6 +197,13 @@ def _silu() -> onnx.ModelProto:
         w1=(4, 8, 1, 1),
         w2=(8, 4, 1, 1),
     )
+
+
+def _twice(weight: ir.Value, build: Build, axis: int) -> ir.Value:
+    """A constant followed by itself along an axis."""
+    array = const(weight)
+    assert array is not None
+    return build.const(f"{weight.name}_twice", np.concatenate((array, array), axis))
 
 
 def _same_batch(a: ir.Value | None, m: ir.Value | None) -> bool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from edgeattn.program import Program
     from edgeattn.rewrite._build import Build
-    from edgeattn.rewrite._sizes import Shapes
+    from edgeattn.rewrite._sizes import Sample
 
 
 ENOUGH = 8  # sampled sizes; fewer say too little about remainders
@@ -148,20 +148,41 @@ class RemoveExpand(GraphRule):
             ),
         )
 
+    def workload(self) -> Program:
+        """``x * gate.expand_as(x)`` after ResNet-50's first stage."""
+        return as_programs(
+            graph(
+                """(float[1,256,56,56] x, float[1,256,1,1] gate) => (float[1,256,56,56] y) {
+                    wide = Expand(gate, size)
+                    y = Mul(x, wide) }""",
+                size=i64(1, 256, 56, 56),
+            )
+        )[0]
 
-def _agrees(reader: ir.Node, big: ir.Value, small: ir.Value | None, samples: list[Shapes]) -> bool:
-    """Whether the reader's shape is the same without the expand at every sampled size, and many could be sampled."""
-    if small is None or len(samples) < ENOUGH:
+
+def _agrees(reader: ir.Node, big: ir.Value, small: ir.Value | None, samples: list[Sample]) -> bool:
+    """Whether the reader's shape is the same without the expand at every size the graph can take, of which are many."""
+    if small is None:
         return False
+    agreeing = 0
     for shapes in samples:
         others = [shapes.get(v.name or "") for v in reader.inputs if v is not None and v is not big]
         ours, wide = shapes.get(small.name or ""), shapes.get(big.name or "")
         known = [shape for shape in others if shape is not None]
-        if ours is None or wide is None or not known or len(known) < len(others):
+        whole = _broadcast([*known, wide]) if wide is not None else None
+        if not shapes.defined or (wide is not None and whole is None):
+            continue
+        if ours is None or not known or len(known) < len(others) or _broadcast([*known, ours]) != whole:
             return False
-        if np.broadcast_shapes(*known, ours) != np.broadcast_shapes(*known, wide):
-            return False
-    return True
+        agreeing += 1
+    return agreeing >= ENOUGH
+
+
+def _broadcast(shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        return None
 
 
 RULE = RemoveExpand()

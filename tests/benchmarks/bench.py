@@ -3,6 +3,10 @@
     make bench                                    everything
     python -m tests.benchmarks.bench vision       CBAM-ResNet-50 and plain ResNet-50 at 224 x 224, batch 1
     python -m tests.benchmarks.bench translator   the Luong step, 2 x LSTM-512, vocabulary 8,000, source 30
+    python -m tests.benchmarks.bench rewrite-peers         CBAM-ResNet-50 and Luong through other graph rewriters
+    python -m tests.benchmarks.bench rewrite-vision        CBAM-ResNet-50 before and after the rewrite, two exporters
+    python -m tests.benchmarks.bench rewrite-decoder       decoder steps before and after rewriting, source 30 and 200
+    python -m tests.benchmarks.bench rewrite-transformer   four transformers before and after the rewrite
 
 Every contender gets the same threads and the same input; ratios are medians of per-round ratios with 95 % intervals.
 Writes build/bench-<group>.json. The weights of these models are untrained: latency does not depend on them.
@@ -11,6 +15,7 @@ Writes build/bench-<group>.json. The weights of these models are untrained: late
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,8 +29,10 @@ from edgeattn.backends._common import usable_cores
 from edgeattn.harness import latency
 from edgeattn.program import Case, Program
 from edgeattn.quantize import Settings, quantize
+from edgeattn.report.schema import Comparison
 from edgeattn.rewrite import rewrite
 from edgeattn.tasks.photos import TASK, crops
+from tests.benchmarks import decoders, rewrite_peers, transformers, vision_rewrite
 
 Calls = dict[str, Callable[[], object]]
 CALIBRATION = 32
@@ -117,23 +124,47 @@ def translator() -> Calls:
     return calls
 
 
-GROUPS: dict[str, Callable[[], Calls]] = {"vision": vision, "translator": translator}
+def _one(title: str, calls: Callable[[], Calls]) -> Group:
+    return lambda threads: iter([(title, calls())])
+
+
+Group = Callable[[int], Iterator[tuple[str, Calls]]]
+"""Threads -> titled comparisons; each is timed in rounds of its own."""
+GROUPS: dict[str, Group] = {
+    "vision": _one("vision", vision),
+    "translator": _one("translator", translator),
+    "rewrite-vision": vision_rewrite.comparisons,
+    "rewrite-decoder": decoders.step_calls,
+    "rewrite-transformer": transformers.comparisons,
+    "rewrite-peers": rewrite_peers.comparisons,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("groups", nargs="*", help=", ".join(GROUPS))
     parser.add_argument("--pairs", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=THREADS)
     asked = parser.parse_args()
-    export.use_threads(THREADS)
+    export.use_threads(asked.threads)
     Path("build").mkdir(exist_ok=True)
     for group in asked.groups or GROUPS:
-        result = latency.compare_many(GROUPS[group](), pairs=asked.pairs, threads=THREADS, max_seconds=300)
-        Path(f"build/bench-{group}.json").write_text(result.model_dump_json(indent=2))
-        sys.stdout.write(f"\n{group}: {result.rounds} rounds, {THREADS} threads, {result.verdict} {result.why}\n")
-        for entry in result.entries:
-            ratio = "" if entry.speedup is None else f"{entry.speedup.median:6.2f}x vs first"
-            sys.stdout.write(f"  {entry.latency.p50_ms:9.3f} ms  {ratio:18} {entry.name}\n")
+        found = {}
+        for title, calls in GROUPS[group](asked.threads):
+            result = latency.compare_many(calls, pairs=asked.pairs, threads=asked.threads, max_seconds=300)
+            found[title] = result.model_dump(mode="json")
+            told(title, result)
+            Path(f"build/bench-{group}.json").write_text(json.dumps(found, indent=2))
+
+
+def told(title: str, result: Comparison) -> None:
+    sys.stdout.write(f"\n{title}: {result.rounds} rounds, {result.threads} threads, {result.verdict} {result.why}\n")
+    for entry in result.entries:
+        low, high = (None, None) if entry.speedup is None else entry.speedup.ci95
+        span = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+        ratio = "" if entry.speedup is None else f"{entry.speedup.median:6.2f}x{span} vs first"
+        sys.stdout.write(f"  {entry.latency.p50_ms:9.3f} ms  {ratio:36} {entry.name}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -145,3 +145,27 @@ def _numpy_conv_net(image: np.ndarray) -> np.ndarray:
         x = np.einsum("bchwij,ocij->bohw", windows, weights[f"w{layer}"]) + weights[f"b{layer}"][:, None, None]
         x = np.maximum(x, 0)
     return x.mean(axis=(2, 3))
+
+
+def test_an_input_of_a_type_that_numpy_lacks_opens_and_is_told_at_the_first_run(backend: Backend) -> None:
+    from onnx import TensorProto
+
+    ends = [helper.make_tensor_value_info("x", TensorProto.BFLOAT16, [2])], [helper.make_tensor_value_info("y", 1, [2])]
+    graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=1)], "main", *ends)
+    session = backend.load(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), Options(threads=1)
+    )
+    with pytest.raises(BadInput, match="input 'x' is float32"):
+        session.run({"x": np.zeros(2, np.float32)})
+
+
+def test_inputs_and_outputs_keep_their_names_where_an_engine_drops_what_does_nothing(backend: Backend) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["a"], to=1),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Identity", ["b"], ["c"]),
+        helper.make_node("Identity", ["c"], ["y"]),
+    ]
+    session = backend.load(model(nodes, {"x": [2]}, {"y": [2]}), Options(threads=1))
+    assert ([s.name for s in session.inputs], [s.name for s in session.outputs]) == (["x"], ["y"])
+    np.testing.assert_array_equal(session.run({"x": np.array([-1, 2], np.float32)})["y"], [0, 2])

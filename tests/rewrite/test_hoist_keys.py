@@ -43,7 +43,7 @@ def test_moved_nodes_remember_their_origin():
     node = hoisted(0).graphs["encoder"].graph.node[-1]
     props = {p.key: p.value for p in node.metadata_props}
     assert props["edgeattn.rule"] == "hoist_keys"
-    assert props["edgeattn.from"] == "node_k"
+    assert props["edgeattn.from"] == "step:node_k"
 
 
 def test_state_and_stop_are_untouched():

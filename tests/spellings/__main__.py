@@ -1,7 +1,7 @@
 """``python -m tests.spellings``: the whole table through every variant, as a confusion matrix in Markdown.
 
-``--variant TEXT …`` takes only variants whose name holds one of the texts, ``--out FILE`` puts the tables between the marks of a
-document instead of printing them.
+``--variant TEXT …`` takes only variants whose name holds one of the texts; ``--out FILE`` puts the tables between the
+marks of a document instead of printing them.
 """
 
 from __future__ import annotations

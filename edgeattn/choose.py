@@ -1,0 +1,67 @@
+"""Choosing by measurement: is a program faster on its target after a rule than before it?
+
+Some rewrites help on one engine and hurt on another, or on one size and not the next. They are tried last, one at a
+time, and stay only where the paired measurement of ``edgeattn.harness.latency`` says that they make this program
+faster on this target, on this machine. What was measured is written beside what was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgeattn import decode, registry
+from edgeattn.backends import Options
+from edgeattn.errors import EdgeattnError
+from edgeattn.harness import latency
+from edgeattn.rewrite import Choice
+
+if TYPE_CHECKING:
+    from edgeattn.backends import Backend
+    from edgeattn.program import Program
+
+PAIRS = 60
+SECONDS = 12.0
+"""No choice is worth more; a machine that has not settled by then leaves the program as it was."""
+WORTH = 1.005
+"""A gain below half a percent is not worth another form of the graph, however sure."""
+
+
+def by_latency(
+    backend_name: str, options: Options, *, seed: int = 0, pairs: int = PAIRS, seconds: float = SECONDS
+) -> Callable[[Program, Program], Choice]:
+    """A chooser for ``edgeattn.rewrite``: opens both programs on the target and times them in the same rounds.
+
+    Args:
+        backend_name: registry name of an engine that is here.
+        options: device, precision and threads; both programs get the same.
+        seed: of the order within rounds and of the bootstrap.
+        pairs, seconds: how long to measure.
+    """
+    backend: Backend = registry.get("backends", backend_name)
+    target = f"{backend_name.replace('_', '-')}:{options.device}"
+
+    def choose(before: Program, after: Program) -> Choice:
+        if refused := backend.unsupported(after, options):
+            return Choice(False, target, why=refused[0].reason)
+        try:
+            old, new = _unit(backend, options, before), _unit(backend, options, after)
+            timed, _ = latency.measure(old, new, pairs=pairs, seed=seed, threads=options.threads, max_seconds=seconds)
+        except EdgeattnError as error:
+            return Choice(False, target, why=str(error))
+        low, high = timed.speedup.ci95
+        if timed.verdict == "inconclusive" or low is None or high is None:
+            return Choice(False, target, timed.speedup.median, (low, high), f"not settled: {timed.why}")
+        keep = low > WORTH
+        why = "faster" if keep else "slower" if high < 1 else "no difference worth having"
+        return Choice(keep, target, timed.speedup.median, (low, high), why)
+
+    return choose
+
+
+def _unit(backend: Backend, options: Options, program: Program) -> Callable[[], object]:
+    """One inference, or one whole sequence, of a program on its most typical case."""
+    sessions = {graph: backend.load(model, options) for graph, model in program.graphs.items()}
+    assert program.reference is not None
+    case = program.reference.typical
+    return lambda: decode.run(sessions, program.wiring, case.feeds, case.tokens)
