@@ -17,7 +17,7 @@ from tests.graphs import model
 pytest.importorskip("torch")
 from tests.spellings import SPELLINGS, Unexportable
 from tests.spellings._match import wrong
-from tests.spellings._variants import CHEAP, VARIANTS, Absent
+from tests.spellings._variants import CHEAP, LOST, VARIANTS, Absent
 
 pytestmark = pytest.mark.torch
 
@@ -60,7 +60,7 @@ def test_is_found_in_every_variant_of_its_graph(spelling, variant: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_whole_table_is_found_in_every_variant(variant: str) -> None:
     said = []
-    for spelling in SPELLINGS:
+    for spelling in (s for s in SPELLINGS if s.name not in LOST.get(variant, ())):
         try:
             said += [f"{spelling.name}: {s}" for s in wrong(spelling, recognise(VARIANTS[variant](spelling)))]
         except (Absent, Unexportable):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgeattn.recognise._attention import Attention
 from edgeattn.recognise._axes import NONE
 from edgeattn.recognise._channels import channel_axis
-from edgeattn.recognise._graph import DATA, LAYOUT, Dims, Graph
+from edgeattn.recognise._graph import DATA, LAYOUT, SAME, Dims, Graph
 from edgeattn.recognise._walk import Walk, walk_back
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _products(graph: Graph, mask: str) -> Iterator[Product]:
                 step = (node.output[0], kept, True)
             elif node.op_type in LAYOUT or node.op_type in ("Gather", "Slice"):
                 step = (node.output[0], kept, multiplied)
-            elif node.op_type == "Add" and not multiplied and any(graph.number(n) == 1.0 for n in node.input):
+            elif node.op_type == "Add" and not multiplied and any(map(graph.is_one, node.input)):
                 step = (node.output[0], True, False)
             else:
                 continue
@@ -166,7 +166,12 @@ def _kept(graph: Graph, found: _Gate) -> str:
     product, features = found.product.node.output[0], graph.root(found.walk.features)
     if found.product.kept:
         return str(product)
-    sums = [n for n in graph.consumers.get(product, []) if n.op_type == "Add"]
+    names = [str(product)]
+    for name in names:  # grows by the product's quantized forms
+        same = [n for n in graph.consumers.get(name, []) if n.op_type in SAME and n.output]
+        names += [str(n.output[0]) for n in same][: _MOST_STEPS - len(names)]
+    readers = [n for name in names for n in graph.consumers.get(name, [])]
+    sums = [n for n in readers if n.op_type == "Add"]
     return next((str(n.output[0]) for n in sums if features in (graph.root(i) for i in n.input)), "")
 
 

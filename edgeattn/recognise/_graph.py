@@ -164,6 +164,11 @@ class Graph(GraphIndex):
             self._numbers[name] = float(value.flat[0]) if same and value is not None else None
         return self._numbers[name]
 
+    def is_one(self, name: str) -> bool:
+        """Whether a constant is 1, or what quantization makes of it."""
+        number = self.number(name)
+        return number is not None and abs(number - 1) < 1e-3
+
     def operand(self, node: onnx.NodeProto) -> tuple[str, str] | None:
         """Of a node with two operands the data and the one that is no data; None if both or neither are data."""
         if len(node.input) != 2:
@@ -225,6 +230,13 @@ def _dequantized(_: Mapping[str, Any], x: Array, scale: Array, zero: Array | Non
     return moved * scale.reshape(-1)[0] if scale.size == 1 else moved * np.nan
 
 
+def _quantized(_: Mapping[str, Any], x: Array, scale: Array, zero: Array | None = None) -> Array:
+    kind = np.dtype(np.uint8) if zero is None else zero.dtype
+    moved = np.rint(x / scale.reshape(-1)[0]) + (0 if zero is None else zero.astype(np.float32).reshape(-1)[0])
+    stored: Array = np.clip(moved, np.iinfo(kind).min, np.iinfo(kind).max).astype(kind)
+    return stored
+
+
 _FOLDS: dict[str, Callable[..., Any]] = {
     "Identity": lambda a, x: x,
     "Cast": lambda a, x: x,
@@ -242,4 +254,5 @@ _FOLDS: dict[str, Callable[..., Any]] = {
     "Div": lambda a, x, y: x / y,
     "Pow": lambda a, x, y: x**y,
     "DequantizeLinear": _dequantized,
+    "QuantizeLinear": _quantized,
 }

@@ -102,12 +102,12 @@ def _is_logistic(graph: Graph, node: onnx.NodeProto) -> bool:
     """``1 / (1 + e)``, its Reciprocal, or ``e / (e + 1)``, with e an exponential."""
     divisor = graph.made_by(graph.root(node.input[-1]), "Add")
     pair = graph.operand(divisor) if divisor is not None else None
-    if pair is None or graph.number(pair[1]) != 1.0:
+    if pair is None or not graph.is_one(pair[1]):
         return False
     power = graph.made_by(graph.root(pair[0]), "Exp")
     if power is None:
         return False
-    if node.op_type == "Reciprocal" or graph.number(node.input[0]) == 1.0:
+    if node.op_type == "Reciprocal" or graph.is_one(node.input[0]):
         return True
     other = graph.made_by(graph.root(node.input[0]), "Exp")
     return other is not None and graph.root(other.input[0]) == graph.root(power.input[0])
