@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-paper lint type bench growth heavy benefits rules regressions weights facts zoo clean
+.PHONY: help demo test test-fast test-paper lint type bench growth heavy benefits rules regressions weights facts zoo spellings clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ regressions: $(VENV)/.ready ## Count what graph rewriters break on ONNX's own te
 
 zoo: $(VENV)/.ready ## Run every recipe of a trained model and write docs/zoo.md (about a quarter of an hour on two cores)
 	$(BIN)/python -m tests.benchmarks.zoo --out docs/zoo.md
+
+spellings: $(VENV)/.ready ## Recognise attention in every spelling, exporter and simplifier: docs/recognise.md
+	$(BIN)/python -m tests.spellings --out docs/recognise.md
 
 clean: ## Remove runs, caches and the environment
 	rm -rf runs build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -59,14 +59,27 @@ def recognise(
 
     with Ui(as_json, quiet, [file], timeout=timeout) as ui:
         found = [(graph, a) for graph, model in storage.load(file, ui.warn).graphs.items() for a in find(model)]
-        heads = ("graph", "kind", "what", "features", "gate", "nodes")
-        facts = [(g, a.kind, a.describe(), a.features, a.gate, sorted(a.nodes)) for g, a in found]
-        ui.emit([dict(zip(heads, row, strict=True)) for row in facts], "" if found else f"{file}: no attention found")
+        told = [
+            {
+                "graph": graph,
+                "kind": a.kind,
+                "what": a.describe(),
+                "features": a.features,
+                "gate": a.gate,
+                "nodes": sorted(a.nodes),
+                "family": a.family,
+                "result": a.result,
+                "facts": a.facts(),
+            }
+            for graph, a in found
+        ]
+        ui.emit(told, "" if found else f"{file}: no attention found")
         for graph, a in found:
             rows = [
+                *([("module", a.module)] if a.module else []),
                 ("what", a.describe()),
                 ("reads", a.features),
-                ("gate", a.gate),
+                ("gate" if a.family == "gate" else "weights", a.gate),
                 *(("node", n) for n in sorted(a.nodes)),
             ]
             ui.table((f"{graph}: {a.kind}", ""), rows)
@@ -118,7 +131,10 @@ def _facts_of(model: Any) -> dict[str, Any]:
         "precision": "int8 (QDQ)" if quantized else "float",
         "nodes": sum(counts.values()),
         "operators": dict(counts.most_common()),
-        "attention": [{"kind": a.kind, "what": a.describe(), "gate": a.gate} for a in recognise(model)],
+        "attention": [
+            {"kind": a.kind, "what": a.describe(), "gate": a.gate, "family": a.family, "facts": a.facts()}
+            for a in recognise(model)
+        ],
     }
 
 
@@ -132,6 +148,13 @@ def _show(ui: Ui, graph: str, known: dict[str, Any]) -> None:
         ("MACs at batch 1", f"{known['macs']:,}"),
         ("precision", known["precision"]),
         (f"{known['nodes']} nodes", operators),
-        *(("attention", f"{a['kind']}: {a['what']} (gate {a['gate']})") for a in known["attention"]),
+        *(("attention", _told(a)) for a in known["attention"]),
     ]
     ui.table((graph, ""), rows)
+
+
+def _told(attention: dict[str, Any]) -> str:
+    """``cbam layer3.0.cbam: 64 channels … (gate sigmoid_1)``."""
+    name = " ".join(filter(None, (attention["kind"], attention["facts"].get("module", ""))))
+    what = "gate" if attention["family"] == "gate" else "weights"
+    return f"{name}: {attention['what'] or 'no details'} ({what} {attention['gate']})"

@@ -1,66 +1,120 @@
-"""Alignments: a Softmax whose weights multiply a memory."""
+"""Alignments: weights that sum to one over a memory's positions, named by how the positions are scored."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeattn.recognise._attention import Attention
-from edgeattn.recognise._walk import QDQ, RESHAPING
+from edgeattn.recognise._graph import Graph
+from edgeattn.recognise._heads import multi_head
+from edgeattn.recognise._masking import Path, peel, window
+from edgeattn.recognise._scores import Dot, Energy, Linear, score
+from edgeattn.recognise._sources import projection, root, state
+from edgeattn.recognise._weights import Weighing, Weights, weighings, weights_of
 
 if TYPE_CHECKING:
     import onnx
 
-    from edgeattn.graphs import GraphIndex
 
-
-def alignment(index: GraphIndex, softmax: onnx.NodeProto) -> Attention | None:
-    """The alignment whose weights a Softmax gives; None where it weighs no memory by scores."""
-    weights = _reaches(index, softmax.output[0], ("MatMul", "Einsum"))
+def alignment(graph: Graph, node: onnx.NodeProto) -> Attention | None:
+    """The alignment whose weights end in ``node``; None where it weighs nothing by scores of it."""
+    weights = weights_of(graph, node)
     if weights is None:
         return None
-    multiply, weights_name = weights
-    memory = next((n for n in multiply.input if n != weights_name), "")
-    nodes, additive = [softmax], False
-    queue, seen = [softmax.input[0]], {softmax.output[0]}
-    scored = False
-    while queue:
-        name = queue.pop()
-        node = index.producer.get(name)
-        if node is None or name in seen or index.is_constant(name) or len(nodes) > 24:
-            continue
-        seen.add(name)
-        nodes.append(node)
-        if node.op_type == "Tanh":
-            additive = scored = True
-        elif node.op_type in ("MatMul", "Einsum", "Gemm", "ReduceSum") and not _scores_by_vector(index, node):
-            scored = True
-        elif node.op_type not in ("Shape", "Size"):
-            # what a Where chooses by is the mask; local attention computes it with a Tanh that scores nothing
-            queue += [n for n in node.input[node.op_type == "Where" :] if n]
-    if not scored:
-        return None
-    return Attention(
-        kind="additive" if additive else "multiplicative",
-        nodes=frozenset(n.output[0] for n in nodes),
-        gate=softmax.output[0],
-        features=memory,
-        result=multiply.output[0],
-    )
-
-
-def _scores_by_vector(index: GraphIndex, node: onnx.NodeProto) -> bool:
-    """A product with a constant vector: the ``v`` of an additive score, behind which the Tanh lies."""
-    return any(index.is_constant(name) for name in node.input[1:])
-
-
-def _reaches(index: GraphIndex, name: str, targets: tuple[str, ...]) -> tuple[onnx.NodeProto, str] | None:
-    """The first target node a value reaches through masking and reshaping, with the operand it arrives as."""
-    queue, steps = [name], 0
-    while queue and steps < 16:
-        name, steps = queue.pop(0), steps + 1
-        for node in index.consumers.get(name, []):
-            if node.op_type in targets:
-                return node, name
-            if node.op_type in (*RESHAPING, *QDQ, "Where", "Mul"):
-                queue.append(node.output[0])
+    path: Path | None = None
+    for weighing in weighings(graph, weights):
+        path = path or peel(graph, weights.scores)
+        found = _named(graph, weights, weighing, path)
+        if found is not None:
+            return found
     return None
+
+
+def _named(graph: Graph, weights: Weights, weighing: Weighing, path: Path) -> Attention | None:
+    scored = score(graph, path, weights.axis, weighing.values)
+    if scored is None:
+        return None
+    nodes = [*weights.nodes, *path.nodes, *scored.nodes]
+    found = Attention(
+        kind="luong",
+        nodes=frozenset(n.output[0] for n in nodes),
+        gate=weights.name,
+        features=weighing.values,
+        result=weighing.result,
+        mask=tuple(dict.fromkeys([*path.masks, *_of_weights(graph, weighing)])),
+    )
+    if isinstance(scored, Energy):
+        return _additive(graph, found, scored)
+    if isinstance(scored, Linear):
+        own = scored.source == root(graph, weighing.values)
+        return replace(found, kind="pooling", score="linear", attends="self") if own else None
+    heads = multi_head(graph, found, scored, path)
+    return heads or _luong(graph, found, scored, path, weighing)
+
+
+def _of_weights(graph: Graph, weighing: Weighing) -> list[str]:
+    """Masks that change the weights instead of the scores."""
+    return ["weights where 0" for n in weighing.masks if n.op_type == "Where"]
+
+
+def _additive(graph: Graph, found: Attention, energy: Energy) -> Attention | None:
+    """Bahdanau's, Luong's ``concat`` if query and key are joined before their layer, or pooling without a query."""
+    memory = root(graph, found.features)
+    if energy.joined:
+        asking = [n for n in energy.joined if n != memory]
+        if len(asking) < len(energy.joined):
+            return _asked(graph, replace(found, kind="luong", score="concat", keys="inside"), asking)
+    keys: list[str] = []
+    others: list[str] = []
+    for term in energy.terms:
+        behind = projection(graph, term)
+        ours = root(graph, term) == memory or (behind is not None and behind.source == memory)
+        (keys if ours else others).append(term)
+    if keys and not others:
+        return replace(found, kind="pooling", score="additive", attends="self")
+    if keys:
+        where = "raw" if root(graph, keys[0]) == memory else "inside"
+    else:
+        handed = [t for t in others if projection(graph, t) is None] or [t for t in others if _is_wide(graph, t)]
+        where = "handed" if any(root(graph, t) in graph.inputs for t in handed[:1]) else "inside"
+        others = [t for t in others if t not in handed[:1]]
+    return _asked(graph, replace(found, kind="bahdanau", score="additive", keys=where), others)
+
+
+def _asked(graph: Graph, found: Attention, asking: list[str]) -> Attention:
+    if not asking:
+        return found
+    query = asking[0]
+    return replace(found, query=query, state=state(graph, query, found.result))
+
+
+def _is_wide(graph: Graph, name: str) -> bool:
+    """Not broadcast over the memory's positions."""
+    return 1 not in (graph.dims(name) or (1,))
+
+
+def _luong(graph: Graph, found: Attention, dot: Dot, path: Path, weighing: Weighing) -> Attention:
+    """Luong's score by what lies between query and memory; local-p by what else multiplies the weights."""
+    memory, key = root(graph, weighing.values), projection(graph, dot.key)
+    raw = root(graph, dot.key) == memory
+    keys = "raw" if raw or dot.bilinear else "inside" if key is not None else "handed"
+    mapped = projection(graph, dot.query) is not None
+    general = dot.bilinear or not raw or mapped
+    local = any(
+        n.op_type == "Exp" for m in weighing.masks if m.op_type == "Mul" for i in m.input for n in graph.back(i, 3)
+        if i not in (found.gate,)
+    )  # fmt: skip
+    reach = window(graph, path.hiding)
+    return _asked(
+        graph,
+        replace(
+            found,
+            score="general" if general else "dot",
+            keys=keys,
+            local=local or reach is not None,
+            window=reach,
+            scale="scores" if path.scaled else "",
+        ),
+        [dot.query],
+    )

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgeattn.graphs import GraphIndex
 from edgeattn.recognise._attention import Attention
-from edgeattn.recognise._walk import POOLING, QDQ, RESHAPING, Walk, origin, reduced, walk_back
+from edgeattn.recognise._axes import NONE
+from edgeattn.recognise._channels import channel_axis
+from edgeattn.recognise._graph import DATA, LAYOUT, SAME, Dims, Graph
+from edgeattn.recognise._walk import Walk, walk_back
 
 if TYPE_CHECKING:
     import onnx
 
 STRIP = "strip"  # one of coordinate attention's two gates: no mechanism by itself
+_MOST_STEPS = 24
+_MOST_PRODUCTS = 6
 
 
 class Product(NamedTuple):
@@ -29,8 +34,8 @@ class _Gate:
     """What the walk back from a mask found."""
 
     mask: str
+    function: str
     product: Product
-    features: str
     walk: Walk
 
     def attention(self, kind: str, channels: int | None, **facts: Any) -> Attention:
@@ -38,62 +43,39 @@ class _Gate:
             kind=kind,
             nodes=frozenset(n.output[0] for n in self.walk.nodes),
             gate=self.mask,
-            features=self.features,
+            features=self.walk.features,
             result=self.product.node.output[0],
-            pools=tuple(sorted({POOLING[n.op_type] for n in self.walk.reductions})),
+            pools=tuple(sorted(self.walk.mask.pools)),
             channels=channels,
+            gate_function=self.function,
             **facts,
         )
 
 
-def gate(index: GraphIndex, node: onnx.NodeProto) -> Attention | None:
-    """The gate whose mask ``node`` gives; None where it gives none, or its mask is made of something else."""
-    if not _ends_gate(index, node):
-        return None
-    mask = node.output[0]
-    for product in _products(index, mask):
-        for features in _multiplied(index, product.operand):
-            walk = walk_back(index, node, origin(index, features))
-            found = _named(index, _Gate(mask, product, features, walk)) if walk else None
-            if found:
-                return found
+def gate(graph: Graph, mask: str, function: str) -> Attention | None:
+    """The gate that ``mask`` is; None where it is none, or is made of something else than what it multiplies."""
+    for product in islice(_products(graph, mask), _MOST_PRODUCTS):
+        for operand in _multiplied(graph, product.operand):
+            walk = walk_back(graph, mask, graph.aliases(operand))
+            if walk:  # all of the mask comes from these features: if it has no name with them, it has none
+                return _named(graph, _Gate(mask, function, product, walk))
     return None
 
 
-def _ends_gate(index: GraphIndex, node: onnx.NodeProto) -> bool:
-    """Sigmoid, HardSigmoid, or the latter spelled out: a Clip to 0 … 6, divided by 6."""
-    if node.op_type in ("Sigmoid", "HardSigmoid"):
-        return True
-    if node.op_type not in ("Div", "Mul") or len(node.input) != 2:
-        return False
-    divided, by = node.input
-    if node.op_type == "Mul" and index.is_constant(divided):
-        divided, by = by, divided
-    clip, sixth = index.producer.get(divided), _number(index, by)
-    if clip is None or clip.op_type != "Clip" or len(clip.input) != 3 or not sixth:
-        return False
-    low, high = (_number(index, name) for name in clip.input[1:])
-    share = 1 / sixth if node.op_type == "Div" else sixth
-    return (low, high) == (0.0, 6.0) and abs(6 * share - 1) < 1e-3  # people write 0.1667
-
-
-def _number(index: GraphIndex, name: str) -> float | None:
-    value = index.constant(name)
-    return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
-
-
-def _products(index: GraphIndex, mask: str) -> Iterator[Product]:
+def _products(graph: Graph, mask: str) -> Iterator[Product]:
     """The multiplications a mask reaches through reshaping nodes, products with other masks, and a sum with one."""
     queue, seen = [(mask, False, False)], {mask}
     for name, kept, multiplied in queue:
-        for node in index.consumers.get(name, []):
-            if node.op_type == "Mul" and len(node.input) == 2:
-                others = [other for other in node.input if other != name and not index.is_constant(other)]
+        for node in graph.consumers.get(name, []):
+            if not node.output or len(seen) > _MOST_STEPS:
+                continue
+            if (node.op_type == "Mul" and len(node.input) == 2) or _multiplies(graph, node):
+                others = [other for other in node.input if other != name and graph.level(other) == DATA]
                 yield from (Product(node, other, kept) for other in others)
                 step = (node.output[0], kept, True)
-            elif node.op_type in RESHAPING + QDQ:
+            elif node.op_type in LAYOUT or node.op_type in ("Gather", "Slice"):
                 step = (node.output[0], kept, multiplied)
-            elif node.op_type == "Add" and not multiplied and any(_number(index, n) == 1.0 for n in node.input):
+            elif node.op_type == "Add" and not multiplied and any(map(graph.is_one, node.input)):
                 step = (node.output[0], True, False)
             else:
                 continue
@@ -102,86 +84,118 @@ def _products(index: GraphIndex, mask: str) -> Iterator[Product]:
                 queue.append(step)
 
 
-def _multiplied(index: GraphIndex, operand: str) -> Iterator[str]:
+def _multiplies(graph: Graph, node: onnx.NodeProto) -> bool:
+    """An Einsum of two operands that sums nothing up, ``nchw,nc->nchw``."""
+    if node.op_type != "Einsum" or len(node.input) != 2:
+        return False
+    given, _, made = graph.attributes(node).get("equation", b"").decode().replace(" ", "").partition("->")
+    return bool(made) and set(given) - {","} <= set(made) and made in given.split(",")
+
+
+def _multiplied(graph: Graph, operand: str) -> Iterator[str]:
     """The operand, and what another mask has multiplied before, as in ``(x * rows) * columns``."""
     yield operand
-    before = index.producer.get(origin(index, operand))
-    if before is not None and before.op_type == "Mul":
-        yield from before.input
+    before = graph.producer.get(graph.root(operand))
+    if before is not None and (before.op_type == "Mul" or _multiplies(graph, before)):
+        yield from (n for n in before.input if graph.level(n) == DATA)
 
 
-def _named(index: GraphIndex, found: _Gate) -> Attention | None:
+def _named(graph: Graph, found: _Gate) -> Attention | None:
     """Which mechanism a gate is, told by what was reduced; None for one that is not known."""
-    walk, features = found.walk, origin(index, found.features)
-    axes = {reduced(index, r, features) for r in walk.reductions}
-    if walk.direct:
-        return _bam(index, found) if axes == {"space"} else None
-    if found.product.kept:
+    root = graph.aliases(found.walk.features)[-1]
+    rank = graph.rank(root) or 4
+    known = channel_axis(graph, root)
+    for channel in [known] if known else dict.fromkeys((1, rank - 1)):
+        made = _of_channel(graph, found, channel, rank)
+        if made:
+            return made
+    return None
+
+
+def _of_channel(graph: Graph, found: _Gate, channel: int, rank: int) -> Attention | None:
+    """The mechanism, if the channels lie in that axis."""
+    gone, space = found.walk.mask.gone, frozenset(range(1, rank)) - {channel}
+    if NONE in gone:
+        return _bam(graph, found, channel) if gone == {NONE, space} and found.walk.direct else None
+    if found.product.kept or not space:
         return None
-    if axes == {"space"}:
-        return _channel(index, found)
-    if axes == {"channel"}:
-        return _spatial(index, found)
-    return _strip(index, found) if axes == {"height", "width"} else None
+    if gone == {space}:
+        return _channel(graph, found, channel)
+    if gone == {frozenset({channel})}:
+        return _spatial(graph, found, channel)
+    strips = {frozenset({axis}) for axis in space}
+    return _strip(graph, found, channel) if gone == strips and len(strips) == 2 else None
 
 
-def _channel(index: GraphIndex, found: _Gate) -> Attention:
-    weights = _kernels(index, found)
-    if slides := [w[2:] for w in weights if len(w) == 3 and w[:2] == (1, 1)]:  # one plane to one: along the channels
-        return found.attention("eca", _features_width(index, found), kernel=slides[0])
-    channels, reduction = _bottleneck(index, found)
-    kind = "cam" if {POOLING[r.op_type] for r in found.walk.reductions} == {"max", "mean"} else "se"
-    return found.attention(kind, channels, reduction=reduction)
+def _channel(graph: Graph, found: _Gate, channel: int) -> Attention | None:
+    shapes = _convolutions(graph, found)
+    sliding = [w[2:] for w in shapes if w[:2] == (1, 1) and any(n != 1 for n in w[2:])]
+    if sliding:  # one plane to one: along the channels
+        kernel = tuple(n for n in sliding[0] if n != 1)
+        return found.attention("eca", _width(graph, found, channel), kernel=kernel)
+    if any(mixed is not None and channel not in mixed for mixed in found.walk.mixed[:1]):
+        return None
+    channels, reduction = _bottleneck(graph, found)
+    kind = "cam" if found.walk.mask.pools == {"max", "mean"} else "se"
+    return found.attention(kind, channels or _width(graph, found, channel), reduction=reduction)
 
 
-def _spatial(index: GraphIndex, found: _Gate) -> Attention:
-    kernels = _kernels(index, found)
-    return found.attention("sam", _features_width(index, found), kernel=kernels[0][2:] if kernels else ())
+def _spatial(graph: Graph, found: _Gate, channel: int) -> Attention | None:
+    shapes = _convolutions(graph, found)
+    if any(mixed is not None and mixed - {channel} for mixed in found.walk.mixed[:1]):
+        return None
+    kernel = max((w[2:] for w in shapes), default=())
+    return found.attention("sam", _width(graph, found, channel), kernel=kernel)
 
 
-def _bam(index: GraphIndex, found: _Gate) -> Attention | None:
+def _bam(graph: Graph, found: _Gate, channel: int) -> Attention | None:
     """A mask of pooled channels and of one plane that convolutions make of the features, which are kept beside it."""
-    planes = [w for w in _kernels(index, found) if len(w) == 4 and w[0] == 1]
-    result = _kept(index, found)
+    shapes = _convolutions(graph, found)
+    planes = [w for w in shapes if len(w) >= 3 and w[0] == 1]
+    result = _kept(graph, found)
     if not planes or not result or any(n.op_type != "Conv" for n in found.walk.direct):
         return None
-    channels, reduction = _bottleneck(index, found, planes)
-    kernel = max((w[2:] for w in _kernels(index, found)), default=())
-    return replace(found.attention("bam", channels, reduction=reduction, kernel=kernel), result=result)
+    channels, reduction = _bottleneck(graph, found, planes)
+    kernel = max((w[2:] for w in shapes), default=())
+    made = found.attention("bam", channels or _width(graph, found, channel), reduction=reduction, kernel=kernel)
+    return replace(made, result=result)
 
 
-def _kept(index: GraphIndex, found: _Gate) -> str:
+def _kept(graph: Graph, found: _Gate) -> str:
     """The value ``x + mask * x`` or ``(1 + mask) * x``; empty where the features are only multiplied."""
-    product, features = found.product.node.output[0], origin(index, found.features)
+    product, features = found.product.node.output[0], graph.root(found.walk.features)
     if found.product.kept:
         return str(product)
-    sums = [n for n in index.consumers.get(product, []) if n.op_type == "Add"]
-    return next((str(n.output[0]) for n in sums if features in (origin(index, i) for i in n.input)), "")
+    names = [str(product)]
+    for name in names:  # grows by the product's quantized forms
+        same = [n for n in graph.consumers.get(name, []) if n.op_type in SAME and n.output]
+        names += [str(n.output[0]) for n in same][: _MOST_STEPS - len(names)]
+    readers = [n for name in names for n in graph.consumers.get(name, [])]
+    sums = [n for n in readers if n.op_type == "Add"]
+    return next((str(n.output[0]) for n in sums if features in (graph.root(i) for i in n.input)), "")
 
 
-def _strip(index: GraphIndex, found: _Gate) -> Attention:
-    channels, reduction = _bottleneck(index, found)
-    return found.attention(STRIP, channels, reduction=reduction)
+def _strip(graph: Graph, found: _Gate, channel: int) -> Attention:
+    channels, reduction = _bottleneck(graph, found)
+    return found.attention(STRIP, channels or _width(graph, found, channel), reduction=reduction)
 
 
-def _kernels(index: GraphIndex, found: _Gate) -> list[tuple[int, ...]]:
+def _convolutions(graph: Graph, found: _Gate) -> list[tuple[int, ...]]:
     """Shapes of the convolutions' weights, the one nearest to the mask first."""
-    convs = [n for n in found.walk.nodes if n.op_type == "Conv"]
-    return [index.constant_shape(origin(index, n.input[1])) or () for n in convs]
+    shapes = [graph.weight(n) for n in found.walk.layers if n.op_type == "Conv"]
+    return [tuple(int(d) for d in s) for s in shapes if s and all(isinstance(d, int) for d in s)]
 
 
-def _bottleneck(
-    index: GraphIndex, found: _Gate, besides: Sequence[tuple[int, ...]] = ()
-) -> tuple[int | None, int | None]:
+def _bottleneck(graph: Graph, found: _Gate, besides: Sequence[tuple[int, ...]] = ()) -> tuple[int | None, int | None]:
     """C, and C divided by the hidden width, from the fully connected and convolution layers, some left aside."""
-    layers = [n for n in found.walk.nodes if n.op_type in ("Conv", "Gemm", "MatMul")]
-    weights = [index.constant_shape(origin(index, n.input[1])) or () for n in layers]
-    widths = [int(d) for w in weights if len(w) >= 2 and w not in besides for d in w[:2]]
+    weights: list[Dims] = [graph.weight(n) or () for n in found.walk.layers]
+    widths = [d for w in weights if len(w) >= 2 and w not in besides for d in w[:2] if isinstance(d, int)]
     hidden = min(widths, default=0)
     return (max(widths), max(widths) // hidden) if hidden else (None, None)
 
 
-def _features_width(index: GraphIndex, found: _Gate) -> int | None:
+def _width(graph: Graph, found: _Gate, channel: int) -> int | None:
     """C of the gated tensor, where the graph tells it."""
-    shape = index.shape(found.features)
-    return shape[1] if shape and len(shape) > 1 and isinstance(shape[1], int) else None
+    shape = graph.dims(graph.root(found.walk.features))
+    size = shape[channel] if shape and channel < len(shape) else None
+    return size if isinstance(size, int) else None

@@ -1,108 +1,97 @@
-"""The way back from a gate to the features it multiplies: what is read on it, and what is reduced."""
+"""The way back from a mask to the features it multiplies, and what has become of their axes on it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgeattn.graphs import GraphIndex, attributes
+from edgeattn.recognise._axes import Axes, Group, step, whole
+from edgeattn.recognise._graph import DATA, Graph
 
 if TYPE_CHECKING:
     import onnx
 
-RESHAPING = ("Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand", "Identity", "Cast", "Transpose", "Tile")
-QDQ = ("QuantizeLinear", "DequantizeLinear")
-_SAME_VALUE = (*QDQ, "Identity")
-_GLOBAL_POOLS = {"GlobalAveragePool": "mean", "GlobalMaxPool": "max"}
-_REDUCTIONS = {"ReduceMean": "mean", "ReduceMax": "max"}
-_POOLS = {"AveragePool": "mean", "MaxPool": "max"}
-POOLING = {**_GLOBAL_POOLS, **_REDUCTIONS, **_POOLS}
-_MOST_NODES = 64
+_MOST_NODES = 96
+_RANK = 4  # of features whose shape is unknown: an image
 
 
 @dataclass
 class Walk:
-    """What lies between a gate and its features.
+    """What lies between a mask and its features.
 
     Attributes:
-        nodes: everything passed, the gate's own node first.
-        reductions: nodes that reduce the features.
-        direct: nodes that read the features as they are.
+        nodes: everything passed, the mask's own node first.
+        mask: what the mask is of the features.
+        features: the value of the features that is read; of several, the one nearest to their root.
+        direct: nodes that read the features whole and do more than move or pool them.
+        layers: the layers with constant weights, nearest to the mask first.
+        mixed: the features' axes that the first layers mix, None where unknown.
     """
 
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    reductions: list[onnx.NodeProto] = field(default_factory=list)
+    nodes: list[onnx.NodeProto]
+    mask: Axes
+    features: str
     direct: list[onnx.NodeProto] = field(default_factory=list)
+    layers: list[onnx.NodeProto] = field(default_factory=list)
+    mixed: list[Group | None] = field(default_factory=list)
 
 
-def walk_back(index: GraphIndex, gate: onnx.NodeProto, features: str) -> Walk | None:
-    """From the gate to the features; None if any path ends elsewhere, or none reduces them."""
-    found, seen = Walk([gate]), {gate.output[0]}
-    queue = [(name, gate) for name in gate.input]
-    while queue:
-        name, reader = queue.pop()
-        if name == features:
-            found.direct.append(reader)
-        if name == features or name in seen or not name or index.is_constant(name):
-            continue
-        node = index.producer.get(name)
-        if node is None or len(found.nodes) > _MOST_NODES:
+def walk_back(graph: Graph, mask: str, aliases: Sequence[str]) -> Walk | None:
+    """From a mask to features, given with what they are a rearrangement of; None if any way ends elsewhere."""
+    ends = {name: i for i, name in enumerate(aliases)}
+    nodes = _between(graph, mask, ends)
+    if not nodes:
+        return None
+    known = _layouts(graph, aliases)
+    walk = Walk(nodes, Axes(None), aliases[-1])
+    walk.features = max((n for node in nodes for n in node.input if n in ends), key=ends.__getitem__, default="")
+    for node in sorted(nodes, key=graph.place):
+        found = step(graph, node, known)
+        if found is None:
             return None
-        seen.add(name)
-        found.nodes.append(node)
-        if node.op_type in POOLING and _reads(index, node, features):
-            found.reductions.append(node)
-        elif node.op_type not in ("Shape", "Size"):
-            queue += [(n, reader if node.op_type in _SAME_VALUE else node) for n in node.input]
-    return found if found.reductions else None
+        if _reads_whole(node, known) and not found.open:
+            walk.direct.append(node)
+        elif graph.weight(node) is not None:
+            walk.mixed.append(_mixes(graph, node, known))
+        known.update(dict.fromkeys(node.output, found))
+    walk.layers = [n for n in nodes if graph.weight(n) is not None]
+    walk.mask = known[mask]
+    return walk if walk.features else None
 
 
-def origin(index: GraphIndex, name: str) -> str:
-    """The value behind quantization and identity nodes."""
-    node = index.producer.get(name)
-    while node is not None and node.op_type in _SAME_VALUE:
-        name = node.input[0]
-        node = index.producer.get(name)
-    return name
+def _between(graph: Graph, mask: str, ends: Collection[str]) -> list[onnx.NodeProto] | None:
+    """Every node whose data goes from the ends to the mask; None if other data does, too, or they are too many."""
+    found: dict[str, onnx.NodeProto] = {}
+    queue = [mask]
+    for name in queue:
+        node = graph.producer.get(name)
+        if node is None or len(found) > _MOST_NODES:
+            return None
+        if node.output[0] not in found:
+            found[node.output[0]] = node
+            queue += [n for n in graph.data_inputs(node) if n not in ends]
+    return list(found.values())
 
 
-def _reads(index: GraphIndex, node: onnx.NodeProto, features: str) -> bool:
-    """Whether a reduction reads the features, directly or after a reshape such as ``x.view(b, c, -1)``."""
-    name = origin(index, node.input[0])
-    producer = index.producer.get(name)
-    if name != features and producer is not None and producer.op_type in ("Reshape", "Flatten"):
-        name = origin(index, producer.input[0])
-    return name == features
+def _layouts(graph: Graph, aliases: Sequence[str]) -> dict[str, Axes]:
+    """What each alias of the features is of their root."""
+    root = aliases[-1]
+    known = {root: whole(graph.rank(root) or _RANK)}
+    for name in aliases[-2::-1]:
+        known[name] = step(graph, graph.producer[name], known) or Axes(None)
+    return known
 
 
-def reduced(index: GraphIndex, node: onnx.NodeProto, features: str) -> str:
-    """What a reduction of the features reduces: ``space``, ``channel``, ``height``, ``width`` or ``other``."""
-    if node.op_type in _GLOBAL_POOLS:
-        return "space"
-    if node.op_type in _POOLS:
-        return _windowed(index, node)
-    axes = attributes(node).get("axes")
-    if axes is None and len(node.input) > 1:
-        value = index.constant(node.input[1])
-        axes = None if value is None else value.tolist()
-    if axes is None:
-        return "other"
-    if origin(index, node.input[0]) != features:  # as in ``x.view(b, c, -1)``: one axis holds all of space
-        return {(1,): "channel", (-2,): "channel", (2,): "space", (-1,): "space"}.get(tuple(axes), "other")
-    spellings = {
-        "channel": ([1], [-3]),
-        "space": ([2, 3], [-2, -1], [-1, 2]),
-        "height": ([2], [-2]),
-        "width": ([3], [-1]),
-    }
-    return next((what for what, known in spellings.items() if sorted(axes) in known), "other")
+def _reads_whole(node: onnx.NodeProto, known: dict[str, Axes]) -> bool:
+    return any(known[n].raw for n in node.input if n in known)
 
 
-def _windowed(index: GraphIndex, pool: onnx.NodeProto) -> str:
-    """What a pool with a window reduces; where the graph does not tell the size, any window but a row or column."""
-    window = list(attributes(pool).get("kernel_shape", []))
-    size = list((index.shape(pool.input[0]) or ())[2:])
-    if not size or not all(isinstance(n, int) for n in size):
-        return "other" if 1 in window else "space"
-    known = {"space": size, "height": [size[0], 1], "width": [1, size[-1]]}
-    return next((what for what, covers in known.items() if window == covers), "other")
+def _mixes(graph: Graph, layer: onnx.NodeProto, known: dict[str, Axes]) -> Group | None:
+    """Which of the features' axes lie in the dimension that a layer sums over."""
+    name = next((n for n in layer.input[:2] if graph.level(n) == DATA), "")
+    dims = known[name].dims if name in known else None
+    if not dims:
+        return None
+    at = 1 if layer.op_type == "Conv" else len(dims) - 1 if name == layer.input[0] else len(dims) - 2
+    return dims[at] if 0 <= at < len(dims) else None

@@ -52,7 +52,7 @@ def told(gated: Path) -> str:
 
 def test_a_rewrite_says_what_was_found_and_where(told: str, gated: Path) -> None:
     first = told.splitlines()[0]
-    assert first == f"{gated}: found 1 se (net.gate); 1 multiplicative (p)"
+    assert first == f"{gated}: found 1 se (net.gate); 1 mha (p)"
     rows = {cells[0]: cells for line in told.splitlines() if len(cells := _cells(line)) > 4}
     assert rows["lower_fc_to_conv"][1] == "1"
     assert rows["lower_fc_to_conv"][4] == "net.gate"
@@ -70,7 +70,7 @@ def test_a_rewrite_says_what_changed_and_what_did_not(told: str) -> None:
 
 
 def test_attention_that_no_rule_changed_leads_to_why_not(told: str, gated: Path) -> None:
-    hint = f"no rule changed 1 multiplicative; `edgeattn why-not {gated}` tells what each rule looked for"
+    hint = f"no rule changed 1 mha; `edgeattn why-not {gated}` tells what each rule looked for"
     assert told.splitlines()[-1] == hint
 
 
@@ -84,7 +84,7 @@ def test_the_same_facts_are_json(gated: Path, tmp_path: Path) -> None:
     assert facts["operators_before"]["histogram"]["Gemm"] == 2
     kinds = {a["kind"]: a for a in facts["attention"]}
     assert "lower_fc_to_conv" in kinds["se"]["rules"]
-    assert kinds["multiplicative"]["rules"] == []
+    assert kinds["mha"]["rules"] == []
     assert facts["parameters"] == {"main": [64, 64]}
     assert facts["cases"] == 6
     assert (tmp_path / "out.onnx").exists()

@@ -268,9 +268,12 @@ def test_exported_it_agrees_with_eager_at_every_batch_and_length(name, options, 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_exported_it_is_recognised_as_what_it_is(name, options):
-    additive = name == "bahdanau" or options.get("score") == "concat"
-    program = exported(name, **options)
-    assert [a.kind for a in recognise(program.graphs["main"])] == ["additive" if additive else "multiplicative"]
+    kind = {"luong_local": "luong", "latent": "mha"}.get(name, name)
+    (found,) = recognise(exported(name, **options).graphs["main"])
+    assert found.kind == kind
+    assert found.local == (name == "luong_local")
+    if kind == "luong":
+        assert found.score == options.get("score", "general")
 
 
 @pytest.mark.onnxruntime

@@ -9,9 +9,10 @@ import io
 import logging
 import os
 import pickle
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -149,12 +150,17 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("torch.onnx")
     level, fast = logger.level, torch.backends.mha.get_fastpath_enabled()
     logger.setLevel(logging.ERROR)
+    sys.stdout.flush()
+    stdout = os.dup(1)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # TorchScript prints what it cannot export
+        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
             warnings.simplefilter("ignore")
+            os.dup2(nowhere.fileno(), 1)  # TorchScript's C++ prints what it cannot export
             yield
     finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
         logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
 
@@ -164,7 +170,7 @@ def _sources() -> str:
     """A digest of the table, of this file and of what writes the graphs."""
     sha = hashlib.sha256(f"{torch.__version__} {onnx.__version__} {onnxscript.__version__}".encode())
     for path in sorted(FOLDER.glob("*.py")):
-        if path.name not in ("__main__.py", "_variants.py", "_confusion.py"):
+        if path.name not in ("__init__.py", "__main__.py", "_match.py", "_variants.py"):
             sha.update(path.read_bytes())
     return sha.hexdigest()
 
