@@ -38,7 +38,8 @@ def test_what_was_measured_for_the_same_graphs_and_engine_is_kept(engine):
     first = measured(engine)
     assert measured(engine, first) == first
     assert engine[1] == ["onnxruntime"]
-    assert (first.fired, first.nodes) == (1, (3, 1))
+    assert first.fired >= 1
+    assert first.nodes[1] < first.nodes[0]
 
 
 @pytest.mark.parametrize("change", [{"version": "0.1"}, {"verdict": "inconclusive"}, {"verdict": "refused"}])

@@ -110,7 +110,9 @@ def _measured(entry: Entry | None) -> str:
     lines = [f"Benefit on {what}: {entry.nodes[0]} -> {entry.nodes[1]} nodes, fired {_times(entry.fired)}"]
     for found in entry.engines.values():
         times = "" if found.before_ms is None else f": {found.before_ms:.4g} -> {found.after_ms:.4g} ms"
-        why = f" ({found.why})" if found.why and found.verdict != "pass" else ""
+        why = {"refused": f" ({found.why})", "inconclusive": " (the machine was too busy to tell)"}.get(
+            found.verdict, ""
+        )
         lines.append(f"  {found.engine} {found.version}{times}, {found}{why}")
     first = next(iter(entry.engines.values()))
     threads = "one thread" if first.threads == 1 else f"{first.threads} threads"

@@ -217,7 +217,7 @@ def main() -> int:
             json.dumps({f"{cases[i].suite}/{cases[i].name}": s for i, s in sorted(found.items())}, indent=1)
         )
     if asked.out:
-        asked.out.write_text(page.markdown(rows, rules_of(found), _undone(cases, found), seconds), encoding="utf-8")
+        asked.out.write_text(page.markdown(rows, rules_of(found), _undone(cases, found)), encoding="utf-8")
     sys.stdout.write(page.table(rows) + f"\n{len(cases)} cases in {seconds:.0f} s\n")
     ours = [r for r in rows if r.tool == "edgeattn"]
     for row in ours:

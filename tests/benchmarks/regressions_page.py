@@ -45,12 +45,12 @@ def table(rows: Sequence[Tally]) -> str:
     return render_table(HEAD, [_cells(row) for row in rows])
 
 
-def markdown(rows: Sequence[Tally], rules: Counter[str], undone: Mapping[str, str], seconds: float) -> str:
+def markdown(rows: Sequence[Tally], rules: Counter[str], undone: Mapping[str, str]) -> str:
     """The whole page."""
     per_suite = {row.suite: row.cases for row in rows}
     cases = ", ".join(f"{count:,} {suite}" for suite, count in per_suite.items())
     parts = [TEXT.format(day=date.today().isoformat(), cases=cases) + table(rows)]
-    parts.append(f"{_machine()} {seconds / 60:.0f} minutes for all.")
+    parts.append(_machine())
     fired = ", ".join(f"{rule} {count}" for rule, count in rules.most_common()) or "none"
     parts.append(f"## edgeattn's rules on these cases\n\nFired (fold_constants counts the nodes that went): {fired}.")
     if undone:
