@@ -30,6 +30,7 @@ class Live:
     def __init__(self, name: str, proto: onnx.ModelProto) -> None:
         self.name, self.proto = name, proto
         self._by_op: dict[str, list[tuple[int, ir.Node]]] | None = None
+        self._places: dict[ir.Node, int] | None = None
         self._samples: list[_sizes.Sample] | None = None
 
     @cached_property
@@ -55,7 +56,7 @@ class Live:
     @property
     def view(self) -> View:
         """What rules are shown beside a node."""
-        return View(self.name, self.opset, self.proto.producer_name, self.samples)
+        return View(self.name, self.opset, self.proto.producer_name, self.samples, self.places)
 
     def anchors(self, ops: tuple[str, ...]) -> list[ir.Node]:
         """The standard nodes of these operators, in graph order, subgraphs too."""
@@ -74,9 +75,15 @@ class Live:
             self._samples = _sizes.sampled(self.model.graph, self.opset)
         return self._samples
 
+    def places(self) -> dict[ir.Node, int]:
+        """Where each node stands, subgraphs behind the graph that holds them."""
+        if self._places is None:
+            self._places = {node: place for place, node in enumerate(_nodes(self.model))}
+        return self._places
+
     def changed(self) -> None:
         """Nodes came or went: look for them anew when asked."""
-        self._by_op = self._samples = None
+        self._by_op = self._samples = self._places = None
         self.__dict__["ops"] = frozenset(node.op_type for node in _nodes(self.model))
 
     def settle(self, proto: onnx.ModelProto) -> None:

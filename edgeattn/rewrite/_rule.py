@@ -47,12 +47,14 @@ class View:
     Attributes:
         graph: the graph's name. opset: the opset it is written in. producer: who exported it.
         samples: every value's shape at several concrete input sizes; computed when first asked for.
+        places: where each node stands in its graph; nodes that were made since are not in it.
     """
 
     graph: str
     opset: int
     producer: str
     samples: Callable[[], list[Sample]] = list
+    places: Callable[[], Mapping[ir.Node, int]] = dict
 
 
 @dataclass(frozen=True)

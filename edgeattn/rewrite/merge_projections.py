@@ -70,9 +70,10 @@ class MergeProjections(GraphRule):
             return None
         if len(together) < 2:
             return next((answer for answer in found if isinstance(answer, Miss)), None)
-        members = {linear.matmul: linear for linear in together}
-        assert node.graph is not None
-        in_order = [members[n] for n in node.graph if n in members]
+        places = view.places()
+        if any(linear.matmul not in places for linear in together):
+            return miss("one of them was made a moment ago", node, 2)  # the next sweep knows where it stands
+        in_order = sorted(together, key=lambda linear: places[linear.matmul])
         if in_order[0].matmul is not node:
             return None
         if len({(linear.weight.dtype, linear.weight.shape[0]) for linear in together}) > 1:

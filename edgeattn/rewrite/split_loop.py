@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from edgeattn.program import Arrays, Reference
     from edgeattn.rewrite._loop_plan import Plan
 
+_TABLES = 16  # a decoder that was unrolled reads its table more often than any other
+
 
 class SplitLoop(ProgramRule):
     """A decoder's Loop or Scan, as an encoder and a step."""
@@ -265,9 +267,10 @@ def _unrolled(model: onnx.ModelProto) -> Miss | None:
         for name in dict.fromkeys(node.input):
             if weights.get(name) == 2 and node.op_type in ("Gather", "MatMul", "Gemm"):
                 reads[name, node.op_type] += 1
-    for (table, op), times in reads.most_common():
+    tables = [(table, times) for (table, op), times in reads.most_common() if op == "Gather" and times >= 3]
+    for table, times in tables[:_TABLES]:
         products = sum(n >= times - 1 for (_, o), n in reads.items() if o != "Gather")
-        if op == "Gather" and times >= 3 and products >= 2:
+        if products >= 2:
             reason = (
                 f"its decoder was unrolled {times} times ('{table}' is looked up {times} times, {products} weights are "
                 "read as often): export one step instead, see docs/decoders.md"

@@ -21,7 +21,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 SIZES = (1_000, 10_000, 50_000)
-HEADS = ("family", "nodes", "after", "seconds", "of CPU", "peak MB", "model MB", "rules that fired")
+COLUMNS = ("family", "nodes", "after", "seconds", "of CPU", "peak MB", "model MB", "rules that fired")
 TABLE = "{:<12} {:>7} {:>7} {:>8} {:>7} {:>8} {:>9}  {}"
 BATCH, CHANNELS, SIDE = "batch", 8, 6
 HEADS, WIDTH, LENGTH = 2, 16, 5
@@ -222,7 +222,7 @@ def main() -> None:
     if given.row:
         sys.stdout.write(json.dumps(measure(given.row[0], int(given.row[1]))))
         return
-    say(TABLE.format(*HEADS))
+    say(TABLE.format(*COLUMNS))
     for row in rows(given.families, given.sizes):
         row["rules"] = ", ".join(row["rules"])
         say(TABLE.format(*row.values()))
