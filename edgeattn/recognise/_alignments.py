@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from edgeattn.origin import origin_of
 from edgeattn.recognise._attention import Attention
 from edgeattn.recognise._graph import Graph
 from edgeattn.recognise._heads import multi_head
@@ -79,7 +80,14 @@ def _additive(graph: Graph, found: Attention, energy: Energy) -> Attention | Non
         handed = [t for t in others if projection(graph, t) is None] or [t for t in others if _is_wide(graph, t)]
         where = "handed" if any(root(graph, t) in graph.inputs for t in handed[:1]) else "inside"
         others = [t for t in others if t not in handed[:1]]
+    if _was_joined(graph, found):
+        return _asked(graph, replace(found, kind="luong", score="concat", keys=where), others)
     return _asked(graph, replace(found, kind="bahdanau", score="additive", keys=where), others)
+
+
+def _was_joined(graph: Graph, found: Attention) -> bool:
+    """Whether a rewrite has split the layer over query and key: what it says about itself outlives the spelling."""
+    return any("split_concat_score" in origin_of(graph.producer[name]).rules for name in found.nodes)
 
 
 def _asked(graph: Graph, found: Attention, asking: list[str]) -> Attention:

@@ -9,6 +9,7 @@ import pytest
 
 from edgeattn import rewrite as stage
 from edgeattn.program import Program, Stop, Wiring
+from edgeattn.recognise import recognise
 from edgeattn.rewrite._loop import HEAVY, Loop, handed_over
 from tests.rewrite.engine import draw_cases, open_plain
 from tests.spellings import EXPORTERS, Unexportable, family
@@ -111,3 +112,14 @@ def test_no_product_in_the_step_is_the_same_in_every_step(spelling, exporter):
     assert "Einsum" not in left
     if "general" in spelling.name or "bahdanau" in spelling.name or "concat" in spelling.name:
         assert any("keys" in edge for edge in result.wiring.feeds), (left, result.wiring.feeds)
+
+
+def test_a_score_that_a_rule_split_is_still_called_what_its_paper_calls_it():
+    """Split over query and key, Luong's concat is the sum that Bahdanau wrote; what it was is in the nodes' origin."""
+    spelling = next(s for s in SPELLINGS if s.name == "luong-concat-repeat")
+    source = spelling.export("dynamo")
+    result = stage.rewrite(source, open_plain)
+    fired = [r["rule"] for r in result.history[-1].notes["rules"] if r["count"]]
+    assert "split_concat_score" in fired
+    before, after = (recognise(program.graphs["main"]) for program in (source, result))
+    assert [(a.kind, a.score) for a in before] == [(a.kind, a.score) for a in after] == [("luong", "concat")]
