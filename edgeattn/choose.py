@@ -50,13 +50,26 @@ def by_latency(
         except EdgeattnError as error:
             return Choice(False, target, why=str(error))
         low, high = timed.speedup.ci95
-        if timed.verdict == "inconclusive" or low is None or high is None:
+        plain = low is not None and beyond_noise(low, timed.aa_control.ci95)
+        if low is None or high is None or (timed.verdict == "inconclusive" and not plain):
             return Choice(False, target, timed.speedup.median, (low, high), f"not settled: {timed.why}")
         keep = low > WORTH
-        why = "faster" if keep else "slower" if high < 1 else "no difference worth having"
+        faster = "faster" if timed.verdict != "inconclusive" else "faster, by more than this busy machine's noise"
+        why = faster if keep else "slower" if high < 1 else "no difference worth having"
         return Choice(keep, target, timed.speedup.median, (low, high), why)
 
     return choose
+
+
+def beyond_noise(low: float, control: tuple[float | None, float | None]) -> bool:
+    """Whether a speedup's lower bound is above twice what the engine differs from itself by, as a ratio.
+
+    On a busy machine the control may not settle to a percent, and a gain of two still be plain to see.
+    """
+    lowest, highest = control
+    if lowest is None or highest is None or lowest <= 0:
+        return False
+    return low > max(highest, 1 / lowest) ** 2
 
 
 def _unit(backend: Backend, options: Options, program: Program) -> Callable[[], object]:

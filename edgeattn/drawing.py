@@ -30,6 +30,7 @@ Run = Callable[[Case], object]
 # (typical, other) sizes of a dimension, in the order they are tried: of an image, of anything else.
 _IMAGES = ((64, 96), (224, 192), (32, 64), (48, 320), (640, 480), (512, 256), (299, 331))
 _LENGTHS = ((12, 7), (16, 8), (32, 64), (128, 96), (512, 768), (1024, 2048), (16000, 8000))
+_TEXTS = 5  # of these are lengths of texts too: attention over more tokens takes gigabytes
 _KNOWN = ("batch", "height", "width")  # cases.draw has sizes for these
 _BATCH = ("batch", "bs", "n", "b", "bsz")
 _LONG = ("seq", "len", "time", "source", "target", "past", "step", "frame", "token", "width", "height")
@@ -134,13 +135,17 @@ def named(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
 
 
 def _batch_symbols(specs: Sequence[TensorSpec]) -> set[str]:
-    """Symbols that mean the batch: by name, or the one that leads most inputs and is not called a length."""
+    """Symbols that mean the batch: by name, or leading an input in which no other symbol does, the commonest first."""
     symbols = [d for spec in specs for d in dict.fromkeys(spec.shape) if isinstance(d, str) and d != "?"]
     if by_name := {d for d in symbols if d.lower() in _BATCH or "batch" in d.lower()}:
         return by_name
-    leading = [spec.shape[0] for spec in specs if len(spec.shape) > 1]
+    leading = dict.fromkeys(spec.shape[0] for spec in specs if len(spec.shape) > 1)
     fit = [d for d in leading if isinstance(d, str) and d != "?" and not any(w in d.lower() for w in (*_LONG, *_KNOWN))]
-    return {max(fit, key=symbols.count)} if fit else set()
+    batch: set[str] = set()
+    for symbol in sorted(fit, key=symbols.count, reverse=True):
+        if not any(symbol in spec.shape and batch & set(spec.shape) for spec in specs):
+            batch.add(symbol)
+    return batch
 
 
 def _named(spec: TensorSpec, axis: int, dim: int | str, batch: set[str]) -> int | str:
@@ -188,7 +193,8 @@ def _guesses(specs: Sequence[TensorSpec]) -> Iterator[Sizes]:
     """Usual sizes first; the other size is given up before a larger one is tried last."""
     images = {d for s in specs if len(s.shape) == 4 for d in s.shape[2:] if isinstance(d, str)} - {"batch"}
     lengths = {d for s in specs for d in s.shape if isinstance(d, str)} - images - {"batch"}
-    tries = list(product(_IMAGES if images else _IMAGES[:1], _LENGTHS if lengths else _LENGTHS[:1]))
+    long = _LENGTHS if all(spec.dtype.startswith("float") for spec in specs) else _LENGTHS[:_TEXTS]
+    tries = list(product(_IMAGES if images else _IMAGES[:1], long if lengths else _LENGTHS[:1]))
     tries.sort(key=lambda pair: _IMAGES.index(pair[0]) + _LENGTHS.index(pair[1]))
     yield dict.fromkeys(lengths, _LENGTHS[0]) | dict.fromkeys(images - set(_KNOWN), _IMAGES[1])
     for image, length in tries:

@@ -78,7 +78,8 @@ class GraphIndex:
         self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def constant(self, name: str) -> Array | None:
-        """The value of an initializer or Constant node, else None."""
+        """The value of an initializer or Constant node, else None; also behind Identity nodes."""
+        name = self._unwrapped(name)
         if name in self._initializers:
             return outside.array(self._initializers[name])
         node = self.producer.get(name)
@@ -88,15 +89,26 @@ class GraphIndex:
 
     def is_constant(self, name: str) -> bool:
         """Whether the value is known before any input."""
+        name = self._unwrapped(name)
         node = self.producer.get(name)
         return name in self._initializers or (node is not None and node.op_type == "Constant")
 
     def constant_shape(self, name: str) -> tuple[int, ...] | None:
         """Shape of a constant without decoding its data."""
+        name = self._unwrapped(name)
         if name in self._initializers:
             return tuple(self._initializers[name].dims)
         value = self.constant(name)
         return None if value is None else value.shape
+
+    def _unwrapped(self, name: str) -> str:
+        """The value behind Identity nodes; a file that is not sorted may have them in a ring."""
+        for _ in self.nodes:
+            node = self.producer.get(name)
+            if node is None or node.op_type != "Identity":
+                break
+            name = node.input[0]
+        return name
 
     def shape(self, name: str) -> tuple[int | str, ...] | None:
         """Inferred shape of a value, None where it is unknown."""

@@ -125,3 +125,27 @@ def test_the_edges_that_a_graph_takes_are_cases_too():
             raise BadInput("too short")
 
     assert "length-1" not in {case.name for case in drawing.draw(specs, takes_no_less_than_two)}
+
+
+def test_inputs_that_share_no_symbol_each_have_a_batch():
+    """As an exporter names them that was not told that they agree."""
+    ids, mask = TensorSpec("ids", "int64", ("s72", "s70")), TensorSpec("mask", "int64", ("s43", "s53"))
+    assert [s.shape for s in drawing.named([ids, mask])] == [("batch", "s70"), ("batch", "s53")]
+
+
+def test_texts_are_not_tried_at_lengths_that_take_gigabytes():
+    ids = TensorSpec("ids", "int64", ("batch", "length"))
+    with pytest.raises(BadInput):
+        drawing.draw([ids], run := Refusing(), None)
+    assert max(shape[1] for shape in run.shapes) <= 768
+
+
+class Refusing:
+    """A pretended graph that takes nothing, and what it was given."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def __call__(self, case):
+        self.shapes += [value.shape for value in case.feeds.values()]
+        raise EngineFailed("no")

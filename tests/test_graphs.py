@@ -27,6 +27,22 @@ def test_a_recurrent_layer_counts_both_its_weights_at_every_position() -> None:
     assert graphs.multiply_accumulates(recurrent, {"length": 7, "batch": 3}) == 7 * 3 * 2 * 12 * (5 + 4)
 
 
+def test_a_constant_behind_identities_is_a_constant_and_a_ring_of_them_ends() -> None:
+    nodes = [
+        helper.make_node("Identity", ["w"], ["a"]),
+        helper.make_node("Identity", ["a"], ["b"]),
+        helper.make_node("Identity", ["d"], ["c"]),
+        helper.make_node("Identity", ["c"], ["d"]),
+        helper.make_node("Add", ["x", "b"], ["y"]),
+    ]
+    index = graphs.GraphIndex(model(nodes, {"x": [2]}, {"y": [2]}, {"w": np.ones(2, np.float32)}))
+    assert index.is_constant("b")
+    assert index.constant_shape("b") == (2,)
+    assert index.constant("b") is not None
+    assert not index.is_constant("c")
+    assert not index.is_constant("x")
+
+
 def test_a_program_asks_only_for_what_no_wire_feeds() -> None:
     models, wiring = counter()
     program = Program(models, Wiring(wiring["feeds"], wiring["state"], Stop(**wiring["stop"])))

@@ -9,6 +9,7 @@ import typer
 
 from edgeattn.cli.app import A_LOOK_S, Debug, Json, Patience, Quiet, app
 from edgeattn.cli.ui import Ui
+from edgeattn.errors import UsageError
 
 
 @app.command()
@@ -86,7 +87,7 @@ def recognise(
 
 @app.command(name="why-not")
 def why_not(
-    rule: Annotated[str, typer.Argument(metavar="[RULE]", help="A rewrite rule; without one, a line for each.")],
+    rule: Annotated[str, typer.Argument(metavar="RULE|IN", help="A rewrite rule; or the file alone: a line a rule.")],
     file: Annotated[Path | None, typer.Argument(metavar="IN", help="An .onnx, or a program directory.")] = None,
     every: Annotated[bool, typer.Option("--all", help="A line for each rule.")] = False,
     timeout: Patience = A_LOOK_S,
@@ -97,9 +98,11 @@ def why_not(
     """Why a rule does not fire on a file, nearest miss first, and the node that broke it."""
     from edgeattn import storage
     from edgeattn.cli.misses import show_all, show_one
-    from edgeattn.rewrite import selected, survey
+    from edgeattn.rewrite import ORDER, selected, survey
 
     source = file or Path(rule)
+    if file is None and rule in ORDER and not source.exists():
+        raise UsageError("no file to look into", where=f"why-not {rule}", hint=f"give one: edgeattn why-not {rule} IN")
     with Ui(as_json, quiet, [source], timeout=timeout) as ui:
         if file is None or every:
             show_all(ui, survey(storage.load(source, ui.warn)))

@@ -357,12 +357,14 @@ def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:
 
 
 def _left_beside(out: Path, found: Path) -> Path | None:
-    """Publish what was left of undone rules as ``OUT.undone``, in place of an earlier one of ours."""
-    from edgeattn.publish import new_directory
+    """Publish what was left of undone rules as ``OUT.undone``, in place of an earlier one of ours; its path."""
+    from edgeattn.publish import MARKER, free_name, new_directory
 
     if not any(found.iterdir()):
         return None
     target = out.with_name(f"{out.name}.undone")
+    if not (target / MARKER).exists():
+        target = out.with_name(free_name(target))
     with new_directory(target, force=True, mark=True) as work:
         shutil.copytree(found, work, dirs_exist_ok=True)
     return target

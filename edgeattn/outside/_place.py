@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn.errors import BadInput, IntegrityError, Unsupported, printable
+from edgeattn.errors import BadInput, IntegrityError, printable
 
 if TYPE_CHECKING:
     import onnx
@@ -126,12 +126,6 @@ def verify(*models: onnx.ModelProto) -> None:
             raise IntegrityError(_CHANGED, where=path, hint=HINT)
 
 
-def release() -> None:
-    """Give the pages of all mapped files back: they count as this process's memory until then."""
-    for mapping in list(_mappings.values()):
-        mapping.madvise(mmap.MADV_DONTNEED)
-
-
 def _place(tensor: onnx.TensorProto) -> tuple[str, int, int, str]:
     entries = {pair.key: pair.value for pair in tensor.external_data}
     stamp = next((p.value for p in tensor.metadata_props if p.key == STAMP), "")
@@ -152,28 +146,6 @@ def size_of(tensor: onnx.TensorProto) -> int:
 def size(model: onnx.ModelProto) -> int:
     """Bytes of a model with all its weights."""
     return int(model.ByteSize()) + sum(map(size_of, tensors(model)))
-
-
-def inside(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with all its weights in memory; itself where they are.
-
-    Raises:
-        Unsupported: it would be larger than protobuf allows.
-    """
-    import onnx
-
-    if not tensors(model):
-        return model
-    if size(model) > FILE_LIMIT:
-        what = f"has {size(model)} bytes of weights, more than the {FILE_LIMIT} that fit into one message"
-        raise Unsupported(what, hint="split the model, or store it in float16")
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    for tensor in tensors(result):
-        data = array(tensor).tobytes()
-        forget(tensor)
-        tensor.raw_data = data
-    return result
 
 
 def forget(tensor: onnx.TensorProto) -> None:

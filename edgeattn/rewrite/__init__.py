@@ -55,6 +55,7 @@ ORDER: tuple[str, ...] = (
     "split_packed_projection",  # so that queries have a projection of their own
     "fuse_layernorm",
     "fuse_gelu",
+    "canonicalise_gelu",  # where there is no operator for it yet
     "clamp_mask",
     "remove_softmax_before_argmax",
     "split_log_softmax",  # measured
@@ -65,7 +66,7 @@ ORDER: tuple[str, ...] = (
     "split_concat_score",
     "fuse_weighted_sum",
     "lower_recurrent_cell",  # measured
-    "fold_embedding",  # after the weights of a recurrent operator are seen
+    "fold_embedding",  # measured; after the weights of a recurrent operator are seen
     "canonicalise_general_score",  # to where hoist_keys finds the matrix, or where it is cheap in one graph
     "hoist_keys",  # after the score is split into a query side and a memory side
     "hoist_values",  # measured, against a program whose keys are hoisted

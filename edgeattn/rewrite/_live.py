@@ -7,7 +7,7 @@ no more than a look at its anchors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 
 import onnx
@@ -126,7 +126,3 @@ class Lives:
     def forget(self) -> None:
         """Whatever a rule did to the models before it failed, nobody sees it."""
         self._known.clear()
-
-    def keep(self, graphs: Mapping[str, onnx.ModelProto]) -> None:
-        """Drop what belongs to other graphs than these."""
-        self._known = {n: live for n, live in self._known.items() if live.proto is graphs.get(n)}

@@ -153,7 +153,7 @@ def _find_tokens(setting: Setting, loop: Greedy, output: str) -> Given:
     runs = list(_runs(setting, loop, output))
     for told, change in _layouts(loop):
         if all(np.array_equal(told(whole), emitted) for whole, emitted in runs):
-            renamed = "" if output == TOKENS else f"'{output}' is now '{TOKENS}'"
+            renamed = f"'{output}' is now '{TOKENS}'" if output != TOKENS else f"'{TOKENS}'" if change else ""
             return Given(output, "", told, ", ".join(filter(None, (renamed, change))))
     raise NoFit(f"output '{output}' is not the tokens that were fed back, one a step", output, 5)
 

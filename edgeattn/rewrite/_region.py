@@ -68,6 +68,7 @@ def _liftable(node: ir.Node) -> bool:
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         b = const(bias)
         fits = bias is None or (b is not None and b.size in (1, b.shape[-1] if b.ndim else 1))
+        fits = fits or (dims(bias) == dims(node.outputs[0]) and attr(node, "beta", 1.0) == 1.0)  # a sum, fused
         return not attr(node, "transA", 0) and const(node.inputs[1]) is not None and fits and bool(moving(node))
     if node.op_type == "MatMul":
         w = const(node.inputs[1])

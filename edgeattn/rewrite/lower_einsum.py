@@ -26,6 +26,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
 from edgeattn.rewrite import _axes
 from edgeattn.rewrite._rule import ALLCLOSE, GraphRule, Match, Miss, View, as_programs, miss
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import onnx
-    import onnx_ir as ir
 
     from edgeattn.program import Program
     from edgeattn.rewrite._build import Build
@@ -87,6 +87,9 @@ class LowerEinsum(GraphRule):
                 return miss(f"'{term}' takes a diagonal", node, 1)
         if len(terms) not in (2, 3):
             return miss(f"it joins {len(terms)} operands, not two or three", node, 1)
+        dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
+        if dtype in (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16):
+            return miss(f"no opset has a MatMul of {dtype}", node, 2)
         sizes = _sizes(terms, node.inputs)
         if isinstance(sizes, str):
             return miss(f"'{sizes}' has different sizes in different operands", node, 2)
@@ -129,7 +132,7 @@ class LowerEinsum(GraphRule):
         return as_programs(*models, bilinear)
 
     def near_misses(self) -> list[Program]:
-        """An ellipsis; a diagonal; two summed letters; a letter summed in one operand alone; one operand."""
+        """An ellipsis; a diagonal; two summed letters; a letter summed in one operand alone; one operand; bytes."""
         one = 'graph (float[batch,4] x) => (float[4,batch] y) { y = Einsum <equation = "bd->db"> (x) }'
         return as_programs(
             _einsum("...d,...d->...", "[batch,s,4]", "[batch,s,4]", None, "[batch,s]"),
@@ -137,6 +140,7 @@ class LowerEinsum(GraphRule):
             _einsum("bsd,bsd->b", "[batch,s,4]", "[batch,s,4]", None, "[batch]"),
             _einsum("bsd,b->bd", "[batch,s,4]", "[batch]", None, "[batch,4]"),
             graph(one.removeprefix("graph ")),
+            graph('(int8[b,d] x, int8[b,d] z) => (int8[b] y) { y = Einsum <equation = "bd,bd->b"> (x, z) }'),
         )
 
     def workload(self) -> Program:

@@ -68,7 +68,7 @@ class LowerFcToConv(GraphRule):
         build.replace(match.anchor.outputs[0], lifted[match.parts["flat"]])
 
     def examples(self) -> list[Program]:
-        """SE with and without bias, CBAM's shared MLP with SiLU, MatMul + Add, Squeeze, and a late sigmoid."""
+        """SE with and without bias, CBAM's shared MLP with SiLU, MatMul + Add, Squeeze, a late sigmoid, a fused sum."""
         return as_programs(
             graph(
                 """(float[batch,8,h,w] x) => (float[batch,8,h,w] y) {
@@ -125,6 +125,18 @@ class LowerFcToConv(GraphRule):
                 w2=(8, 4),
                 b2=(8,),
                 last=i64(-1),
+            ),
+            graph(
+                """(float[batch,8,h,w] x) => (float[batch,8,1,1] g) {
+                    p = GlobalAveragePool(x)
+                    q = GlobalMaxPool(x)
+                    p1 = Flatten(p)
+                    q1 = Flatten(q)
+                    a = MatMul(p1, w1)
+                    b = Gemm(q1, w1, a)
+                    g = Unsqueeze(b, axes) }""",
+                w1=(8, 8),
+                axes=i64(2, 3),
             ),
         )
 
@@ -226,7 +238,11 @@ def _conv(
     if bias is not None and b is not None:
         whole = np.broadcast_to(b.reshape(-1) * b.dtype.type(attr(node, "beta", 1.0)), (rows.shape[0],))
         inputs.append(build.const(f"{bias.name}_1x1", whole))
-    return build.op("Conv", *inputs, shape=shape, source=node, kernel_shape=[1, 1])
+    product = build.op("Conv", *inputs, shape=shape, source=node, kernel_shape=[1, 1])
+    summed = node.inputs[2] if len(node.inputs) > 2 else None
+    if summed is None or const(summed) is not None:
+        return product
+    return build.op("Add", product, lifted[summed], shape=shape, source=node)
 
 
 RULE = LowerFcToConv()

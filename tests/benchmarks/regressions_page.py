@@ -20,8 +20,8 @@ HEAD = (
 )
 TEXT = """# What rewriting breaks, counted
 
-Written by `make regressions` on {day}. ONNX's own test cases ({cases}), each run before and after a graph rewriter, on
-each engine, against the suite's own expected outputs with the suite's tolerances.
+Written by `make regressions` on {day}. ONNX's own test cases ({cases}), each run before and after a
+graph rewriter, on each engine, against the suite's own expected outputs with the suite's tolerances.
 
 - **regression**: the engine passes the case as it is and does not pass it rewritten: other numbers, a refusal, a
   crash, three times of three.
@@ -34,7 +34,8 @@ each engine, against the suite's own expected outputs with the suite's tolerance
 *node* holds one case an operator, *light* nine image networks, *stored* what older PyTorch and other converters wrote;
 files older than opset 11 were brought to 18 by ONNX's version converter first, for every tool alike. Cases that no
 engine passes before are counted under "cases" only. The engines run with their own optimisations on, one thread;
-other tools run with their defaults.
+other tools run with their defaults. A graph input that a tool drops counts on ONNX Runtime, which refuses to be fed it;
+OpenVINO is given what the graph still takes.
 
 """
 
@@ -51,7 +52,7 @@ def markdown(rows: Sequence[Tally], rules: Counter[str], undone: Mapping[str, st
     parts = [TEXT.format(day=date.today().isoformat(), cases=cases) + table(rows)]
     parts.append(f"{_machine()} {seconds / 60:.0f} minutes for all.")
     fired = ", ".join(f"{rule} {count}" for rule, count in rules.most_common()) or "none"
-    parts.append(f"## edgeattn's rules on these cases\n\nFired, each counted once a place: {fired}.")
+    parts.append(f"## edgeattn's rules on these cases\n\nFired (fold_constants counts the nodes that went): {fired}.")
     if undone:
         parts.append(
             "Undone by the check on the case's own inputs, so that the graph stayed as it was:\n\n"

@@ -127,6 +127,14 @@ def test_why_not_of_one_rule_names_the_module_of_each_miss(tmp_path: Path) -> No
     assert nowhere == "clamp_mask: would not fire; no near miss: what it starts from is not in this graph\n"
 
 
+def test_why_not_of_a_rule_needs_a_file() -> None:
+    done = edgeattn("why-not", "remove_expand")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "edgeattn: error: why-not remove_expand: no file to look into; give one: edgeattn why-not remove_expand IN\n"
+    )
+
+
 def test_rules_are_listed_with_their_exactness_and_what_they_are_worth() -> None:
     rows = {row["rule"]: row for row in json.loads(edgeattn("list", "rules", "--json").stdout)}
     assert list(rows) == list(ORDER)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
+import onnx
+import onnxruntime
+import onnxsim
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -109,6 +113,30 @@ def test_the_gate_is_found_after_rewriting(name, exporter, opset):
         assert kinds(result) == expected
     else:  # a rewrite may only complete what is found
         assert set(kinds(source)) <= {*kinds(result), "sam", "se"}
+
+
+def by_onnxruntime(model, folder):
+    """What ONNX Runtime writes at its BASIC level; it fuses a sum of two products into a Gemm, for one."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folder / "basic.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(options.optimized_model_filepath)
+
+
+def by_onnxsim(model, folder):
+    return onnxsim.simplify(model)[0]
+
+
+@pytest.mark.parametrize("simplified", [by_onnxruntime, by_onnxsim])
+@pytest.mark.parametrize("name", ["cbam-timm", "cbam-gelu-no-bias", "cbam-expand", "cam-view", "se-norm-inside-linear"])
+def test_what_simplifiers_leave_is_rewritten_alike(name, simplified, tmp_path):
+    source = spelling(name).export("torchscript", 17)
+    model = simplified(source.graphs["main"], tmp_path)
+    result = stage.rewrite(replace(source, graphs={"main": model}), open_plain)
+    assert not (SHAPE_OPS | LINEAR) & set(operators(result)), operators(result)
+    assert operators(result)["Conv"] == operators(rewritten(name, "torchscript", 17)[1])["Conv"]
+    assert [r for r in result.history[-1].notes["rules"] if "undone" in r] == []
 
 
 @pytest.mark.parametrize("name", sorted(EXCUSED - ONLY_DYNAMO))

@@ -65,3 +65,10 @@ def test_what_the_engine_refuses_is_not_timed():
     said = choose.by_latency("onnxruntime", Options("cpu", "fp16"))(source, source)
     assert (said.keep, said.speedup) == (False, None)
     assert "fp32" in said.why
+
+
+def test_on_a_busy_machine_only_a_gain_beyond_twice_its_noise_is_believed():
+    assert choose.beyond_noise(2.3, (0.93, 1.07))
+    assert choose.beyond_noise(1.16, (0.93, 1.07))
+    assert not choose.beyond_noise(1.15, (0.93, 1.07)), "1 / 0.93 squared is 1.156"
+    assert not choose.beyond_noise(5.0, (None, None))

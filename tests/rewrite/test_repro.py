@@ -159,3 +159,37 @@ def test_a_region_is_cut_with_what_subgraphs_read_from_outside():
     cut = Graph(model)
     assert cut.boundary(cut.around(["y"], 0)) == (["c", "a", "z"], ["y"])
     assert cut.around(["y"], 1) == [0, 1]
+
+
+@pytest.mark.torch
+def test_a_run_points_from_its_notes_to_what_is_left_in_its_directory(monkeypatch, tmp_path):
+    from edgeattn.job import prepare
+    from edgeattn.pipeline import export_stage, rewrite_stage
+    from edgeattn.recipe import FOLDER, Recipe
+
+    monkeypatch.setattr(stage, "_named", lambda name: Wrong() if name == "remove_expand" else real(name))
+    job = prepare(Recipe.load(FOLDER / "cbam_digits.onnxruntime.fp32.yaml"))
+    rewrite_stage(job, export_stage(job), tmp_path / "undone")
+    (note,) = [note for note in job.notes if "undone" in note]
+    assert note.startswith("rewrite rule wrong was undone: case ")
+    assert note.endswith("(see undone/wrong/)")
+    left = onnx.load(tmp_path / "undone" / "wrong" / "before.onnx")
+    assert [n.op_type for n in left.graph.node] == ["Sigmoid"]
+
+
+def test_the_command_line_leaves_it_beside_the_output_and_never_in_place_of_something_else(tmp_path):
+    from edgeattn.cli.stages import _left_beside
+
+    found, out = tmp_path / "found", tmp_path / "out.onnx"
+    found.mkdir()
+    assert _left_beside(out, found) is None
+    (found / "wrong").mkdir()
+    (found / "wrong" / "README.md").write_text("first")
+    assert _left_beside(out, found) == tmp_path / "out.onnx.undone"
+    (found / "wrong" / "README.md").write_text("second")
+    assert (_left_beside(out, found) / "wrong" / "README.md").read_text() == "second"
+    (tmp_path / "mine.onnx.undone").mkdir()
+    left = _left_beside(tmp_path / "mine.onnx", found)
+    assert left != tmp_path / "mine.onnx.undone"
+    assert (left / "wrong").is_dir()
+    assert not any((tmp_path / "mine.onnx.undone").iterdir())

@@ -134,8 +134,15 @@ def test_a_loop_that_runs_on_after_the_end_is_cut_there():
 
 
 def test_what_is_seen_otherwise_from_outside_is_said():
-    note = RULE.apply(_loop_samples.concatenated()).note
-    assert note == "'scores' has its steps on axis 0, was 1"
+    assert RULE.apply(_loop_samples.concatenated()).note == "'scores' has its steps on axis 0, was 1"
+    assert RULE.apply(_loop_samples.stacked()).note == "'tokens', (batch, steps), was (steps, batch)"
+
+
+def test_unmasked_rows_do_no_harm_where_there_is_one_row_only():
+    fixed = stage.rewrite(draw_cases(_loop_samples.unmasked()), open_plain, sizes={"batch": 1}, only=["fix_sizes"])
+    split = stage.rewrite(fixed, open_plain, only=["split_loop"])
+    assert record(split)["count"] == 1
+    assert "undone" not in record(split)
 
 
 def test_without_being_asked_for_it_says_that_it_would_fit():

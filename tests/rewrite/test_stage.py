@@ -296,3 +296,22 @@ def test_old_files_leave_in_a_version_that_may_hold_constants():
     result = rewrite(draw_cases(Program({"main": model})))
     assert result.graphs["main"].ir_version == 4
     assert model.ir_version == 3
+
+
+def test_rules_know_shapes_and_types_inside_branches():
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[batch,6,h,w] x, bool[1] c) => (float[batch,1,h,w] y) <int64[1] axes = {1}> {
+            y = If (c) <
+                then_branch = t () => (float[batch,1,h,w] a) {
+                    r = ReduceMax <keepdims = 0> (x, axes)
+                    a = Unsqueeze(r, axes) },
+                else_branch = e () => (float[batch,1,h,w] b) {
+                    s = ReduceMean <keepdims = 0> (x, axes)
+                    b = Unsqueeze(s, axes) }
+            > }"""
+    )
+    result = rewrite(draw_cases(Program({"main": model})))
+    assert rule_record(result, "canonicalise_reduce")["count"] == 2
+    (chosen,) = result.graphs["main"].graph.node
+    assert [[n.op_type for n in a.g.node] for a in chosen.attribute] == [["ReduceMax"], ["ReduceMean"]]
