@@ -37,12 +37,15 @@ def _named(graph: Graph, weights: Weights, weighing: Weighing, path: Path) -> At
     if scored is None:
         return None
     nodes = [*weights.nodes, *path.nodes, *scored.nodes]
+    reach = window(graph, path.hiding)
     found = Attention(
         kind="luong",
         nodes=frozenset(n.output[0] for n in nodes),
         gate=weights.name,
         features=weighing.values,
         result=weighing.result,
+        local=reach is not None or _is_curved(graph, weighing, weights.name),
+        window=reach,
         mask=tuple(dict.fromkeys([*path.masks, *_of_weights(graph, weighing)])),
     )
     if isinstance(scored, Energy):
@@ -52,6 +55,12 @@ def _named(graph: Graph, weights: Weights, weighing: Weighing, path: Path) -> At
         return replace(found, kind="pooling", score="linear", attends="self") if own else None
     heads = multi_head(graph, found, scored, path)
     return heads or _luong(graph, found, scored, path, weighing)
+
+
+def _is_curved(graph: Graph, weighing: Weighing, weights: str) -> bool:
+    """Whether the weights are multiplied by a computed exponential, a Gaussian around a position."""
+    factors = [n for m in weighing.masks if m.op_type == "Mul" for n in m.input if n != weights]
+    return any(n.op_type == "Exp" for f in factors for n in graph.back(f, 3))
 
 
 def _of_weights(graph: Graph, weighing: Weighing) -> list[str]:
@@ -109,19 +118,12 @@ def _luong(graph: Graph, found: Attention, dot: Dot, path: Path, weighing: Weigh
     keys = "raw" if raw or dot.bilinear else "inside" if key is not None else "handed"
     mapped = projection(graph, dot.query) is not None
     general = dot.bilinear or not raw or mapped
-    local = any(
-        n.op_type == "Exp" for m in weighing.masks if m.op_type == "Mul" for i in m.input for n in graph.back(i, 3)
-        if i not in (found.gate,)
-    )  # fmt: skip
-    reach = window(graph, path.hiding)
     return _asked(
         graph,
         replace(
             found,
             score="general" if general else "dot",
             keys=keys,
-            local=local or reach is not None,
-            window=reach,
             scale="scores" if path.scaled else "",
         ),
         [dot.query],
