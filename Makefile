@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-paper lint type bench growth heavy benefits rules regressions weights facts zoo spellings clean
+.PHONY: help demo test test-fast test-long test-paper lint type bench growth heavy benefits rules regressions weights facts zoo spellings clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,7 +24,10 @@ test: $(VENV)/.ready ## Run every test
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.ready ## Run the tests that take seconds
-	$(BIN)/pytest -m "not slow and not paper" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not slow and not paper and not long" $(PYTEST_ARGS)
+
+test-long: $(VENV)/.ready ## Every way to write attention, by every exporter, opset and simplifier (most of an hour)
+	$(BIN)/pytest -m long --timeout 3600 $(PYTEST_ARGS)
 
 test-paper: $(VENV)/.ready ## Hold every model of paper size to PyTorch's numbers on every engine (half an hour, 16 GB)
 	$(BIN)/pytest -m paper tests/conformance/test_models_on_engines.py

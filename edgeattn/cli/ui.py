@@ -67,7 +67,8 @@ class Ui:
     def _place(self, error: EdgeattnError) -> None:
         """Put the file before the engine or graph that an error names."""
         known = [_STDOUT, *self._files, *([str(self._out)] if self._out else [])]
-        if self._files and not any(name in error.where for name in known):
+        elsewhere = error.where.startswith("task ")  # what a user's task gives is not the model's fault
+        if self._files and not elsewhere and not any(name in error.where for name in known):
             error.where = f"{self._files[0]}: {error.where}" if error.where else self._files[0]
 
     def listen(self, what: str, done: int, total: int | None) -> None:

@@ -217,12 +217,36 @@ class Graph(GraphIndex):
         from edgeattn.graphs import _spec, _without_weights
 
         try:
-            inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model), data_prop=True)
+            light = _without_weights(self.model)
+            _unwrap_constants(light.graph)
+            inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
         except Exception:  # a graph that breaks an operator's rules is still looked at, without sizes
             inferred = self.model
         graph = inferred.graph
         values = [*graph.input, *graph.value_info, *graph.output]
         return {v.name: _spec(v).shape for v in values if v.type.tensor_type.HasField("shape")}
+
+
+def _unwrap_constants(graph: onnx.GraphProto) -> None:
+    """Constants behind Identity nodes become constants: shape inference does not look through them."""
+    stored = {t.name: t for t in graph.initializer}
+    given = {v.name for v in (*graph.input, *graph.output)}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Constant":
+            stored |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+        name = node.input[0] if node.op_type == "Identity" and node.input else ""
+        tensor = stored.get(name)
+        if tensor is None or name in given or node.output[0] in given:
+            kept.append(node)
+            continue
+        copy = graph.initializer.add()
+        copy.CopyFrom(tensor)
+        copy.name = node.output[0]
+        stored[copy.name] = copy
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)
 
 
 def _dequantized(_: Mapping[str, Any], x: Array, scale: Array, zero: Array | None = None) -> Array:

@@ -130,7 +130,7 @@ def test_weights_that_are_not_finite_are_warned_about_and_refused_in_int8(warm: 
     refused(done, path, 3, f"weight '{kernel.name}' holds NaN or infinite values, which INT8 does not have")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*corpus.CASES, *corpus.GOOD])
 def test_every_command_on_every_file_with_its_worker(name: str, warm: Warm, tmp_path: Path) -> None:
     make, code, said = corpus.CASES.get(name) or (corpus.GOOD[name], 0, "")

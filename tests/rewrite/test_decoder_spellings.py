@@ -30,7 +30,7 @@ QUICK = ("luong-general-einsum", "luong-concat-repeat", "luong-general-on-query"
 
 def chosen(spelling, exporter):
     quick = exporter == "dynamo" and spelling.name in QUICK
-    return pytest.param(spelling, exporter, id=f"{spelling.name}-{exporter}", marks=() if quick else pytest.mark.slow)
+    return pytest.param(spelling, exporter, id=f"{spelling.name}-{exporter}", marks=() if quick else pytest.mark.long)
 
 
 CHOSEN = [chosen(s, exporter) for exporter in EXPORTERS for s in SPELLINGS if exporter not in s.not_by]

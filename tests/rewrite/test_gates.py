@@ -60,7 +60,7 @@ def by(exporter, opset, names):
 QUICK = by("torchscript", 17, PLAIN) + by("dynamo", 18, ["cbam-original"])
 LONG = [case for opset in (11, 13, 20) for case in by("torchscript", opset, PLAIN)]
 LONG += by("dynamo", 18, PLAIN) + by("dynamo", 23, PLAIN)
-CASES = QUICK + [pytest.param(*case, marks=pytest.mark.slow) for case in LONG if case not in QUICK]
+CASES = QUICK + [pytest.param(*case, marks=pytest.mark.long) for case in LONG if case not in QUICK]
 
 
 @functools.cache

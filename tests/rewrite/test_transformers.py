@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime]
 QUICK = ("mha-torch-padding", "mha-sdpa-bool", "mha-scale-split", "mha-rotary-halves", "mha-packed-unbind")
 OPSETS = {"dynamo": 18, "torchscript": 17}
 CASES = [
-    pytest.param(s.name, exporter, marks=() if s.name in QUICK and exporter == "dynamo" else pytest.mark.slow)
+    pytest.param(s.name, exporter, marks=() if s.name in QUICK and exporter == "dynamo" else pytest.mark.long)
     for s in family("mha")
     for exporter in EXPORTERS
 ]
