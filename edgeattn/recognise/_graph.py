@@ -234,7 +234,7 @@ def _unwrap_constants(graph: onnx.GraphProto) -> None:
     kept = []
     for node in graph.node:
         if node.op_type == "Constant":
-            stored |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+            stored.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
         name = node.input[0] if node.op_type == "Identity" and node.input else ""
         tensor = stored.get(name)
         if tensor is None or name in given or node.output[0] in given:
