@@ -60,10 +60,11 @@ def test_other_graphs_are_measured_again_and_so_is_everything_where_asked(engine
 def test_a_real_measurement_has_its_figures_and_its_machine():
     rule = registry.get("rewrite", "remove_expand")
     here = {"onnxruntime": registry.get("backends", "onnxruntime")}
-    found = benefits.measure(rule, here, seconds=1.0).engines["onnxruntime"]
-    assert found.before_ms > 0
-    assert found.after_ms > 0
+    found = benefits.measure(rule, here, seconds=5.0).engines["onnxruntime"]
     assert found.verdict in ("pass", "inconclusive")
+    told = found.before_ms is not None  # a machine too busy for a single interval says inconclusive, without figures
+    assert told or found.verdict == "inconclusive"
+    assert not told or min(found.before_ms, found.after_ms) > 0
     assert found.cpu
     assert found.version == here["onnxruntime"].probe().version
 

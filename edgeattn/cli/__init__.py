@@ -24,6 +24,7 @@ def main() -> NoReturn:
     except EdgeattnError as error:
         _leave(_told(error))
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent passes on what the terminal sent to both
         _leave(_stopped(EXIT_SIGINT))
     _leave(_work() if ended is None else _accounted(ended))
 
