@@ -48,7 +48,8 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
     """Decide for one graph. Weighted layers are INT8 unless narrow, inside a gate, or kept by request."""
     index = GraphIndex(model)
     found = tuple(recognise(model))
-    gates = {output for a in found for output in a.nodes}
+    # Of an alignment the vector behind the tanh is narrow and stays float; its projections are layers like any other.
+    gates = {output for a in found if a.family == "gate" for output in a.nodes}
     result = Plan(attention=found, unsigned=settings.qdq.unsigned)
     chosen: list[onnx.NodeProto] = []
     for node in index.nodes:
