@@ -13,6 +13,7 @@ from edgeattn.backends import Backend, Options, parse_target
 from edgeattn.backends._common import usable_cores
 from edgeattn.errors import BadInput, MissingPackage, Unsupported, UsageError
 from edgeattn.program import Case, Program, Session
+from edgeattn.quantize import find
 from edgeattn.recipe import Recipe, parse_dynamic, parse_spec
 from edgeattn.report import schema
 
@@ -45,6 +46,12 @@ class Job:
         """PyTorch as sessions."""
         return export.eager_sessions(self.model.source)
 
+    @property
+    def limits(self) -> str:
+        """The parity limits of what the engine runs: the scheme's, or those of the precision asked for."""
+        wanted = self.recipe.quantize
+        return self.recipe.precision if wanted is None else find(wanted.scheme).limits
+
 
 def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     """Find the model, its task and the engine, and refuse early what cannot work."""
@@ -52,7 +59,7 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     model = source.resolve(recipe.model, recipe.weights, _inputs(recipe))
     task_name = recipe.task or model.task
     known = tasks.find(task_name) if task_name else None
-    if recipe.quantize and known is None:
+    if recipe.quantize and find(recipe.quantize.scheme).calibrated and known is None:
         raise UsageError(
             "INT8 needs real data to calibrate on, and this model has no task",
             where=recipe.where("quantize"),

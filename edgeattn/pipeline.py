@@ -14,7 +14,7 @@ from edgeattn.job import Job, Listener, prepare, real_cases, refuse_unsupported,
 from edgeattn.outcome import fill_bundle, make_report, rules_applied
 from edgeattn.program import Case, Program, Session, Wiring
 from edgeattn.publish import new_directory
-from edgeattn.quantize import Settings, quantize
+from edgeattn.quantize import Budget, Settings, find, quantize
 from edgeattn.recipe import Recipe
 from edgeattn.recognise import masks, recognise
 from edgeattn.report import schema
@@ -103,8 +103,10 @@ def quantize_stage(job: Job, program: Program) -> Program:
     wanted = job.recipe.quantize
     if wanted is None:
         return program
-    settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq)
-    result = quantize(program, wanted.scheme, oracle, _calibration(job, wanted.samples), settings)
+    budget = Budget(wanted.max_drop, wanted.sqnr, wanted.minutes)
+    settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq, wanted.ranges, budget)
+    data = _calibration(job, wanted.samples) if find(wanted.scheme).calibrated else ()
+    result = quantize(program, wanted.scheme, oracle, data, settings)
     judge(job, "quantize", result)
     return result
 
@@ -123,13 +125,13 @@ def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session
     job.listen(f"parity after {stage}", 0, None)
     assert program.reference is not None
     opened = sessions if sessions is not None else oracle(program)
-    precision = job.recipe.precision if stage in ("quantize", "engine") else "fp32"
+    limits = job.limits if stage in ("quantize", "engine") else "fp32"
     job.parity.append(
         parity.judge(
             stage,
             lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
             program.reference.cases,
-            Limits.of(precision),
+            Limits.of(limits),
         )
     )
 

@@ -111,12 +111,20 @@ class Rewrite(_Section):
 
 
 class Quantize(_Section):
-    """How INT8 is reached; ``keep`` names node patterns that stay in float."""
+    """How a lower precision is reached.
+
+    ``keep`` names node or module patterns that stay in float, ``ranges`` how a range follows from the calibration
+    data; ``max_drop`` (a share of the metric), ``sqnr`` (dB) and ``minutes`` are the budget of a scheme that searches.
+    """
 
     scheme: Name = "int8-static"
     gate: Literal["float"] = "float"
+    ranges: Literal["minmax"] = "minmax"
     samples: Annotated[int, Field(ge=1, le=1_000_000)] = 300
     keep: Names = ()
+    max_drop: Share | None = None
+    sqnr: Positive | None = None
+    minutes: Positive | None = None
 
 
 class Latency(_Section):
@@ -253,9 +261,19 @@ class Recipe(_Section):
             self._known("task", "tasks", self.task, "task")
         if self.quantize is not None:
             self._known("scheme", "quantize", self.quantize.scheme, "quantize", "scheme")
+            self._check_scheme(self.quantize.scheme)
         for key in ("skip", "only"):
             for rule in getattr(self.rewrite, key):
                 self._known("rule", "rewrite", rule, "rewrite", key)
+
+    def _check_scheme(self, scheme: str) -> None:
+        gives = registry.get("quantize", scheme.replace("-", "_")).precision
+        if gives != self.precision:
+            raise RecipeError(
+                f"scheme '{scheme}' is for precision {gives}, and precision is {self.precision}",
+                where=self.where("quantize", "scheme"),
+                hint=f"set precision: {gives}, or take another scheme (`edgeattn list schemes`)",
+            )
 
     def _known(self, noun: str, kind: str, name: str, *loc: str) -> None:
         known = registry.names(kind)
@@ -317,21 +335,11 @@ def _validated(values: Mapping[str, Any], source: _Source) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as e:
         raise complaints.first(e.errors(include_url=False), source.at, _keys_at) from None
-    if (recipe.precision == "int8") != (recipe.quantize is not None):
-        raise _unmatched_precision(recipe, source)
-    recipe._source = source
-    return recipe
-
-
-def _unmatched_precision(recipe: Recipe, source: _Source) -> RecipeError:
-    if recipe.quantize is None:
-        return RecipeError(
+    if recipe.precision == "int8" and recipe.quantize is None:
+        raise RecipeError(
             "precision int8 needs a 'quantize' section that says how INT8 is reached",
             where=source.at("precision"),
             hint="add 'quantize: {scheme: int8-static, gate: float, samples: 300}'",
         )
-    return RecipeError(
-        f"a 'quantize' section is for precision int8 only, and precision is {recipe.precision}",
-        where=source.at("quantize"),
-        hint="remove the section (--set quantize=null) or set precision: int8",
-    )
+    recipe._source = source
+    return recipe

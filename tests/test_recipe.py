@@ -97,7 +97,6 @@ BAD = {
     "bad dynamic": (GOOD.replace("x:0=batch", "x=batch"), 5, "expected INPUT:AXIS=NAME", ""),
     "skip and only": (GOOD + "rewrite: {skip: [a], only: [b]}\n", 8, "exclude each other", ""),
     "int8 without quantize": ("model: m\ntarget: t\nprecision: int8\n", 3, "needs a 'quantize' section", "add"),
-    "quantize without int8": (GOOD.replace("int8\nq", "fp16\nq"), 4, "is for precision int8 only", "remove the"),
     "empty name": ("model: ''\ntarget: t\n", 1, "must be a name, got ''", ""),
 }  # fmt: skip
 
@@ -197,7 +196,6 @@ def test_an_override_can_switch_int8_off_and_on() -> None:
         ("latency.pairs=", "must be a whole number, got nothing", "correct"),
         ("gates.speedup=.nan", "must be a finite number", "correct"),
         ("latency.pairs=!!python/name:os.system", "uses the tag", "plain data"),
-        ("precision=fp32", "is for precision int8 only", "--set quantize=null"),
     ],
 )
 def test_a_bad_override_is_named_with_a_suggestion(setting: str, what: str, hint: str) -> None:
@@ -252,3 +250,14 @@ def test_any_value_at_any_key_is_accepted_or_refused_in_one_line() -> None:
                 accepted += 1
                 assert Recipe.parse(changed.dump()) == changed
     assert 20 < accepted < len(keys) * len(values) // 2
+
+
+def test_a_scheme_that_gives_another_precision_is_refused_with_the_one_it_gives() -> None:
+    recipe = Recipe.parse("model: m\ntarget: openvino\nprecision: bf16\nquantize: {scheme: int8-static}\n", "r.yaml")
+    with pytest.raises(RecipeError) as e:
+        recipe.check_names()
+    assert (e.value.where, e.value.what) == (
+        "r.yaml:4",
+        "scheme 'int8-static' is for precision int8, and precision is bf16",
+    )
+    assert e.value.hint.startswith("set precision: int8")

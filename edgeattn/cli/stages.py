@@ -1,10 +1,9 @@
-"""``export``, ``rewrite``, ``quantize``, ``compile``: the stages one by one, on files."""
+"""``export``, ``rewrite``, ``compile``: the stages one by one, on files; ``quantize`` is in its own file."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +28,7 @@ from edgeattn.cli.ui import Ui
 from edgeattn.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
-    from edgeattn.program import Case, Program, TensorSpec
+    from edgeattn.program import Program, TensorSpec
 
 _INPUTS = "Real inputs: an .npz, one array per input, to judge on beside seeded ones."
 Inputs = Annotated[Path | None, typer.Option(help=_INPUTS)]
@@ -93,7 +92,7 @@ def export(
                     where=f"output '{name}'",
                     hint="a size frozen by the exporter is the usual cause; nothing was written",
                 )
-        _save(program, out, force)
+        save(program, out, force)
         worst = max((o.max_abs or 0.0) for o in parity.outputs.values())
         ui.emit(
             {
@@ -161,62 +160,9 @@ def rewrite(
             )
             left = None
             if out is not None and not dry_run:
-                _save(result, out, force)
+                save(result, out, force)
                 left = _left_beside(out, Path(scratch))
         show(ui, result, source, None if dry_run else out, left)
-
-
-@app.command()
-def quantize(
-    source: In,
-    out: Out,
-    scheme: Annotated[str, typer.Option(help="int8-static.")] = "int8-static",
-    calib: Annotated[
-        str | None,
-        typer.Option(help="Real data: an .npz with one array per input, a task's name, or your task's file.py."),
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration samples taken from a task.")] = 300,
-    keep: Annotated[
-        list[str] | None, typer.Option(help="Keep nodes or modules matching this pattern in float (repeatable).")
-    ] = None,
-    gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
-    target: Target = "onnxruntime",
-    force: Force = False,
-    timeout: Patience = A_JOB_S,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """FP32 ONNX -> INT8 ONNX in standard QDQ form, attention gates kept in float."""
-    from edgeattn import backends, registry, storage
-    from edgeattn.publish import guard
-    from edgeattn.quantize import Settings
-    from edgeattn.quantize import quantize as quantizer
-
-    with Ui(as_json, quiet, [source], out, timeout) as ui:
-        guard(out, [source])
-        program = storage.load(source, ui.warn)
-        if calib is None:
-            raise UsageError(
-                "INT8 needs real data to calibrate on",
-                where="--calib",
-                hint="give data.npz with one array per input, samples on axis 0, a task name, or your task.py",
-            )
-        engine = registry.get("backends", backends.parse_target(target)[0])
-        settings = Settings(gate, tuple(keep or ()), engine.qdq)
-        ui.listen("calibrate", 0, None)
-        result = quantizer(program, scheme, backends.oracle, _calibration(calib, program, samples), settings)
-        _save(result, out, force)
-        notes = result.history[-1].notes
-        ui.emit({"out": str(out), **notes})
-        rows = [
-            ("samples", notes["samples"]),
-            ("activations in INT8", notes["activations"]),
-            ("weights in INT8", notes["weights"]),
-            ("attention found", len(notes["attention"])),
-            *((f"float: {name}", why) for name, why in notes["kept_float"].items()),
-        ]
-        ui.table(("", ""), rows, title=str(out))
 
 
 @app.command(name="compile")
@@ -322,7 +268,7 @@ def _dynamics(texts: list[str]) -> list[tuple[str, int, str]]:
         raise UsageError(str(error), where="--dynamic") from None
 
 
-def _save(program: Program, out: Path, force: bool) -> None:
+def save(program: Program, out: Path, force: bool) -> None:
     """Publish a program: a file for one graph, a directory for several."""
     from edgeattn import storage
     from edgeattn.publish import free_name, new_directory, new_file
@@ -336,24 +282,6 @@ def _save(program: Program, out: Path, force: bool) -> None:
         return
     with new_directory(out, force, mark=True) as work:
         storage.save(program, work)
-
-
-def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:
-    """Calibration cases from an .npz or a task's training split."""
-    from edgeattn import tasks
-    from edgeattn.arrays import check_feeds, read_npz
-    from edgeattn.graphs import program_inputs
-    from edgeattn.program import Case
-
-    specs = program_inputs(program)
-    if not calib.endswith(".npz"):
-        for batch in tasks.find(calib).train(samples, 4):
-            check_feeds(batch.feeds, specs, f"task {calib}")
-            yield Case("calibration", batch.feeds, batch.tokens)
-        return
-    data = read_npz(Path(calib), specs)
-    for start in range(len(next(iter(data.values()), []))):
-        yield Case("calibration", {name: value[start : start + 1] for name, value in data.items()})
 
 
 def _left_beside(out: Path, found: Path) -> Path | None:

@@ -21,6 +21,22 @@ if TYPE_CHECKING:
     Opener = Callable[[Program], Mapping[str, Session]]
 
 GATE_POLICIES = ("float",)
+RANGES = ("minmax",)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a scheme that searches may lose, and how long it may look.
+
+    Attributes:
+        max_drop: share of the task's metric that may be lost, such as 0.01.
+        sqnr: what every output must keep on the calibration data, in dB.
+        minutes: wall-clock limit of the search.
+    """
+
+    max_drop: float | None = None
+    sqnr: float | None = None
+    minutes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,18 +47,32 @@ class Settings:
         gate: how attention gates are treated; ``float`` keeps pool, MLP and sigmoid in FP32.
         keep: patterns (``*`` matches anything) of node or module names that stay in float.
         qdq: what the engine needs; the default suits all.
+        ranges: how a value's range follows from its calibration data; ``minmax`` takes the largest magnitude.
+        budget: what a scheme that searches may lose.
     """
 
     gate: str = "float"
     keep: tuple[str, ...] = ()
     qdq: QdqDialect = field(default_factory=QdqDialect)
+    ranges: str = "minmax"
+    budget: Budget = field(default_factory=Budget)
 
 
 class Scheme(Protocol):
-    """What a scheme file offers."""
+    """What a scheme file offers.
+
+    Attributes:
+        name: as users type it.
+        precision: what an engine that runs the result is asked for: ``int8``, ``fp16``, ``bf16``, or ``fp32`` where
+            only storage shrinks.
+        limits: the parity limits the result is held to (:meth:`edgeattn.harness.limits.Limits.of`).
+        calibrated: needs real data to set its ranges.
+    """
 
     name: str
     precision: str
+    limits: str
+    calibrated: bool
 
     def quantize(
         self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings
@@ -56,6 +86,18 @@ def names() -> list[str]:
     return [stem.replace("_", "-") for stem in registry.names("quantize")]
 
 
+def find(scheme: str) -> Scheme:
+    """A scheme by the name users type.
+
+    Raises:
+        UnknownName: no such scheme, with the nearest ones.
+    """
+    if scheme not in names():
+        raise UnknownName("scheme", scheme, names())
+    found: Scheme = registry.get("quantize", scheme.replace("-", "_"))
+    return found
+
+
 def quantize(
     program: Program, scheme: str, opener: Opener, data: Iterable[Case], settings: Settings | None = None
 ) -> Program:
@@ -63,7 +105,7 @@ def quantize(
 
     Args:
         program: rewritten, in float32; not edited.
-        scheme: ``int8-static``.
+        scheme: a name of :func:`names`.
         opener: opens a Program for calibration runs.
         data: calibration samples, real ones: a Case's feeds (and forced tokens for wired programs).
         settings: gate policy, patterns to keep, what the engine needs.
@@ -73,12 +115,12 @@ def quantize(
         BadInput: no calibration sample, or samples with NaN. Unsupported: a vendor operator in the result.
     """
     settings = settings or Settings()
-    if scheme not in names():
-        raise UnknownName("scheme", scheme, names())
+    chosen = find(scheme)
     if settings.gate not in GATE_POLICIES:
         raise UsageError(f"unknown gate policy '{settings.gate}'", hint=f"known: {', '.join(GATE_POLICIES)}")
+    if settings.ranges not in RANGES:
+        raise UsageError(f"unknown range method '{settings.ranges}'", hint=f"known: {', '.join(RANGES)}")
     started = time.perf_counter()
-    chosen: Scheme = registry.get("quantize", scheme.replace("-", "_"))
     quantized, notes = chosen.quantize(program, opener, data, settings)
     record = StageRecord("quantize", time.perf_counter() - started, {"scheme": scheme, **asdict(settings), **notes})
     result = program.after(record, graphs=quantized.graphs)

@@ -28,6 +28,8 @@ class Int8Static:
 
     name = "int8-static"
     precision = "int8"
+    limits = "int8"
+    calibrated = True
 
     def quantize(
         self,
