@@ -61,9 +61,9 @@ def agreement(figures: Sequence[AttentionFigure]) -> AttentionReport | None:
     pairs = [(np.asarray(f.reference, np.float64), np.asarray(f.engine, np.float64)) for f in figures]
     correlations = [_correlation(a, b) for a, b in pairs]
     errors = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
+    by_row = [f.kind == "alignment" for f in figures]
     rows = [
-        p if f.kind == "alignment" else (p[0].reshape(1, -1), p[1].reshape(1, -1))
-        for f, p in zip(figures, pairs, strict=False)
+        (a, b) if as_is else (a.reshape(1, -1), b.reshape(1, -1)) for as_is, (a, b) in zip(by_row, pairs, strict=True)
     ]
     focus = np.concatenate([a.argmax(-1) == b.argmax(-1) for a, b in rows])
     worst = int(np.argmin(correlations))
