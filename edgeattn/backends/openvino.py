@@ -26,7 +26,7 @@ from edgeattn.backends._common import (
     refusal,
     usable_cores,
 )
-from edgeattn.backends._openvino_graph import fake_quantized
+from edgeattn.backends._openvino_graph import extremes_apart, fake_quantized
 from edgeattn.errors import MissingPackage
 from edgeattn.graphs import macs_by_node
 from edgeattn.phase import native
@@ -162,7 +162,7 @@ def _read(model: onnx.ModelProto) -> Any:
     try:
         with native("OpenVINO", "reading the graph"):
             read = _core().read_model(outside.hollow(model).SerializeToString())
-            return fake_quantized(_with_constants(read, weights))
+            return extremes_apart(fake_quantized(_with_constants(read, weights)))
     except Exception as error:
         raise refusal("openvino", error) from error
 
