@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeattn import registry
 from edgeattn.errors import UnknownName, UsageError
 from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
+from edgeattn.quantize._policy import refuse_unmatched
 from edgeattn.standard import assert_standard
 
 if TYPE_CHECKING:
     Opener = Callable[[Program], Mapping[str, Session]]
 
-GATE_POLICIES = ("float",)
+GATE_POLICIES = ("float", "int8")
 RANGES = ("minmax",)
 
 
@@ -44,7 +45,8 @@ class Settings:
     """What a scheme is told.
 
     Attributes:
-        gate: how attention gates are treated; ``float`` keeps pool, MLP and sigmoid in FP32.
+        gate: how attention gates are treated; ``float`` keeps pool, MLP and sigmoid in FP32, ``int8`` quantizes
+            their products, and what of them is wide.
         keep: patterns (``*`` matches anything) of node or module names that stay in float.
         qdq: what the engine needs; the default suits all.
         ranges: how a value's range follows from its calibration data; ``minmax`` takes the largest magnitude.
@@ -120,6 +122,7 @@ def quantize(
         raise UsageError(f"unknown gate policy '{settings.gate}'", hint=f"known: {', '.join(GATE_POLICIES)}")
     if settings.ranges not in RANGES:
         raise UsageError(f"unknown range method '{settings.ranges}'", hint=f"known: {', '.join(RANGES)}")
+    refuse_unmatched(list(program.graphs.values()), settings.keep)
     started = time.perf_counter()
     quantized, notes = chosen.quantize(program, opener, data, settings)
     record = StageRecord("quantize", time.perf_counter() - started, {"scheme": scheme, **asdict(settings), **notes})
