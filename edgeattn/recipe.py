@@ -120,7 +120,7 @@ class Quantize(_Section):
     """
 
     scheme: Name = "int8-static"
-    gate: Literal["float"] = "float"
+    gate: Literal["float", "int8"] = "float"
     ranges: Literal["minmax"] = "minmax"
     samples: Annotated[int, Field(ge=1, le=1_000_000)] = 300
     keep: Names = ()

@@ -32,7 +32,7 @@ def quantize(
     keep: Annotated[
         list[str] | None, typer.Option(help="Keep nodes or modules matching this pattern in float (repeatable).")
     ] = None,
-    gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
+    gate: Annotated[str, typer.Option(help="How attention gates are treated: float, or int8.")] = "float",
     ranges: Annotated[str, typer.Option(help="How ranges follow from the data: minmax.")] = "minmax",
     target: Target = "onnxruntime",
     force: Force = False,

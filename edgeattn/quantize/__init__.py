@@ -15,11 +15,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeattn import registry
 from edgeattn.errors import UnknownName, UsageError
 from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
-from edgeattn.quantize._policy import refuse_unmatched
+from edgeattn.quantize._policy import Policy, attention_policy, refuse_unmatched
 from edgeattn.standard import assert_standard
 
 if TYPE_CHECKING:
     Opener = Callable[[Program], Mapping[str, Session]]
+
+__all__ = [
+    "GATE_POLICIES",
+    "RANGES",
+    "Budget",
+    "Policy",
+    "Scheme",
+    "Settings",
+    "attention_policy",
+    "find",
+    "names",
+    "quantize",
+]
 
 GATE_POLICIES = ("float", "int8")
 RANGES = ("minmax",)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgeattn.graphs import GraphIndex, attributes
-from edgeattn.quantize._policy import NARROW, WEIGHTED, node_names, policy
+from edgeattn.quantize._policy import NARROW, WEIGHTED, attention_policy, node_names
 from edgeattn.recognise import Attention
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def plan(model: onnx.ModelProto, settings: Settings, floats: Mapping[str, str] |
         floats: output of a layer that stays in float -> why, for schemes that find such layers themselves.
     """
     index = GraphIndex(model)
-    decided = policy(model, settings.gate, settings.keep, floats)
+    decided = attention_policy(model, settings.gate, settings.keep, floats)
     found = decided.attention
     result = Plan(attention=found, unsigned=settings.qdq.unsigned)
     weighted = [node for node in index.nodes if node.op_type in WEIGHTED]

@@ -2,7 +2,7 @@
 
 Tools that quantize by operator type do not see an attention gate: they quantize its pools, its MLP and its product, and
 let a sigmoid share a scale with features, which leaves it 7 levels. A Policy says of each node whether it is worth
-INT8; ``render_*`` says the same in the words of NNCF (``IgnoredScope``) and ONNX Runtime (``nodes_to_exclude``).
+INT8; it can say the same in the words of NNCF (``IgnoredScope``) and of ONNX Runtime (``nodes_to_exclude``).
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class Policy:
         return {"per_channel": True, "extra_options": extra}
 
 
-def policy(
+def attention_policy(
     model: onnx.ModelProto, gate: str = "float", keep: Sequence[str] = (), floats: Mapping[str, str] | None = None
 ) -> Policy:
-    """Decide for one graph. Weighted layers are INT8 unless narrow, inside a float gate, or kept by request.
+    """What of a graph stays float, and why: weighted layers are INT8 unless narrow, inside a float gate, or kept.
 
     Args:
         model: a float graph.
@@ -165,8 +165,12 @@ def refuse_unmatched(models: Sequence[onnx.ModelProto], patterns: Sequence[str])
     Raises:
         UsageError: names the first such pattern and the nearest names.
     """
-    names = {name for model in models for node in model.graph.node for name in node_names(node)} if patterns else set()
+    nodes = [node for model in models for node in model.graph.node] if patterns else []
+    names = {name for node in nodes for name in node_names(node)}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            hint = f"{did_you_mean(pattern.rstrip('.*'), names)} `edgeattn inspect` lists the names"
+            near = did_you_mean(pattern.rstrip(".*"), names)
+            if near.startswith("known"):  # modules say more than the first dozen of a thousand nodes
+                near = did_you_mean(pattern, {module_of(node) for node in nodes} - {""} or names)
+            hint = f"{near}; `edgeattn inspect` lists the names"
             raise UsageError(f"keep pattern '{pattern}' matches no node", where="--keep", hint=hint)
