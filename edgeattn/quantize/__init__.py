@@ -34,7 +34,7 @@ __all__ = [
     "quantize",
 ]
 
-GATE_POLICIES = ("float", "int8")
+GATE_POLICIES = ("float", "int8")  # ``auto`` is settled where there is an engine to measure in: edgeattn.gating
 RANGES = ("minmax",)
 
 
@@ -82,6 +82,8 @@ class Scheme(Protocol):
             only storage shrinks.
         limits: the parity limits the result is held to (:meth:`edgeattn.harness.limits.Limits.of`).
         calibrated: needs real data to set its ranges.
+
+    A scheme that takes long names another in ``timed_as`` whose graphs are timed in its place.
     """
 
     name: str
@@ -113,6 +115,11 @@ def find(scheme: str) -> Scheme:
     return found
 
 
+def quantizes_gates(scheme: Scheme) -> bool:
+    """Whether a scheme stores activations in INT8, so that it matters how gates are treated."""
+    return scheme.calibrated and scheme.precision == "int8"
+
+
 def quantize(
     program: Program, scheme: str, opener: Opener, data: Iterable[Case], settings: Settings | None = None
 ) -> Program:
@@ -135,6 +142,10 @@ def quantize(
         raise UsageError(f"unknown gate policy '{settings.gate}'", hint=f"known: {', '.join(GATE_POLICIES)}")
     if settings.ranges not in RANGES:
         raise UsageError(f"unknown range method '{settings.ranges}'", hint=f"known: {', '.join(RANGES)}")
+    if settings.gate != "float" and not quantizes_gates(chosen):
+        raise UsageError(
+            f"scheme '{scheme}' treats gates as all else", hint="leave the gate policy out, or take int8-static"
+        )
     refuse_unmatched(list(program.graphs.values()), settings.keep)
     started = time.perf_counter()
     quantized, notes = chosen.quantize(program, opener, data, settings)
