@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PAIRS = 60
 FEW, PLAIN = 20, 1.05
-"""A third of the pairs is enough where all of the interval is this far from 1 on either side."""
+"""A third of the pairs is enough where all of the interval is above this, or is below 1: nothing is to be gained."""
 SECONDS = 12.0
 """No choice is worth more; a machine that has not settled by then leaves the program as it was."""
 WORTH = 1.005
@@ -60,10 +60,9 @@ def by_latency(
             if refused := backend.unsupported(ready, options):
                 return Choice(False, target, why=refused[0].reason)
             old, new = _unit(backend, options, formed(before)), _unit(backend, options, ready)
-            for count in dict.fromkeys((min(FEW, pairs), pairs)):
-                timed, _ = latency.measure(
-                    old, new, pairs=count, seed=seed, threads=options.threads, max_seconds=seconds
-                )
+            for count, share in ((min(FEW, pairs), 0.25), (pairs, 0.75)):
+                limit = share * seconds
+                timed, _ = latency.measure(old, new, pairs=count, seed=seed, threads=options.threads, max_seconds=limit)
                 said = verdict(timed, target)
                 if _plain(said):
                     break
@@ -93,7 +92,7 @@ class _Formed:
 
 def _plain(said: Choice) -> bool:
     low, high = said.ci95
-    return low is not None and high is not None and (low > PLAIN or high < 1 / PLAIN)
+    return low is not None and high is not None and (low > PLAIN or high < 1)
 
 
 def verdict(timed: LatencyReport, target: str) -> Choice:
