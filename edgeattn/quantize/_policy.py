@@ -159,18 +159,23 @@ def matches(node: onnx.NodeProto, pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) for name in node_names(node))
 
 
+def unmatched(models: Sequence[onnx.ModelProto], patterns: Sequence[str]) -> list[str]:
+    """Keep patterns that match no node of any graph."""
+    names = {name for model in models for node in model.graph.node for name in node_names(node)} if patterns else set()
+    return [p for p in patterns if not any(fnmatchcase(name, p) for name in names)]
+
+
 def refuse_unmatched(models: Sequence[onnx.ModelProto], patterns: Sequence[str]) -> None:
     """Refuse a keep pattern that no node has: a typo would silently quantize what was to be kept.
 
     Raises:
         UsageError: names the first such pattern and the nearest names.
     """
-    nodes = [node for model in models for node in model.graph.node] if patterns else []
-    names = {name for node in nodes for name in node_names(node)}
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            near = did_you_mean(pattern.rstrip(".*"), names)
-            if near.startswith("known"):  # modules say more than the first dozen of a thousand nodes
-                near = did_you_mean(pattern, {module_of(node) for node in nodes} - {""} or names)
-            hint = f"{near}; `edgeattn inspect` lists the names"
-            raise UsageError(f"keep pattern '{pattern}' matches no node", where="--keep", hint=hint)
+    for pattern in unmatched(models, patterns):
+        nodes = [node for model in models for node in model.graph.node]
+        names = {name for node in nodes for name in node_names(node)}
+        near = did_you_mean(pattern.rstrip(".*"), names)
+        if near.startswith("known"):  # modules say more than the first dozen of a thousand nodes
+            near = did_you_mean(pattern, {module_of(node) for node in nodes} - {""} or names)
+        hint = f"{near}; `edgeattn inspect` lists the names"
+        raise UsageError(f"keep pattern '{pattern}' matches no node", where="--keep", hint=hint)
