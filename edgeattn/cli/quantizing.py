@@ -49,7 +49,7 @@ def quantize(
     """FP32 ONNX -> ONNX of a lower precision in standard operators, attention gates kept in float."""
     from edgeattn import backends, registry, storage
     from edgeattn.publish import guard
-    from edgeattn.quantize import Settings, find
+    from edgeattn.quantize import Settings, assert_runs_in, find
     from edgeattn.quantize import quantize as quantizer
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
@@ -57,6 +57,7 @@ def quantize(
         calibrated = find(scheme).calibrated
         if calib is not None and not calibrated:
             raise UsageError(f"{scheme} takes no calibration data", where="--calib", hint="leave --calib out")
+        assert_runs_in(scheme, backends.parse_target(target)[0])
         program = storage.load(source, ui.warn)
         if calib is None and calibrated:
             raise UsageError(
@@ -73,7 +74,7 @@ def quantize(
             return quantizer(program, scheme, backends.oracle, data, replace(settings, gate=gate))
 
         result = make(gate) if gate != "auto" else _auto(make, program, target, calib)
-        save(result, out, force)
+        (_save_ir if result.ir else save)(result, out, force)
         notes = result.history[-1].notes
         ui.emit({"out": str(out), **notes})
         told = [(label, notes[key]) for key, label in _TOLD.items() if key in notes]
@@ -82,6 +83,22 @@ def quantize(
             ui.log(notes["gate_choice"]["said"])
         rows = [*told, ("attention found", len(notes.get("attention", ()))), *kept]
         ui.table(("", ""), rows, title=str(out))
+
+
+def _save_ir(program: Program, out: Path, force: bool) -> None:
+    """Publish OpenVINO IR: a directory with an .xml and a .bin a graph, and how they are wired."""
+    from edgeattn import outside
+    from edgeattn.publish import new_directory
+
+    if out.suffix in (".onnx", ".xml"):
+        hint = f"name a directory: -o {out.with_suffix('')}; nothing was written"
+        raise UsageError("OpenVINO IR is two files a graph", where=f"-o {out}", hint=hint)
+    with new_directory(out, force, mark=True) as work:
+        for graph, (xml, weights) in program.ir.items():
+            (work / f"{graph}.xml").write_bytes(xml)
+            (work / f"{graph}.bin").write_bytes(weights)
+        if program.wiring is not None:
+            outside.write_wiring(program, work)
 
 
 def _auto(make: Callable[[str], Program], program: Program, target: str, calib: str | None) -> Program:

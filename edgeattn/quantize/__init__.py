@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn import registry
-from edgeattn.errors import UnknownName, UsageError
+from edgeattn.errors import UnknownName, Unsupported, UsageError
 from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
 from edgeattn.quantize._policy import Policy, attention_policy, refuse_unmatched
 from edgeattn.standard import assert_standard
@@ -83,6 +83,7 @@ class Scheme(Protocol):
         limits: the parity limits the result is held to (:meth:`edgeattn.harness.limits.Limits.of`).
         calibrated: needs real data to set its ranges.
 
+    A scheme whose result runs in some engines only names them in ``targets``.
     A scheme that takes long names another in ``timed_as`` whose graphs are timed in its place.
     """
 
@@ -113,6 +114,21 @@ def find(scheme: str) -> Scheme:
         raise UnknownName("scheme", scheme, names())
     found: Scheme = registry.get("quantize", scheme.replace("-", "_"))
     return found
+
+
+def assert_runs_in(scheme: str, engine: str) -> None:
+    """Refuse an engine that does not take what a scheme makes, before any work.
+
+    Raises:
+        UnknownName: no such scheme. Unsupported: the scheme's result runs elsewhere.
+    """
+    targets: tuple[str, ...] = getattr(find(scheme), "targets", ())
+    if targets and engine not in targets:
+        raise Unsupported(
+            f"scheme '{scheme}' makes a program for {', '.join(targets)} alone",
+            where=engine,
+            hint="take int8-static, which is the portable one",
+        )
 
 
 def quantizes_gates(scheme: Scheme) -> bool:
@@ -150,6 +166,6 @@ def quantize(
     started = time.perf_counter()
     quantized, notes = chosen.quantize(program, opener, data, settings)
     record = StageRecord("quantize", time.perf_counter() - started, {"scheme": scheme, **asdict(settings), **notes})
-    result = program.after(record, graphs=quantized.graphs)
+    result = program.after(record, graphs=quantized.graphs, ir=quantized.ir)
     assert_standard(result, "quantize")
     return result
