@@ -91,5 +91,5 @@ def test_a_recipe_refuses_a_scheme_that_leaves_no_portable_onnx() -> None:
     from edgeattn.job import _refuse_unportable
 
     text = "model: cbam_digits\ntarget: openvino\nprecision: int8\nquantize: {scheme: nncf}\n"
-    with pytest.raises(Unsupported, match="recipe:4.*leaves no portable ONNX"):
+    with pytest.raises(Unsupported, match=r"recipe:4.*leaves no portable ONNX"):
         _refuse_unportable(Recipe.parse(text))
