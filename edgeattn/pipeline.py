@@ -116,9 +116,12 @@ def _chooser(job: Job) -> Callable[[Program, Program], Choice]:
 
 
 def _quickly(job: Job, wanted: Quantize) -> Callable[[Program], Program]:
-    """Quantizes with ranges from one case: speed does not depend on them, and the rewriter judges the numbers."""
+    """Quantizes with ranges from one case: speed does not depend on them, and the rewriter judges the numbers.
+
+    Gates are float, and nothing is kept by request: a rule may have renamed what a pattern means.
+    """
     scheme: str = getattr(find(wanted.scheme), "timed_as", wanted.scheme)
-    settings = Settings(keep=(), qdq=job.backend.qdq)
+    settings = Settings(qdq=job.backend.qdq)
 
     def form(program: Program) -> Program:
         assert program.reference is not None
