@@ -72,7 +72,7 @@ def plan(model: onnx.ModelProto, settings: Settings, floats: Mapping[str, str] |
             _take_residual(index, add, chosen, result, settings)
     if settings.gate == "int8":
         for product in decided.products:
-            _take_product(product, result, settings)
+            _take_product(index, product, result, settings)
     for value in list(result.activations):
         if value not in result.known:
             _link_scales(index, value, result)
@@ -99,12 +99,12 @@ def _take(index: GraphIndex, node: onnx.NodeProto, result: Plan, settings: Setti
             result.activations.setdefault(written, written)
 
 
-def _take_product(product: GateProduct, result: Plan, settings: Settings) -> None:
+def _take_product(index: GraphIndex, product: GateProduct, result: Plan, settings: Settings) -> None:
     """A product with a gate in INT8: both operands quantized, the gate by its own range, which no data can widen."""
     result.activations.setdefault(product.features, product.features)
     result.activations[product.mask] = product.mask
     result.known[product.mask] = product.peak
-    if settings.qdq.requantize_conv_outputs:
+    if settings.qdq.requantize_conv_outputs and product.output not in index.outputs:
         result.activations.setdefault(product.output, product.output)
 
 

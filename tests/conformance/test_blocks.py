@@ -392,9 +392,10 @@ def test_an_int8_gate_has_the_scale_that_its_range_says_and_shares_it_with_nothi
     assert len(products) == {"cbam": 2, "coordinate": 2}.get(name, 1)
     assert {p.peak for p in products} == {1.0}
     cases = [c for c in program.reference.cases if c.name.startswith("normal")]
-    settings = Settings("int8", qdq=QdqDialect(unsigned=unsigned))
+    settings = Settings("int8", qdq=QdqDialect(unsigned=unsigned, requantize_conv_outputs=unsigned))
     int8 = quantize(float32, "int8-static", open_plain, iter(cases), settings)
     index = GraphIndex(int8.graphs["main"])
+    assert not [n.name for n in index.nodes if n.op_type == "DequantizeLinear" and n.output[0] not in index.consumers]
     for product in products:
         features, mask = (index.producer[n] for n in index.producer[product.output].input)
         if mask.input[0] != f"{product.mask}_q":
