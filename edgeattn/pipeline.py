@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeattn import choose, decode, export, graphs, report
+from edgeattn import budget, choose, decode, export, graphs, report
 from edgeattn.backends import Engine, oracle
 from edgeattn.harness import attention, latency, parity, task
 from edgeattn.harness.parity import Limits
@@ -17,7 +17,7 @@ from edgeattn.publish import new_directory
 from edgeattn.quantize import Budget, Settings, find, quantize
 from edgeattn.recipe import Recipe
 from edgeattn.recognise import masks, recognise
-from edgeattn.report import schema
+from edgeattn.report import schema, searching
 from edgeattn.rewrite import rewrite
 
 __all__ = ["run"]
@@ -103,10 +103,12 @@ def quantize_stage(job: Job, program: Program) -> Program:
     wanted = job.recipe.quantize
     if wanted is None:
         return program
-    budget = Budget(wanted.max_drop, wanted.sqnr, wanted.minutes)
-    settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq, wanted.ranges, budget)
+    allowed = Budget(wanted.max_drop, wanted.sqnr, wanted.minutes)
+    settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq, wanted.ranges, allowed)
     data = _calibration(job, wanted.samples) if find(wanted.scheme).calibrated else ()
-    result = quantize(program, wanted.scheme, oracle, data, settings)
+    tried = budget.judge(job.backend.name, job.options, program, job.task, wanted.samples, job.listen)
+    result = quantize(program, wanted.scheme, oracle, data, settings, tried)
+    job.notes.extend(searching.told(result.history[-1].notes))
     judge(job, "quantize", result)
     return result
 

@@ -15,6 +15,7 @@ from edgeattn.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeattn.program import Case, Program
+    from edgeattn.quantize import Judge
 
 _TOLD = {"samples": "samples", "activations": "activations in INT8", "weights": "weights in INT8"}
 
@@ -34,6 +35,11 @@ def quantize(
     ] = None,
     gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
     ranges: Annotated[str, typer.Option(help="How ranges follow from the data: minmax.")] = "minmax",
+    max_drop: Annotated[
+        float | None, typer.Option(min=0, max=1, help="mixed: share of the task's metric that may be lost, like 0.01.")
+    ] = None,
+    sqnr: Annotated[float | None, typer.Option(help="mixed: dB that every output must keep, like 30.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="mixed: how long to search; it goes on the next time.")] = None,
     target: Target = "onnxruntime",
     force: Force = False,
     timeout: Patience = A_JOB_S,
@@ -44,8 +50,9 @@ def quantize(
     """FP32 ONNX -> ONNX of a lower precision in standard operators, attention gates kept in float."""
     from edgeattn import backends, registry, storage
     from edgeattn.publish import guard
-    from edgeattn.quantize import Settings, find
+    from edgeattn.quantize import Budget, Settings, find
     from edgeattn.quantize import quantize as quantizer
+    from edgeattn.report import searching
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
@@ -60,10 +67,11 @@ def quantize(
                 hint="give data.npz with one array per input, samples on axis 0, a task name, or your task.py",
             )
         engine = registry.get("backends", backends.parse_target(target)[0])
-        settings = Settings(gate, tuple(keep or ()), engine.qdq, ranges)
+        settings = Settings(gate, tuple(keep or ()), engine.qdq, ranges, Budget(max_drop, sqnr, minutes))
         data = () if calib is None else _calibration(calib, program, samples)
         ui.listen("quantize" if calib is None else "calibrate", 0, None)
-        result = quantizer(program, scheme, backends.oracle, data, settings)
+        judge = _judge(ui, target, program, calib, samples)
+        result = quantizer(program, scheme, backends.oracle, data, settings, judge)
         save(result, out, force)
         notes = result.history[-1].notes
         ui.emit({"out": str(out), **notes})
@@ -71,6 +79,18 @@ def quantize(
         kept = [(f"float: {name}", why) for name, why in notes.get("kept_float", {}).items()]
         rows = [*told, ("attention found", len(notes.get("attention", ()))), *kept]
         ui.table(("", ""), rows, title=str(out))
+        for line in searching.told(notes):
+            ui.log(line)
+        ui.table(searching.HEAD, searching.rows(notes), title="what INT8 costs")
+
+
+def _judge(ui: Ui, target: str, program: Program, calib: str | None, samples: int) -> Judge:
+    """Where a scheme that searches tries its candidates: the target, and the task where one calibrates."""
+    from edgeattn import backends, budget, tasks
+
+    name, device = backends.parse_target(target)
+    task = None if calib is None or calib.endswith(".npz") else tasks.find(calib)
+    return budget.judge(name, backends.Options(device), program, task, samples, ui.listen)
 
 
 def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:

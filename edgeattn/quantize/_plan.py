@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -44,8 +44,12 @@ class Plan:
     attention: tuple[Attention, ...] = ()
 
 
-def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
-    """Decide for one graph. Weighted layers are INT8 unless narrow, inside a gate, or kept by request."""
+def plan(model: onnx.ModelProto, settings: Settings, floats: Mapping[str, str] | None = None) -> Plan:
+    """Decide for one graph. Weighted layers are INT8 unless narrow, inside a gate, or kept by request.
+
+    Args:
+        floats: output of a layer that stays in float -> why, for schemes that find such layers themselves.
+    """
     index = GraphIndex(model)
     found = tuple(recognise(model))
     # Of an alignment the vector behind the tanh is narrow and stays float; its projections are layers like any other.
@@ -55,7 +59,7 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
     for node in index.nodes:
         if node.op_type not in WEIGHTED:
             continue
-        why = _why_float(index, node, gates, settings)
+        why = (floats or {}).get(node.output[0]) or _why_float(index, node, gates, settings)
         if why:
             result.kept[node.name or node.output[0]] = why
         else:
