@@ -70,7 +70,7 @@ class Search:
     cut: bool = False
     _began: float = field(default_factory=time.monotonic)
     _nearest: tuple[float, Floats] = (math.inf, frozenset())
-    _tried: int = 0
+    _tried: set[Floats] = field(default_factory=set)
 
     def run(self) -> Floats:
         """The groups to keep in float.
@@ -103,11 +103,12 @@ class Search:
         return Verdict(signal, drop, missing)
 
     def _holds(self, floats: Floats) -> bool:
-        self._tried += 1
         verdict = self.verdict(floats)
         holds = verdict.missing <= 0
-        count = f"mixture {self._tried}, {len(floats)} of {len(self.trials.groups)} groups in float"
-        self.listen(f"{count}: {verdict}, {'holds' if holds else 'not enough'}", self._tried, None)
+        if floats not in self._tried:
+            self._tried.add(floats)
+            count = f"mixture {len(self._tried)}, {len(floats)} of {len(self.trials.groups)} groups in float"
+            self.listen(f"{count}: {verdict}, {'holds' if holds else 'not enough'}", len(self._tried), None)
         if verdict.missing < self._nearest[0]:
             self._nearest = verdict.missing, floats
         if holds and (self.fitting is None or _size(floats) < _size(self.fitting)):

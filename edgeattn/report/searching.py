@@ -26,10 +26,9 @@ def told(notes: Mapping[str, Any]) -> list[str]:
         return []
     s = notes["search"]
     before, reached = _level(s["before"]), _level(s["reached"])
-    lines = [
-        f"mixed: {s['groups_in_float']} of {s['groups']} groups of layers stay in float, {s['reached']['int8_macs']:.1%} "
-        f"of the MACs are left to INT8; {before} -> {reached} on {s['target']} ({s['asked']} asked)"
-    ]
+    floats = f"{s['groups_in_float']} of {s['groups']} groups of layers stay in float"
+    left = f"{s['reached']['int8_macs']:.1%} of the MACs are left to INT8"
+    lines = [f"mixed: {floats}, {left}; {before} -> {reached} on {s['target']} ({s['asked']} asked)"]
     if s["task"]:
         lines.append(f"mixed: its budget was measured on {s['task']}; the task section scores other samples")
     if not s["held_out"]:
