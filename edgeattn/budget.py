@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from edgeattn import decode, registry
+from edgeattn import cases, decode, graphs, registry
 from edgeattn.backends import Options, oracle
 from edgeattn.errors import Unsupported, UsageError
 from edgeattn.harness.task import Scored, compare, scores
@@ -98,7 +98,7 @@ class _Held:
             lambda batch: decode.run(sessions, program.wiring, batch.feeds, batch.tokens),
             replace(self.task, test=lambda _samples, batch: self._batches(batch)),
             None,
-            _BATCH,
+            cases.samples_at_once(graphs.program_inputs(self.program), _BATCH),
             lambda done, _total: self.listen(f"{self.task.metric.name} of {what} on training data", done, SAMPLES),
         )
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import budget, choose, decode, export, graphs, report
+from edgeattn import budget, cases, choose, decode, export, graphs, report, tune
 from edgeattn.backends import Engine, oracle
+from edgeattn.errors import UsageError
 from edgeattn.harness import attention, latency, parity, task
 from edgeattn.harness.parity import Limits
 from edgeattn.job import Job, Listener, prepare, real_cases, refuse_unsupported, silent
 from edgeattn.outcome import fill_bundle, make_report, rules_applied
-from edgeattn.program import Case, Program, Session, Wiring
+from edgeattn.program import Case, Program, Reference, Session, Wiring
 from edgeattn.publish import new_directory
 from edgeattn.quantize import Budget, Settings, find, quantize
 from edgeattn.recipe import Recipe
@@ -51,6 +53,7 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         program = exported = export_stage(job)
         program = rewrite_stage(job, program, work / UNDONE)
         program = quantize_stage(job, program)
+        tune_stage(job, program)
         engine = compile_stage(job, program, work / "bundle")
         sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
         judge(job, "engine", program, sessions)
@@ -81,21 +84,41 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
     """
     recipe = job.recipe.rewrite
     timed = recipe.measure and job.recipe.precision == "fp32"
-    result = rewrite(
-        program,
-        oracle,
-        only=recipe.only,
-        skip=recipe.skip,
-        chooser=choose.by_latency(job.backend.name, job.options, seed=job.recipe.seed) if timed else None,
-        progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
-        repro=undone,
-    )
+    try:
+        result = rewrite(
+            program,
+            oracle,
+            only=recipe.only,
+            skip=recipe.skip,
+            chooser=choose.by_latency(job.backend.name, job.options, seed=job.recipe.seed) if timed else None,
+            progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
+            sizes=recipe.fix,
+            repro=undone,
+        )
+    except UsageError as error:
+        raise UsageError(error.what, where=job.recipe.where("rewrite", "fix"), hint=error.hint) from error
+    if recipe.fix:
+        result = replace(result, reference=_fitting(program, result))
     for rule in rules_applied(result):
         if rule.get("undone"):
             seen = f" (see {UNDONE}/{rule['repro']}/)" if rule.get("repro") else ""
             job.notes.append(f"rewrite rule {rule['rule']} was undone: {rule['undone']}{seen}")
     judge(job, "rewrite", result)
     return result
+
+
+def _fitting(exported: Program, fixed: Program) -> Reference:
+    """PyTorch's answers to those cases that have the sizes which the program is built for.
+
+    Raises:
+        UsageError: none has.
+    """
+    assert exported.reference is not None
+    specs = graphs.program_inputs(fixed)
+    kept = tuple(case for case in exported.reference.cases if cases.fits(case, specs))
+    if not kept:
+        raise UsageError("no case that PyTorch answered has these sizes", where="rewrite.fix", hint="fix fewer of them")
+    return replace(exported.reference, cases=kept)
 
 
 def quantize_stage(job: Job, program: Program) -> Program:
@@ -105,12 +128,29 @@ def quantize_stage(job: Job, program: Program) -> Program:
         return program
     allowed = Budget(wanted.max_drop, wanted.sqnr, wanted.minutes)
     settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq, wanted.ranges, allowed)
-    data = _calibration(job, wanted.samples) if find(wanted.scheme).calibrated else ()
+    data = _calibration(job, program, wanted.samples) if find(wanted.scheme).calibrated else ()
     tried = budget.judge(job.backend.name, job.options, program, job.task, wanted.samples, job.listen)
     result = quantize(program, wanted.scheme, oracle, data, settings, tried)
     job.notes.extend(searching.told(result.history[-1].notes))
     judge(job, "quantize", result)
     return result
+
+
+def tune_stage(job: Job, program: Program) -> None:
+    """Measure the engine's settings where the recipe asks for it; the job goes on with the fastest."""
+    if not job.recipe.tune:
+        return
+    job.listen("measure the engine's settings", 0, None)
+    refuse_unsupported(job, program)
+
+    def right(sessions: Mapping[str, Session]) -> str:
+        judged = _held_against_pytorch(job, "settings", program, sessions, job.limits)
+        failed = [name for name, output in judged.outputs.items() if output.verdict == "fail"]
+        return f"parity fails on {', '.join(failed)}" if failed else ""
+
+    job.options, tried = tune.settings(program, job.backend, job.options, right, seed=job.recipe.seed)
+    for name, choice in tried:
+        job.notes.append(f"{name} was {'taken' if choice.keep else 'tried and left'}: {choice}")
 
 
 def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
@@ -125,16 +165,20 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
 def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session] | None = None) -> None:
     """Hold a program (in the oracle engine, or open as ``sessions``) against eager PyTorch on every case."""
     job.listen(f"parity after {stage}", 0, None)
-    assert program.reference is not None
     opened = sessions if sessions is not None else oracle(program)
     limits = job.limits if stage in ("quantize", "engine") else "fp32"
-    job.parity.append(
-        parity.judge(
-            stage,
-            lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
-            program.reference.cases,
-            Limits.of(limits),
-        )
+    job.parity.append(_held_against_pytorch(job, stage, program, opened, limits))
+
+
+def _held_against_pytorch(
+    job: Job, stage: str, program: Program, opened: Mapping[str, Session], limits: str
+) -> schema.StageParity:
+    assert program.reference is not None
+    return parity.judge(
+        stage,
+        lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
+        program.reference.cases,
+        Limits.of(limits),
     )
 
 
@@ -143,18 +187,19 @@ def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema
     if job.task is None or job.task.metric.name == "none":
         return None
     known = job.task
+    at_once = cases.samples_at_once(graphs.program_inputs(program), _TASK_BATCH)
 
-    def scored(what: str, opened: Mapping[str, Session], wiring: Wiring | None) -> task.Scored:
+    def scored(what: str, opened: Mapping[str, Session], wiring: Wiring | None, batch: int) -> task.Scored:
         return task.scores(
             lambda batch: decode.run(opened, wiring, batch.feeds, batch.tokens),
             known,
             None,
-            _TASK_BATCH,
+            batch,
             lambda done, total: job.listen(f"{known.metric.name} of {what}", done, total),
         )
 
-    reference = scored("PyTorch", job.eager, job.model.source.wiring)
-    engine = scored("the engine", sessions, program.wiring)
+    reference = scored("PyTorch", job.eager, job.model.source.wiring, _TASK_BATCH)
+    engine = scored("the engine", sessions, program.wiring, at_once)
     return task.compare(known, reference, engine, job.recipe.gates.task_drop, job.recipe.seed)
 
 
@@ -169,7 +214,7 @@ def time_it(job: Job, program: Program, sessions: Mapping[str, Session]) -> tupl
         pairs=job.recipe.latency.pairs,
         seed=job.recipe.seed,
         unit="inference" if wiring is None else "sequence",
-        threads=job.options.threads,
+        threads=job.threads,
         max_seconds=_LATENCY_SECONDS,
         progress=lambda done, total: job.listen("latency, paired with PyTorch", done, total),
     )
@@ -196,10 +241,11 @@ def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) 
     return figures[:: -(-len(figures) // _PICTURES) or 1]  # a deep network has a mask a block: show a few, evenly
 
 
-def _calibration(job: Job, samples: int) -> Iterator[Case]:
+def _calibration(job: Job, program: Program, samples: int) -> Iterator[Case]:
     assert job.task is not None
     done = 0
-    for batch in job.task.train(samples, _CALIBRATION_BATCH):
+    at_once = cases.samples_at_once(graphs.program_inputs(program), _CALIBRATION_BATCH)
+    for batch in job.task.train(samples, at_once):
         yield Case("calibration", batch.feeds, batch.tokens)
         done += len(batch.targets)
         job.listen("calibrate", done, samples)
