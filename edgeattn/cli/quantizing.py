@@ -59,6 +59,9 @@ def quantize(
         calibrated = find(scheme).calibrated
         if calib is not None and not calibrated:
             raise UsageError(f"{scheme} takes no calibration data", where="--calib", hint="leave --calib out")
+        if minutes is not None and 0 < timeout <= 60 * minutes:
+            hint = "give a shorter search, or --timeout 0"
+            raise UsageError(f"--timeout would end this after {timeout:g} s", where=f"--minutes {minutes:g}", hint=hint)
         program = storage.load(source, ui.warn)
         if calib is None and calibrated:
             raise UsageError(
