@@ -1,13 +1,16 @@
 """The search of ``mixed``: the least work in float that keeps a budget.
 
 1. Everything in INT8: where that holds, nothing is ranked.
-2. Each group alone in INT8, all else in float, ranked by the noise it brings divided by its multiply-accumulates.
-   Noise energies of layers add up at the outputs, so the ranking also says where to begin looking.
+2. Each group alone in INT8, all else in float, ranked by the noise it brings divided by its multiply-accumulates, in
+   the target too: an engine may compute one layer of a kind far worse than another. Noise energies of layers nearly add
+   up at the outputs, so the ranking also says where to begin looking.
 3. Bisection over the ranking: how many of the worst must be float until the budget holds.
 4. Giving back: of those, halves, quarters … single groups return to INT8 where the budget still holds, quiet ones
    first. What the last refused return would have cost is the figure beside each layer that stays in float.
 
-Why *alone* and not *all but this one*: beside the noise of all others one layer's share is small, its sign is chance.
+Why *alone* and not *all but this one*: beside the noise of all others one layer's share is small, its sign chance. On
+``mobilenet_digits`` in ONNX Runtime at 30 dB the first leaves 15.5 % of the work in float, the second 30 %; on
+``cbam_digits`` in OpenVINO at 40 dB 31 % and 60 %.
 """
 
 from __future__ import annotations
@@ -88,9 +91,7 @@ class Search:
 
     def verdict(self, floats: Floats) -> Verdict:
         """A candidate's verdict, measured in the target unless it is known."""
-        if not self.trials.knows(floats):
-            self._check_time()
-        signal = self.trials.signal(floats)
+        signal = self._signal(floats)
         missing = -math.inf
         if self.budget.sqnr is not None:
             missing = (self.budget.sqnr - signal.sqnr_db) / self.budget.sqnr
@@ -101,6 +102,11 @@ class Search:
             drop = self.trials.drop(floats)
             missing = max(missing, (drop.share - self.budget.max_drop) / max(self.budget.max_drop, 1e-3))
         return Verdict(signal, drop, missing)
+
+    def _signal(self, floats: Floats) -> Signal:
+        if not self.trials.knows(floats):
+            self._check_time()
+        return self.trials.signal(floats)
 
     def _holds(self, floats: Floats) -> bool:
         verdict = self.verdict(floats)
@@ -132,13 +138,11 @@ class Search:
         groups = self.trials.groups
         for done, group in enumerate(groups):
             self.listen(f"rank {len(groups)} groups of layers by what INT8 costs", done, len(groups))
-            if not self.trials.knows_alone(group):
-                self._check_time()
-            self.trials.alone(group)
+            self._signal(self.trials.alone(group))
         return tuple(sorted(groups, key=lambda g: -self._noise(g) / max(g.share, 1e-9)))
 
     def _noise(self, group: Group) -> float:
-        return self.trials.alone(group).noise
+        return self.trials.signal(self.trials.alone(group)).noise
 
     def _bisect(self) -> int:
         """How many of the ranked groups must be float; all of them where less was not enough."""
@@ -185,7 +189,7 @@ class Search:
 
     def _out_of_time(self) -> OutOfResources:
         groups = self.trials.groups
-        ranked = sum(map(self.trials.knows_alone, groups))
+        ranked = sum(self.trials.knows(self.trials.alone(group)) for group in groups)
         fault = self.trials.journal.fault
         again = f"but {fault}: give it more minutes" if fault else "run the same again to go on from here"
         what = f"{self.budget.minutes:g} minutes are up with {ranked} of {len(groups)} groups of layers ranked"

@@ -96,20 +96,19 @@ class Trials:
         groups: every group, in graph order. journal: what was found. opened: trials that were measured in this run.
     """
 
-    def __init__(self, calibrated: Calibrated, opener: Opener, judge: Judge) -> None:
-        self._calibrated, self._opener, self._judge = calibrated, opener, judge
+    def __init__(self, calibrated: Calibrated, judge: Judge) -> None:
+        self._calibrated, self._judge = calibrated, judge
         self.groups = groups(calibrated.program, calibrated.plans)
         self.journal = Journal(calibrated.facts(judge.target))
         self.opened = 0
 
-    def alone(self, group: Group) -> Signal:
-        """What the outputs keep with one group in INT8 and all else in float, in the engine that calibrates."""
-        floats = frozenset(self.groups) - {group}
-        return Signal(**self.journal.recall(f"alone {group.key}", lambda: self._signal(floats, self._opener)))
+    def alone(self, group: Group) -> Floats:
+        """The candidate with one group in INT8 and all else in float."""
+        return frozenset(self.groups) - {group}
 
     def signal(self, floats: Floats) -> Signal:
         """What the outputs keep with these groups in float, in the target."""
-        found = self.journal.recall(f"signal {_key(floats)}", lambda: self._signal(floats, self._judge.opener))
+        found = self.journal.recall(f"signal {_key(floats)}", lambda: self._signal(floats))
         return Signal(**found)
 
     def drop(self, floats: Floats) -> Drop:
@@ -127,13 +126,9 @@ class Trials:
         """Whether the drop of a candidate was measured already."""
         return f"{self._judge.task} {_key(floats)}" in self.journal
 
-    def knows_alone(self, group: Group) -> bool:
-        """Whether :meth:`alone` was measured already."""
-        return f"alone {group.key}" in self.journal
-
-    def _signal(self, floats: Floats, opener: Opener) -> dict[str, Any]:
+    def _signal(self, floats: Floats) -> dict[str, Any]:
         made = self._made(floats)
-        return asdict(self._calibrated.held.signal(made.wiring, opener(made)))
+        return asdict(self._calibrated.held.signal(made.wiring, self._judge.opener(made)))
 
     def _made(self, floats: Floats) -> Program:
         self.opened += 1

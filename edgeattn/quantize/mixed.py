@@ -6,7 +6,7 @@ Why: often a few layers bring most of the noise; to keep those in float saves th
 wastes it.
 How: calibrate once; measure each group of layers (what shares a quantizer, a weight or an attention block) alone in
 INT8; rank by noise per multiply-accumulate; bisect for how many must be float; give back what the budget can spare.
-Every verdict is measured in the target engine, on calibration data held out (a task's metric: on training data that did
+All is measured in the target engine, on calibration data held out (a task's metric: on training data that did
 not calibrate, never on its test split). Each trial is written down, so a search that ``--minutes`` or Ctrl-C stopped
 goes on where it was.
 Stays float: what ``int8-static`` leaves in float, and the layers found, each with what giving it back would cost.
@@ -58,7 +58,7 @@ class Mixed:
             raise UsageError(f"keep pattern '{typos[0]}' matches no node", hint="`edgeattn inspect` lists the names")
         budget = _budget(settings.budget, judge)
         calibrated = Calibrated.of(program, opener, data, settings)
-        trials = Trials(calibrated, opener, judge)
+        trials = Trials(calibrated, judge)
         search = Search(trials, budget, judge.target, judge.listen)
         floats = search.run()
         result, plans = calibrated.candidate({group: _why(group, search) for group in floats})
@@ -95,7 +95,7 @@ def _why(group: Group, search: Search) -> str:
     """What a group that stays in float would cost, in words."""
     share = f"{100 * group.share:.2g} % of the MACs"
     if group not in search.costs:
-        return f"{search.trials.alone(group).sqnr_db:.1f} dB with it alone in INT8, {share}"
+        return f"{_alone_db(group, search):.1f} dB with it alone in INT8, {share}"
     decibels, lost = search.costs[group]
     drop = "" if lost is None else f" and {100 * lost:.2g} % of the metric"
     return f"costs {decibels:.1f} dB{drop}, {share}"
@@ -137,16 +137,19 @@ def _figures(verdict: Verdict, int8_macs: float) -> dict[str, Any]:
 
 
 def _row(group: Group, search: Search, floats: Floats) -> dict[str, Any]:
-    alone = search.trials.alone(group)
     cost = search.costs.get(group)
     return {
         "layers": group.name,
         "graph": group.layers[0].graph,
         "macs": group.share,
-        "alone_sqnr_db": alone.sqnr_db,
+        "alone_sqnr_db": _alone_db(group, search),
         "cost_db": None if cost is None else cost[0],
         "float": group in floats,
     }
+
+
+def _alone_db(group: Group, search: Search) -> float:
+    return search.trials.signal(search.trials.alone(group)).sqnr_db
 
 
 SCHEME = Mixed()

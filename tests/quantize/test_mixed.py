@@ -123,7 +123,7 @@ def test_an_impossible_budget_fails_and_says_what_is_the_best() -> None:
 
 def test_a_search_goes_on_where_it_was_and_repeats_no_trial(own_cache: Path) -> None:
     first, second = Counting(), Counting()
-    before = search(Budget(sqnr=25), opener=first)
+    before = search(Budget(sqnr=25), opener=first)  # without a judge candidates are opened there too
     after = search(Budget(sqnr=25), opener=second)
     assert after.digest() == before.digest()
     assert first.opened > 8
@@ -168,7 +168,7 @@ def test_out_of_time_it_says_how_far_it_came_and_goes_on_the_next_time(monkeypat
 
 
 def test_out_of_time_with_a_mixture_in_hand_it_is_taken_and_said_to_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = Judge("the test's engine", Impatient(monkeypatch, 2))
+    judge = Judge("the test's engine", Impatient(monkeypatch, 1 + 5 + 1))  # all, each alone, one mixture
     told = notes(search(Budget(sqnr=45, minutes=1), judge))["search"]  # needs two in float
     assert told["cut"]
     assert told["reached"]["sqnr_db"] >= 45
