@@ -142,12 +142,7 @@ def tune_stage(job: Job, program: Program) -> None:
         return
     job.listen("measure the engine's settings", 0, None)
     refuse_unsupported(job, program)
-
-    def right(sessions: Mapping[str, Session]) -> str:
-        judged = _held_against_pytorch(job, "settings", program, sessions, job.limits)
-        failed = [name for name, output in judged.outputs.items() if output.verdict == "fail"]
-        return f"parity fails on {', '.join(failed)}" if failed else ""
-
+    right = tune.within(program, Limits.of(job.limits))
     job.options, tried = tune.settings(program, job.backend, job.options, right, seed=job.recipe.seed)
     for name, choice in tried:
         job.notes.append(f"{name} was {'taken' if choice.keep else 'tried and left'}: {choice}")
@@ -167,18 +162,14 @@ def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session
     job.listen(f"parity after {stage}", 0, None)
     opened = sessions if sessions is not None else oracle(program)
     limits = job.limits if stage in ("quantize", "engine") else "fp32"
-    job.parity.append(_held_against_pytorch(job, stage, program, opened, limits))
-
-
-def _held_against_pytorch(
-    job: Job, stage: str, program: Program, opened: Mapping[str, Session], limits: str
-) -> schema.StageParity:
     assert program.reference is not None
-    return parity.judge(
-        stage,
-        lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
-        program.reference.cases,
-        Limits.of(limits),
+    job.parity.append(
+        parity.judge(
+            stage,
+            lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
+            program.reference.cases,
+            Limits.of(limits),
+        )
     )
 
 
