@@ -16,8 +16,8 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 
 def render(report: Report) -> str:
     """Verdict, headline figures, gates, parity, task, latency, rewrites, what INT8 costs, environment."""
-    parts = [_head(report), _gates(report), _parity(report), _task(report), _latency(report), _rewrites(report)]
-    parts.append(_sensitivity(report))
+    parts = [_head(report), _gates(report), _parity(report), _task(report), _attention(report)]
+    parts += [_latency(report), _rewrites(report), _sensitivity(report)]
     return "\n\n".join(filter(None, [*parts, _notes(report), _environment(report)])) + "\n"
 
 
@@ -139,6 +139,10 @@ def _rewrite_story(report: Report) -> list[str]:
 def _sensitivity(report: Report) -> str:
     rows = [tuple(map(escape, row)) for row in searching.rows(searching.notes_of(report))]
     return "## What INT8 costs\n\n" + render_table(searching.HEAD, rows) if rows else ""
+
+
+def _attention(report: Report) -> str:
+    return "" if report.attention is None else escape(w.attention(report.attention))
 
 
 def _notes(report: Report) -> str:
