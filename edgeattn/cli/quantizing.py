@@ -84,7 +84,8 @@ def quantize(
         ui.table(("", ""), rows, title=str(out))
         for line in searching.told(notes):
             ui.log(line)
-        ui.table(searching.HEAD, searching.rows(notes), title="what INT8 costs")
+        if costs := searching.rows(notes):
+            ui.table(searching.HEAD, costs, title="what INT8 costs")
 
 
 def _judge(ui: Ui, target: str, program: Program, calib: str | None, samples: int) -> Judge:

@@ -28,9 +28,12 @@ def told(notes: Mapping[str, Any]) -> list[str]:
     before, reached = _level(s["before"]), _level(s["reached"])
     floats = f"{s['groups_in_float']} of {s['groups']} groups of layers stay in float"
     left = f"{s['reached']['int8_macs']:.1%} of the MACs are left to INT8"
-    lines = [f"mixed: {floats}, {left}; {before} -> {reached} on {s['target']} ({s['asked']} asked)"]
+    gain = f"{before} -> {reached}" if s["groups_in_float"] else f"{reached} as it is"
+    lines = [f"mixed: {floats}, {left}; {gain} on {s['target']} ({s['asked']} asked)"]
     if s["task"]:
-        lines.append(f"mixed: its budget was measured on {s['task']}; the task section scores other samples")
+        low, high = s["reached"]["ci95"]
+        interval = f"95 % interval of the drop {low:.4f} to {high:.4f} over {s['reached']['samples']} samples"
+        lines.append(f"mixed: its budget was measured on {s['task']} ({interval}); the task section scores others")
     if not s["held_out"]:
         lines.append("mixed: too few calibration samples to hold some out, so it was judged on those that calibrated")
     if s["cut"]:

@@ -41,12 +41,14 @@ def test_the_story_is_one_line_where_all_went_well() -> None:
 
 
 def test_what_limits_the_result_is_told() -> None:
-    lost = {**FOUND["reached"], "drop": 0.004, "metric": "accuracy"}
+    lost = {**FOUND["reached"], "drop": 0.004, "metric": "accuracy", "ci95": [-0.001, 0.009], "samples": 500}
     notes = {**FOUND, "reached": lost, "task": "digits: some", "held_out": 0, "cut": True, "not_resumable": "/c: full"}
     first, *more = searching.told({"search": notes})
     assert "30.1 dB and 0.40% of the accuracy lost" in first
     assert [line.split(",")[0] for line in more] == [
-        "mixed: its budget was measured on digits: some; the task section scores other samples",
+        "mixed: its budget was measured on digits: some (95 % interval of the drop "
+        "-0.0010 to 0.0090 over 500 samples); "
+        "the task section scores others",
         "mixed: too few calibration samples to hold some out",
         "mixed: the search was cut by its time limit; run the same again to look for less work in float",
         "mixed: the search cannot be resumed",
