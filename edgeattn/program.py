@@ -73,11 +73,13 @@ class QdqDialect:
             the engine runs a convolution in INT8 only between two quantized tensors.
         bias_apart: a Gemm whose output stays in float gets its bias from an Add behind it: the engine adds biases in
             INT32, which is only right before quantizing again, and runs such a Gemm in float.
+        wrong_behind: operators behind which the engine quantizes wrongly: it fuses the quantizer into them.
     """
 
     unsigned: bool = False
     requantize_conv_outputs: bool = False
     bias_apart: bool = False
+    wrong_behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

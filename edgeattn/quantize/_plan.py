@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 _NARROW = 16  # INT8 kernels work on 16 and more channels; below, float is faster and more accurate
 _SAME_SCALE = ("MaxPool", "Concat")  # pick or stack values: input and output share one scale
+# With one computed input: pointwise, or only another order.
+_FUSED = {
+    "Abs",
+    "Add",
+    "Cast",
+    "Clip",
+    "Div",
+    "Elu",
+    "Exp",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "LeakyRelu",
+}
+_FUSED |= {"Mul", "Neg", "Pow", "PRelu", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh", "Transpose"}
 _ACTIVATIONS = ("Relu", "Clip")  # every engine fuses these into the convolution before them
 
 
@@ -105,10 +121,28 @@ def _why_float(index: GraphIndex, node: onnx.NodeProto, gates: set[str], setting
         return "inside an attention gate (policy gate=float)"
     if any(_matches(name, pattern) for name in node_names(node) for pattern in settings.keep):
         return "kept by request"
+    if wrong := _behind(index, node.input[0], settings.qdq.wrong_behind):
+        return f"it reads what a {wrong} gives, behind which this engine quantizes wrongly"
     outputs, inputs = _channels(node, shape)
     reads_input = node.input[0] not in index.producer
     if outputs < _NARROW or (inputs < _NARROW and not reads_input and attributes(node).get("group", 1) == 1):
         return f"narrow: {inputs} -> {outputs} channels, INT8 pays from {_NARROW}"
+    return ""
+
+
+def _behind(index: GraphIndex, value: str, operators: Sequence[str]) -> str:
+    """Which of ``operators`` a value comes from, seen through what an engine fuses or lets pass; empty for none."""
+    values, seen = [value] if operators else [], set()
+    while values:
+        node = index.producer.get(values.pop())
+        if node is None or node.output[0] in seen:
+            continue
+        seen.add(node.output[0])
+        if node.op_type in operators:
+            return str(node.op_type)
+        computed = [name for name in node.input if name and not index.is_constant(name)]
+        if node.op_type == "Concat" or (node.op_type in _FUSED and len(computed) == 1):
+            values += computed
     return ""
 
 
