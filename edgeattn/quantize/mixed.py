@@ -5,10 +5,10 @@ metric) or ``--sqnr`` (dB, of every output) allow. Without a budget: the 30 dB o
 Why: often a few layers bring most of the noise; to keep those in float saves the model, to keep them all out of INT8
 wastes it.
 How: calibrate once; measure each group of layers (what shares a quantizer, a weight or an attention block) alone in
-INT8; rank by noise per multiply-accumulate; bisect for how many must be float; give back what the budget can spare.
-All is measured in the target engine, on calibration data held out (a task's metric: on training data that did
-not calibrate, never on its test split). Each trial is written down, so a search that ``--minutes`` or Ctrl-C stopped
-goes on where it was.
+INT8; of the sets that spare the most noise for their multiply-accumulates, bisect for the one that does; give back
+what the budget can spare. All is measured in the target engine, on calibration data held out (a task's metric: on
+training data that did not calibrate, never on its test split). Each trial is written down, so a search that
+``--minutes`` or Ctrl-C stopped goes on where it was.
 Stays float: what ``int8-static`` leaves in float, and the layers found, each with what giving it back would cost.
 Source: the ranking by one quantized layer at a time follows Wu et al. 2020 (arXiv:2004.09602), partial quantization.
 """
