@@ -78,10 +78,10 @@ class Calibrated:
             for name, value in (*case.feeds.items(), *case.outputs.items()):
                 data.update(f"{name} {value.dtype} {value.shape}".encode() + value.tobytes())
         dialect, fixed = asdict(self.settings.qdq), (self.settings.gate, self.settings.keep, self.settings.ranges)
-        model = {"graphs": self.program.digest(), "peaks": {g: dict(p) for g, p in self.peaks.items()}}
         return {
             "edgeattn": edgeattn.__version__,
-            **model,
+            "float": self.program.digest(),
+            "int8": self.candidate({})[0].digest(),  # says the ranges, and how this edgeattn writes a plan down
             "held": data.hexdigest(),
             "qdq": dialect,
             "settings": fixed,
