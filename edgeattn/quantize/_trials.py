@@ -56,7 +56,7 @@ class Calibrated:
         for graph, model in program.graphs.items():
             refuse_nonfinite(model, plans[graph])
         held = Held()
-        peaks, samples = observe(program, {g: p.activations for g, p in plans.items()}, opener, held.split(data))
+        peaks, samples = observe(program, _values(program, plans, settings), opener, held.split(data))
         held.answer(program, opener(program))
         return cls(program, settings, plans, peaks, samples, held)
 
@@ -87,6 +87,21 @@ class Calibrated:
             "settings": fixed,
             "target": target,
         }
+
+
+def _values(program: Program, plans: Mapping[str, Plan], settings: Settings) -> dict[str, dict[str, str]]:
+    """Graph -> every value that a candidate may quantize: with all layers in INT8, or with one group of them alone.
+
+    What is fused with a layer in INT8 may be a value of its own where that layer is in float.
+    """
+    found = {graph: dict(made.activations) for graph, made in plans.items()}
+    every = groups(program, plans)
+    for group in every:
+        graph = group.layers[0].graph
+        rest = (layer for other in every if other is not group for layer in other.layers)
+        others = {layer.output: "tried" for layer in rest if layer.graph == graph}
+        found[graph] |= plan(program.graphs[graph], settings, others).activations
+    return found
 
 
 class Trials:
