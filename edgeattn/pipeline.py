@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import cases, choose, decode, export, gating, graphs, report, tune
+from edgeattn import budget, cases, choose, decode, export, gating, graphs, report, tune
 from edgeattn.backends import Engine, oracle
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, latency, parity, task
@@ -19,7 +19,7 @@ from edgeattn.publish import new_directory
 from edgeattn.quantize import Budget, Settings, find, quantize
 from edgeattn.recipe import Quantize, Recipe
 from edgeattn.recognise import masks, recognise
-from edgeattn.report import schema
+from edgeattn.report import schema, searching
 from edgeattn.rewrite import Choice, rewrite
 
 __all__ = ["run"]
@@ -149,18 +149,20 @@ def quantize_stage(job: Job, program: Program) -> Program:
     wanted = job.recipe.quantize
     if wanted is None:
         return program
-    budget = Budget(wanted.max_drop, wanted.sqnr, wanted.minutes)
-    settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq, wanted.ranges, budget)
+    allowed = Budget(wanted.max_drop, wanted.sqnr, wanted.minutes)
+    settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq, wanted.ranges, allowed)
+    tried = budget.judge(job.backend.name, job.options, program, job.task, wanted.samples, job.listen)
 
     def make(gate: str) -> Program:
         data = _calibration(job, program, wanted.samples) if find(wanted.scheme).calibrated else ()
-        return quantize(program, wanted.scheme, oracle, data, replace(settings, gate=gate))
+        return quantize(program, wanted.scheme, oracle, data, replace(settings, gate=gate), tried)
 
     if wanted.gate == "auto":
         result = gating.settled(make, program, job.backend, job.options, seed=job.recipe.seed)
         job.notes.append(result.history[-1].notes[gating.NOTE]["said"])
     else:
         result = make(wanted.gate)
+    job.notes.extend(searching.told(result.history[-1].notes))
     judge(job, "quantize", result)
     return result
 

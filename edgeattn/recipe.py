@@ -269,6 +269,7 @@ class Recipe(_Section):
         if self.quantize is not None:
             self._known("scheme", "quantize", self.quantize.scheme, "quantize", "scheme")
             self._check_scheme(self.quantize.scheme)
+            self._check_budget(self.quantize)
         for key in ("skip", "only"):
             for rule in getattr(self.rewrite, key):
                 self._known("rule", "rewrite", rule, "rewrite", key)
@@ -280,6 +281,15 @@ class Recipe(_Section):
                 f"scheme '{scheme}' is for precision {gives}, and precision is {self.precision}",
                 where=self.where("quantize", "scheme"),
                 hint=f"set precision: {gives}, or take another scheme (`edgeattn list schemes`)",
+            )
+
+    def _check_budget(self, wanted: Quantize) -> None:
+        given = next((key for key in ("max_drop", "sqnr", "minutes") if getattr(wanted, key) is not None), None)
+        if given and not hasattr(registry.get("quantize", wanted.scheme.replace("-", "_")), "search"):
+            raise RecipeError(
+                f"scheme '{wanted.scheme}' does not search, so it keeps no budget",
+                where=self.where("quantize", given),
+                hint="leave it out, or take scheme mixed",
             )
 
     def _known(self, noun: str, kind: str, name: str, *loc: str) -> None:

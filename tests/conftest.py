@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for name in ENGINES:
         if item.get_closest_marker(name) and missing(name):
             pytest.skip(f"needs {name}: pip install 'edgeattn[{'export' if name == 'torch' else name}]'")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What edgeattn keeps across runs goes into no user's cache, and comes out of none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEATTN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def edgeattn(*arguments: object, cwd: Path | None = None, timeout: float = 280) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,7 @@ from edgeattn.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeattn.program import Case, Program
+    from edgeattn.quantize import Judge
 
 _JUDGED = 8  # calibration cases that the forms of a gate are judged on
 _TOLD = {"samples": "samples", "activations": "activations in INT8", "weights": "weights in INT8"}
@@ -39,6 +40,11 @@ def quantize(
         str, typer.Option(help="Attention gates: float, int8, or auto: as the target is faster with.")
     ] = "float",
     ranges: Annotated[str, typer.Option(help="How ranges follow from the data: minmax.")] = "minmax",
+    max_drop: Annotated[
+        float | None, typer.Option(min=0, max=1, help="mixed: share of the task's metric that may be lost, like 0.01.")
+    ] = None,
+    sqnr: Annotated[float | None, typer.Option(help="mixed: dB that every output must keep, like 30.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="mixed: how long to search; it goes on the next time.")] = None,
     target: Target = "onnxruntime",
     force: Force = False,
     timeout: Patience = A_JOB_S,
@@ -49,8 +55,9 @@ def quantize(
     """FP32 ONNX -> ONNX of a lower precision in standard operators, attention gates kept in float."""
     from edgeattn import backends, registry, storage
     from edgeattn.publish import guard
-    from edgeattn.quantize import Settings, assert_runs_in, find
+    from edgeattn.quantize import Budget, Settings, assert_runs_in, find
     from edgeattn.quantize import quantize as quantizer
+    from edgeattn.report import searching
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
@@ -58,6 +65,9 @@ def quantize(
         if calib is not None and not calibrated:
             raise UsageError(f"{scheme} takes no calibration data", where="--calib", hint="leave --calib out")
         assert_runs_in(scheme, backends.parse_target(target)[0])
+        if minutes is not None and 0 < timeout <= 60 * minutes:
+            hint = "give a shorter search, or --timeout 0"
+            raise UsageError(f"--timeout would end this after {timeout:g} s", where=f"--minutes {minutes:g}", hint=hint)
         program = storage.load(source, ui.warn)
         if calib is None and calibrated:
             raise UsageError(
@@ -66,12 +76,13 @@ def quantize(
                 hint="give data.npz with one array per input, samples on axis 0, a task name, or your task.py",
             )
         engine = registry.get("backends", backends.parse_target(target)[0])
-        settings = Settings(gate, tuple(keep or ()), engine.qdq, ranges)
+        settings = Settings(gate, tuple(keep or ()), engine.qdq, ranges, Budget(max_drop, sqnr, minutes))
+        judge = _judge(ui, target, program, calib, samples)
 
         def make(gate: str) -> Program:
             data = () if calib is None else _calibration(calib, program, samples)
             ui.listen("quantize" if calib is None else "calibrate", 0, None)
-            return quantizer(program, scheme, backends.oracle, data, replace(settings, gate=gate))
+            return quantizer(program, scheme, backends.oracle, data, replace(settings, gate=gate), judge)
 
         result = make(gate) if gate != "auto" else _auto(make, program, target, calib)
         (_save_ir if result.ir else save)(result, out, force)
@@ -83,6 +94,19 @@ def quantize(
             ui.log(notes["gate_choice"]["said"])
         rows = [*told, ("attention found", len(notes.get("attention", ()))), *kept]
         ui.table(("", ""), rows, title=str(out))
+        for line in searching.told(notes):
+            ui.log(line)
+        if costs := searching.rows(notes):
+            ui.table(searching.HEAD, costs, title="what INT8 costs")
+
+
+def _judge(ui: Ui, target: str, program: Program, calib: str | None, samples: int) -> Judge:
+    """Where a scheme that searches tries its candidates: the target, and the task where one calibrates."""
+    from edgeattn import backends, budget, tasks
+
+    name, device = backends.parse_target(target)
+    task = None if calib is None or calib.endswith(".npz") else tasks.find(calib)
+    return budget.judge(name, backends.Options(device), program, task, samples, ui.listen)
 
 
 def _save_ir(program: Program, out: Path, force: bool) -> None:
