@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgeattn import decode
@@ -28,7 +28,7 @@ class Layer:
     """One executed node in the user's names.
 
     Attributes:
-        graph: of the program. node: what the user's graph calls it; the engine's own name for what the engine added.
+        graph: of the program. node: what the user's graph calls it; what the engine added is called after its place.
         executed: what the engine says of it.
         milliseconds: of one run of the program, in which a step may run many times.
         macs: multiply-accumulates of one call, at the sizes that were run.
@@ -103,12 +103,26 @@ def profile(program: Program, backend: Backend, options: Options, case: Case, ru
             fed = sessions[graph].fed
             executed = backend.profile(model, options, fed, len(spans))
             layers += _named(graph, model, executed, calls[graph], fed)
-    return Profile(tuple(layers), calls, statistics.median(spans), len(spans))
+    total = statistics.median(spans)
+    return Profile(tuple(_without_the_profiler(layers, calls, total)), calls, total, len(spans))
 
 
-def _named(
-    graph: str, model: onnx.ModelProto, executed: list[Executed], calls: int, fed: Arrays
-) -> list[Layer]:
+def _without_the_profiler(layers: list[Layer], calls: Mapping[str, int], total: float) -> list[Layer]:
+    """Times that fit into the run: a profiler takes microseconds a node, the same for each, which are taken off."""
+
+    def less(cost: float) -> list[float]:
+        return [max(0.0, layer.milliseconds - cost * calls[layer.graph]) for layer in layers]
+
+    low, high = 0.0, max((layer.milliseconds for layer in layers), default=0.0)
+    if sum(less(low)) <= total:
+        return layers
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(less(middle)) > total else (low, middle)
+    return [replace(layer, milliseconds=spent) for layer, spent in zip(layers, less(high), strict=True)]
+
+
+def _named(graph: str, model: onnx.ModelProto, executed: list[Executed], calls: int, fed: Arrays) -> list[Layer]:
     nodes = {node.name or node.output[0]: node for node in model.graph.node if node.output}
     macs, inside = dict(macs_by_node(model, _sizes(model, fed))), _attention(model)
     layers = []
@@ -119,7 +133,7 @@ def _named(
         layers.append(
             Layer(
                 graph,
-                own or one.node,
+                own or (f"{one.op} after {near}" if near else one.node),
                 one,
                 one.milliseconds * calls,
                 sum(macs.pop(name, 0) for name in one.stands_for) if one.role == "product" else 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgeattn.report.schema import GateReport, Interval
 
 GATE_MEANING = {
+    "precision": "runs in what was asked for",
     "parity": "outputs match PyTorch",
     "task_drop": "task metric lost",
     "task_min": "task metric",
@@ -19,6 +20,7 @@ GATE_MEANING = {
 }
 _SIGNS = {
     **{
+        "precision": "≥",
         "task_drop": "≤",
         "task_max": "≤",
         "size_ratio": "≤",
@@ -29,7 +31,7 @@ _SIGNS = {
     },
     **{"baseline_task": "≥", "baseline_latency": "≥"},
 }
-_SHARES = {"agreement", "int8_share", "size_ratio"}
+_SHARES = {"precision", "agreement", "int8_share", "size_ratio"}
 _TASK_FIGURES = {"task_min", "task_max", "baseline_task"}
 _POINTS = {"share": "pp"}
 _ABBREVIATIONS = {"psnr", "ssim"}
