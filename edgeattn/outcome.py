@@ -33,6 +33,7 @@ def make_report(
     engine: Engine,
     scored: schema.TaskReport | None,
     timed: schema.LatencyReport,
+    profiled: schema.TimeReport | None = None,
 ) -> schema.Report:
     """The report of a run, judged by the recipe's gates.
 
@@ -41,7 +42,7 @@ def make_report(
         name: what the report calls the recipe.
         exported: the program before any rewrite, whose size the engine's is held against.
         program: the program the engine was built from. engine: what was built.
-        scored, timed: the task and latency sections.
+        scored, timed, profiled: the task and latency sections, and where the time goes.
     """
     built = StageRecord("compile", engine.seconds, {"backend": engine.backend, "graphs": dict(engine.effective)})
     ungated = schema.Report(
@@ -56,6 +57,7 @@ def make_report(
         parity=schema.ParityReport.of(job.parity),
         task=scored,
         latency=timed,
+        profile=profiled,
         size=schema.SizeReport(
             reference_bytes=sum(outside.size(m) for m in exported.graphs.values()),
             engine_bytes=file_size(engine.directory, engine.files.values()),

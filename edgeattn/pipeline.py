@@ -10,7 +10,7 @@ from typing import Any
 from edgeattn import cases, choose, decode, export, graphs, report, tune
 from edgeattn.backends import Engine, oracle
 from edgeattn.errors import UsageError
-from edgeattn.harness import attention, latency, parity, task
+from edgeattn.harness import attention, environment, latency, layers, parity, task, why
 from edgeattn.harness.parity import Limits
 from edgeattn.job import Job, Listener, prepare, real_cases, refuse_unsupported, silent
 from edgeattn.outcome import fill_bundle, make_report, rules_applied
@@ -59,8 +59,9 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         judge(job, "engine", program, sessions)
         scored = score(job, program, sessions)
         timed, raw = time_it(job, program, sessions)
+        profiled = profile_it(job, program)
         pictures = draw_attention(job, program, sessions)
-        result = make_report(job, name, exported, program, engine, scored, timed)
+        result = make_report(job, name, exported, program, engine, scored, timed, profiled)
         fill_bundle(job, program, engine, sessions, work / "bundle")
         report.write(result, work, raw, pictures)
         (work / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
@@ -216,6 +217,22 @@ def time_it(job: Job, program: Program, sessions: Mapping[str, Session]) -> tupl
         max_seconds=_LATENCY_SECONDS,
         progress=lambda done, total: job.listen("latency, paired with PyTorch", done, total),
     )
+
+
+def profile_it(job: Job, program: Program) -> schema.TimeReport | None:
+    """Where the engine's time goes, on the sample that was timed; None where the engine does not tell."""
+    assert program.reference is not None
+    job.listen("profile the engine", 0, None)
+    case = Case("profiled", program.reference.typical.feeds)
+    found = layers.profile(program, job.backend, job.options, case)
+    setting = why.Setting(
+        job.recipe.target,
+        job.recipe.precision,
+        job.options.threads,
+        why.kept_float(program.history),
+        environment.describe().isa,
+    )
+    return why.explain(found, program, setting) if found.layers else None
 
 
 def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) -> list[report.AttentionFigure]:

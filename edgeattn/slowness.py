@@ -74,18 +74,11 @@ def find(path: Path, asked: Asked, warn: Warn = lambda line: None) -> Subject:
     if (path / "report.json").exists():
         if not (path / "bundle" / "manifest.json").exists():
             raise BadInput("is a run without an engine", where=str(path), hint="run the recipe again: edgeattn run")
-        kept = _kept(Report.read(path / "report.json"))
+        kept = why.kept_float(Report.read(path / "report.json").stages)
         return replace(_bundle(path / "bundle", asked), kept=kept)
     if (path / "manifest.json").exists():
         return _bundle(path, asked)
     return _model(path, asked, warn)
-
-
-def _kept(report: Report) -> dict[str, str]:
-    """What the quantize stage wrote down."""
-    notes = next((stage.notes for stage in reversed(report.stages) if stage.name == "quantize"), {})
-    kept = notes.get("kept_float", {})
-    return {str(name): str(reason) for name, reason in kept.items()} if isinstance(kept, Mapping) else {}
 
 
 def _bundle(path: Path, asked: Asked) -> Subject:

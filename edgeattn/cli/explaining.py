@@ -74,7 +74,6 @@ def _show(ui: Ui, subject: Subject, found: TimeReport, ship: Ship | None) -> Non
     grouped = [
         *(("attention", name, spent) for name, spent in found.attention.items()),
         *(("module", name, spent) for name, spent in found.modules.items()),
-        *(("kind", name, spent) for name, spent in found.kinds.items()),
     ]
     rows = [(what, name, w.milliseconds(spent), w.percent((spent or 0.0) / whole, 1)) for what, name, spent in grouped]
     ui.table(("of", "", "time", "share"), rows, "time together")
@@ -87,14 +86,9 @@ def _show(ui: Ui, subject: Subject, found: TimeReport, ship: Ship | None) -> Non
     ui.table(heads, causes, "what costs time beside the work, the costliest first")
     if ui.as_json:
         return
-    ran = ", ".join(f"{w.percent(share, 1)} in {name}" for name, share in found.macs_in.items())
     isa = ", ".join(found.isa) or "none that speeds up INT8"
-    ui.emit(
-        None,
-        f"{subject.target}, asked for {subject.options.precision}: {w.milliseconds(found.total_ms)} a run "
-        f"(median of {found.runs}), {found.threads} threads, attention {w.percent(found.attention_share, 1)}; "
-        f"multiply-accumulates: {ran or 'none with stored weights'}; instruction sets: {isa}",
-    )
+    asked = f"{subject.target}, asked for {subject.options.precision}"
+    ui.emit(None, f"{asked}: {w.time_in_words(found)}; instruction sets: {isa}")
     for line in found.warnings:
         ui.warn(line)
     if ship is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn.graphs import GraphIndex, attributes
 from edgeattn.harness import advice
@@ -89,6 +89,20 @@ def explain(profile: Profile, program: Program, setting: Setting, top: int = 10)
         ),
         warnings=tuple(_warnings(profile, setting)),
     )
+
+
+class _Stage(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def notes(self) -> Mapping[str, Any]: ...
+
+
+def kept_float(stages: Sequence[_Stage]) -> dict[str, str]:
+    """Node -> why the quantizer left it in float, as the last quantize stage wrote it down."""
+    notes = next((stage.notes for stage in reversed(stages) if stage.name == "quantize"), {})
+    kept = notes.get("kept_float", {})
+    return {str(name): str(reason) for name, reason in kept.items()} if isinstance(kept, Mapping) else {}
 
 
 def _kind(layer: Layer, index: GraphIndex, setting: Setting) -> tuple[str, str]:

@@ -43,6 +43,7 @@ from edgeattn.report.sections import (
     worst,
 )
 from edgeattn.report.strictjson import loads
+from edgeattn.report.timing import TimeReport
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -71,6 +72,7 @@ __all__ = [
     "StageReport",
     "Target",
     "TaskReport",
+    "TimeReport",
     "Verdict",
     "worst",
 ]
@@ -98,6 +100,7 @@ class Report(Value):
     parity: ParityReport = ParityReport()
     task: TaskReport | None = None
     latency: LatencyReport | None = None
+    profile: TimeReport | None = None
     size: SizeReport | None = None
     environment: Environment | None = None
     gates: tuple[GateReport, ...] = ()

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn.backends import Availability, Engine, Options, Refusal
+from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
 from edgeattn.backends._common import explain_failure, first_line, newer_opsets, precision_summary, probe_package
 from edgeattn.errors import BadInput, EngineFailed
 from edgeattn.graphs import MAC_OPS, input_specs, macs_by_node, output_specs
@@ -90,6 +90,16 @@ class ReferenceBackend:
             return ReferenceSession(model)
         except Exception as error:
             raise EngineFailed(first_line(error), where="onnx_reference") from error
+
+    def profile(
+        self, model: onnx.ModelProto, options: Options, feeds: Arrays | None = None, runs: int = 0
+    ) -> list[Executed]:
+        """What the graph says, in FP32 and untimed: the evaluator has no clock."""
+        role = dict.fromkeys(MAC_OPS, "product")
+        return [
+            Executed(n.name, n.op_type, role.get(n.op_type, "other"), "fp32", stands_for=(n.name or n.output[0],))
+            for n in model.graph.node
+        ]
 
     def variants(self, options: Options) -> list[dict[str, object]]:
         """Nothing to tune."""
