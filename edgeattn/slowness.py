@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _STEPS = 4  # forced steps of a decoder that came without tokens
 _SECONDS = 20.0
+_PLAINER = 1.02  # what bf16 must be faster by to be shipped in place of fp32, which loses nothing
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 Warn = Callable[[str], None]
@@ -191,7 +192,7 @@ def verdict(timed: Comparison) -> Ship:
     speedups = {c.name: 1 / c.speedup.median for c in floats if c.speedup and c.speedup.median}
     told = ", ".join(f"{ratio:.2f}x the speed of {name}" for name, ratio in speedups.items())
     if faster:
-        best = max(faster, key=lambda c: (c.speedup.median or 0.0) if c.speedup else 0.0)
+        best = min(faster, key=lambda c: speedups[c.name] * (1.0 if c.name == "fp32" else _PLAINER))
         text = f"INT8 does not pay here: {told}; ship {best.name}"
         return Ship(ship=best.name, why=text, milliseconds=times, speedup=speedups)
     if unsure:

@@ -132,6 +132,22 @@ class Given:
         first = next((name for name in names if self.ops[name] in MAC_OPS), "") or self._behind(names[:1])
         return tuple(dict.fromkeys([first, *names])) if first else names
 
+    def recurrent(self, nodes: Sequence[Executed], ops: Iterable[str]) -> list[Executed]:
+        """The nodes with recurrent layers of type ``ops``, whose names were lost, given in order to those of the graph.
+
+        Nothing is guessed: unless there are as many of either (or two each, for both directions), they stay lost.
+        """
+        known = {name for node in nodes for name in node.stands_for}
+        free = [name for name, op in self.ops.items() if op in ("LSTM", "GRU", "RNN") and name not in known]
+        lost = [
+            node for node in nodes if node.op in set(ops) and not any(self.ops[n] in MAC_OPS for n in node.stands_for)
+        ]
+        each = len(lost) // len(free) if free else 0
+        if each not in (1, 2) or len(lost) != each * len(free):
+            return list(nodes)
+        told = {node.node: (free[i // each],) for i, node in enumerate(lost)}
+        return [replace(node, stands_for=told.get(node.node, node.stands_for)) for node in nodes]
+
     def _behind(self, names: Sequence[str], steps: int = 6) -> str:
         """The nearest product before a node, through what engines fuse into one."""
         for name in names if steps else ():

@@ -42,7 +42,8 @@ _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "boolean": "boo
 _DTYPES |= {f"{s}{n}": f"{k}{n}" for s, k in (("i", "int"), ("u", "uint")) for n in (8, 16, 32, 64)}
 _PINNED = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _LABELS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
-_MAC_LAYERS = {"Convolution", "FullyConnected", "MatMul", "Deconvolution", "RNNCell", "RNNSeq", "LSTMCell", "LSTMSeq"}
+_RECURRENT = {"RNNCell", "RNNSeq", "LSTMCell", "LSTMSeq"}
+_MAC_LAYERS = {"Convolution", "FullyConnected", "MatMul", "Deconvolution", *_RECURRENT}
 _ROLES = {**dict.fromkeys(_MAC_LAYERS, "product"), "Reorder": "layout", "Transpose": "layout", "Convert": "convert"}
 _SILENT = ("Const", "Input", "Output", "Result")  # held or handed over, not executed
 _FUSION_MARKS = re.compile("(/WithoutBiases|/DequantizationMultiply|/DequantizationSubtract)+$")
@@ -259,7 +260,8 @@ def _executed(compiled: Any, model: onnx.ModelProto, ran: bool = False) -> list[
         nodes.append(_layer(name, info, given))
         if ran and info.get("execTimeMcs") == "not_executed":
             idle.add(name)
-    return [node for node in placed(nodes, reads) if node.node not in idle]
+    found = placed(given.recurrent(nodes, _RECURRENT), reads)
+    return [node for node in found if node.node not in idle]
 
 
 _TOLD = ("layerType", "runtimePrecision", "primitiveType", "execTimeMcs", "originalLayersNames")

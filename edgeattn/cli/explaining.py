@@ -73,7 +73,7 @@ def _show(ui: Ui, subject: Subject, found: TimeReport, ship: Ship | None) -> Non
     whole = found.total_ms or 1.0
     grouped = [
         *(("attention", name, spent) for name, spent in found.attention.items()),
-        *(("module", name, spent) for name, spent in found.modules.items()),
+        *(("module", name, spent) for name, spent in found.modules.items() if spent),
     ]
     rows = [(what, name, w.milliseconds(spent), w.percent((spent or 0.0) / whole, 1)) for what, name, spent in grouped]
     ui.table(("of", "", "time", "share"), rows, "time together")

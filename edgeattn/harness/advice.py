@@ -13,6 +13,7 @@ WHY = {
 _FLOAT = (
     ("gate", "edgeattn quantize --gate names the other policies; measure them, gates cost little arithmetic"),
     ("request", "leave its pattern out of --keep where accuracy allows"),
+    ("recurrent", "run it step by step where it decodes; a step's products quantize as any other's"),
     ("narrow", "nothing to gain in INT8: widen the layer, or merge it with a neighbour"),
     ("computed", "int8-static quantizes stored weights only; try bf16 around it where the CPU has it"),
     ("stored in INT8", "weight-only saves memory, not arithmetic: compute in INT8 with int8-static or int8-dynamic"),

@@ -130,6 +130,8 @@ def _why_not(layer: Layer, index: GraphIndex, setting: Setting) -> tuple[str, st
     node = next((n for n in index.nodes if layer.node in (n.name, *n.output)), None)
     if node is None or setting.precision != "int8":
         return "float-layers", f"{ran}: the engine did not take it to {setting.precision}"
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        return "float-layers", f"{ran}: a recurrent operator, which no scheme quantizes as it is"
     quantized = [_unpacked(index, name) for name in node.input[:2]]
     if all(quantized) or node.op_type in ("MatMulInteger", "ConvInteger"):
         return "unfused-layers", f"{ran}: the graph quantizes it, the engine did not follow"
