@@ -87,10 +87,8 @@ def precision(found: Precision, limit: float | bool = True) -> GateReport:
 
 def _ran(found: Precision, share: float) -> str:
     """What runs instead, and where."""
-    layers = ", ".join(f"{e.layer} ({e.precision}, {wording.percent(e.share, 1)})" for e in found.elsewhere[:3])
-    told = (
-        f"asked for {found.requested}, runs in {found.effective}: {wording.percent(share, 1)} of the work is as asked"
-    )
+    layers = ", ".join(f"{e.layer} ({e.precision}, {wording.percent(e.share)})" for e in found.elsewhere[:3])
+    told = f"asked for {found.requested}, runs in {found.effective}: {wording.percent(share)} of the work is as asked"
     return f"{told}; largest elsewhere: {layers}" if layers else told
 
 

@@ -56,8 +56,8 @@ def test_a_float_graph_does_not_become_an_int8_bundle(target: str, tmp_path: Pat
     onnx.save(conv_net(), tmp_path / "m.onnx")
     result = edgeattn("compile", tmp_path / "m.onnx", "-o", tmp_path / "b", "-t", target, "--precision", "int8")
     assert result.returncode == 1
-    assert "asked for int8, runs in fp32: 0.0 % of the work is as asked" in result.stderr
-    assert "largest elsewhere: conv2 (fp32, 84.2 %), conv1 (fp32, 15.8 %)" in result.stderr
+    assert "asked for int8, runs in fp32: 0.00 % of the work is as asked" in result.stderr
+    assert "largest elsewhere: conv2 (fp32, 84.21 %), conv1 (fp32, 15.79 %)" in result.stderr
     assert not (tmp_path / "b").exists()
 
 
