@@ -33,6 +33,7 @@ def make_report(
     engine: Engine,
     scored: schema.TaskReport | None,
     timed: schema.LatencyReport,
+    attention: schema.AttentionReport | None = None,
     profiled: schema.TimeReport | None = None,
 ) -> schema.Report:
     """The report of a run, judged by the recipe's gates.
@@ -42,7 +43,7 @@ def make_report(
         name: what the report calls the recipe.
         exported: the program before any rewrite, whose size the engine's is held against.
         program: the program the engine was built from. engine: what was built.
-        scored, timed, profiled: the task and latency sections, and where the time goes.
+        scored, timed, attention, profiled: the task, latency and attention sections, and where the time goes.
     """
     built = StageRecord("compile", engine.seconds, {"backend": engine.backend, "graphs": dict(engine.effective)})
     ungated = schema.Report(
@@ -56,6 +57,7 @@ def make_report(
         operators=schema.Operators(domains=tuple(graphs.domains(program)), histogram=graphs.histogram(program)),
         parity=schema.ParityReport.of(job.parity),
         task=scored,
+        attention=attention,
         latency=timed,
         profile=profiled,
         size=schema.SizeReport(

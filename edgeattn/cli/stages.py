@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -28,6 +29,7 @@ from edgeattn.cli.ui import Ui
 from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
 
 if TYPE_CHECKING:
+    from edgeattn.backends import Backend, Options
     from edgeattn.program import Program, TensorSpec
     from edgeattn.report.schema import GateReport
     from edgeattn.report.schema import Precision as Ran
@@ -178,6 +180,9 @@ def compile_(
         typer.Option("--min-share", min=0, max=1, help="Work that must run in the precision asked for; else half."),
     ] = None,
     threads: Threads = 0,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Measure the engine's settings here, and build with the fastest.")
+    ] = False,
     inputs: Inputs = None,
     shape: Shapes = None,
     force: Force = False,
@@ -207,6 +212,9 @@ def compile_(
         options = backends.Options(device, precision, threads)
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
+        tried: list[dict[str, Any]] = []
+        if tune:
+            options, tried = _tuned(ui, program, backend, options)
         ui.listen(f"compile for {target}", 0, None)
         with new_directory(out, force) as work:
             (work / "engine").mkdir()
@@ -223,8 +231,12 @@ def compile_(
             pack(work, program=program, engine=engine, model=source.stem, target=target, sample=sample)
         ui.emit(
             {
-                **{"out": str(out), "target": target, "seconds": engine.seconds},
-                **{"precision": ran.model_dump(mode="json"), "gate": gate.model_dump(mode="json")},
+                "out": str(out),
+                "target": target,
+                "seconds": engine.seconds,
+                "precision": ran.model_dump(mode="json"),
+                "gate": gate.model_dump(mode="json"),
+                "tuned": tried,
             },
             f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s",
         )
@@ -237,6 +249,18 @@ def _refused(ui: Ui, target: str, ran: Ran, gate: GateReport) -> NoReturn:
     hint = "quantize the graph first" if ran.requested == "int8" else f"compile it with --precision {ran.effective}"
     ui.warn(f"{gate.why}; {hint}, or see `edgeattn explain-latency`; nothing was written")
     raise typer.Exit(EXIT_GATE_FAILED)
+
+
+def _tuned(ui: Ui, program: Program, backend: Backend, options: Options) -> tuple[Options, list[dict[str, Any]]]:
+    """The fastest options, and each setting that was tried, for people and for programs."""
+    from edgeattn import tune
+    from edgeattn.harness.limits import Limits
+
+    ui.listen("measure the engine's settings", 0, None)
+    options, tried = tune.settings(program, backend, options, tune.within(program, Limits.of(options.precision)))
+    for setting, choice in tried:
+        ui.listen(f"{setting}: {choice}", 0, None)
+    return options, [{"setting": setting, **asdict(choice)} for setting, choice in tried]
 
 
 def _sizes(texts: list[str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from edgeattn.errors import BadInput, printable
 from edgeattn.report.sections import (
     Attempt,
+    AttentionReport,
     Comparison,
     Contender,
     Environment,
@@ -48,6 +49,7 @@ from edgeattn.report.timing import TimeReport
 __all__ = [
     "SCHEMA_VERSION",
     "Attempt",
+    "AttentionReport",
     "Comparison",
     "Contender",
     "Environment",
@@ -99,6 +101,7 @@ class Report(Value):
     operators: Operators = Operators()
     parity: ParityReport = ParityReport()
     task: TaskReport | None = None
+    attention: AttentionReport | None = None
     latency: LatencyReport | None = None
     profile: TimeReport | None = None
     size: SizeReport | None = None

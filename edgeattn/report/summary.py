@@ -16,8 +16,8 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 
 def render(report: Report) -> str:
     """Verdict, headline figures, gates, parity, task, latency, rewrites, environment."""
-    parts = [_head(report), _gates(report), _parity(report), _task(report), _latency(report)]
-    parts += [_profile(report), _rewrites(report)]
+    parts = [_head(report), _gates(report), _parity(report), _task(report), _attention(report)]
+    parts += [_latency(report), _profile(report), _rewrites(report)]
     return "\n\n".join(filter(None, [*parts, _notes(report), _environment(report)])) + "\n"
 
 
@@ -149,6 +149,10 @@ def _rewrite_story(report: Report) -> list[str]:
         return []
     lines = [f"- {what}: {escape(text.replace(' -> ', ' → '))}" for what, text in rewriting.changes(notes)]
     return [f"In the graph: {escape(rewriting.found(notes['attention']))}.", "\n".join(lines)]
+
+
+def _attention(report: Report) -> str:
+    return "" if report.attention is None else escape(w.attention(report.attention))
 
 
 def _notes(report: Report) -> str:
