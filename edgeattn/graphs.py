@@ -226,11 +226,13 @@ def _recurrent_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto)
 
 
 def _weight_source(index: GraphIndex, name: str) -> str:
-    """Look through what unpacks a stored weight: the DequantizeLinear of a quantized one, the Cast of a half one."""
-    for _ in range(2):
-        node = index.producer.get(name)
-        if node is not None and node.op_type in ("DequantizeLinear", "Cast"):
-            name = node.input[0]
+    """Look through what unpacks a stored weight: a DequantizeLinear, a Cast, the product with its scales behind one."""
+    node = index.producer.get(name)
+    if node is not None and node.op_type == "Mul" and index.is_constant(node.input[1]):
+        unpacked = index.producer.get(node.input[0])
+        node = unpacked if unpacked is not None and unpacked.op_type == "Cast" else None
+    if node is not None and node.op_type in ("DequantizeLinear", "Cast"):
+        return _weight_source(index, node.input[0])
     return name
 
 

@@ -55,7 +55,7 @@ _ROLES = {
 }
 _LABELS = {1: "fp32", 2: "int8", 3: "int8", 10: "fp16", 11: "fp64", 16: "bf16"}  # by TensorProto.DataType
 # What ONNX Runtime appends to the name of a node that it fused, moved or copied.
-_MARKS = re.compile(r"(_token_\d+|/duplicated|_nchwc)+$")
+_MARKS = re.compile(r"^InsertedPrecisionFreeCast_|(_token_\d+|/duplicated|_nchwc)+$")
 _WARM_UP_RUNS = 3
 _NEWEST_OPSET = 26
 # One node for two Adds and a LayerNormalization, at six times their cost (version 1.31, AVX-512, 64 to 196 positions).

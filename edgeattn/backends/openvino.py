@@ -264,7 +264,7 @@ def _executed(compiled: Any, model: onnx.ModelProto, ran: bool = False) -> list[
     return [node for node in found if node.node not in idle]
 
 
-_TOLD = ("layerType", "runtimePrecision", "primitiveType", "execTimeMcs", "originalLayersNames")
+_TOLD = ("layerType", "runtimePrecision", "outputPrecisions", "primitiveType", "execTimeMcs", "originalLayersNames")
 
 
 def _layer(name: str, info: Mapping[str, str], given: Given) -> Executed:
@@ -273,6 +273,8 @@ def _layer(name: str, info: Mapping[str, str], given: Given) -> Executed:
     passes = info["layerType"] == "FakeQuantize" or given.only_quantizes(known)
     role = "quantize" if passes else _ROLES.get(info["layerType"], "other")
     spent, precision = info.get("execTimeMcs", ""), info.get("runtimePrecision", "")
+    if role == "layout" and info.get("outputPrecisions", precision) != precision:
+        role = "convert"
     return Executed(
         name,
         info["layerType"],

@@ -58,10 +58,10 @@ def explain_latency(
                 "ship": None if ship is None else ship.model_dump(mode="json"),
             }
         )
-        _show(ui, subject, found, ship)
+        _show(ui, subject, found, ship, top)
 
 
-def _show(ui: Ui, subject: Subject, found: TimeReport, ship: Ship | None) -> None:
+def _show(ui: Ui, subject: Subject, found: TimeReport, ship: Ship | None, top: int) -> None:
     """Tables for a person: nodes, modules, then causes, which are what matters, at the end."""
     from edgeattn.report import wording as w
 
@@ -72,7 +72,7 @@ def _show(ui: Ui, subject: Subject, found: TimeReport, ship: Ship | None) -> Non
     ui.table(("node", "engine's op", "runs in", "kernel", "time", "share", "module"), nodes, "nodes by time")
     whole = found.total_ms or 1.0
     grouped = [
-        *(("attention", name, spent) for name, spent in found.attention.items()),
+        *(("attention", name, spent) for name, spent in list(found.attention.items())[:top]),
         *(("module", name, spent) for name, spent in found.modules.items() if spent),
     ]
     rows = [(what, name, w.milliseconds(spent), w.percent((spent or 0.0) / whole, 1)) for what, name, spent in grouped]

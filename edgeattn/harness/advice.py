@@ -5,7 +5,7 @@ from __future__ import annotations
 WHY = {
     "layout": "the same numbers in another order: Transposes and Reorders between layers that want other layouts",
     "quantize-passes": "QuantizeLinear and DequantizeLinear that fused with nothing: each is a pass over a tensor",
-    "conversions": "Casts between types, each a pass over a tensor",
+    "conversions": "from one type to another, each a pass over a tensor; of a weight, at every run",
     "attention": "what attention does beside its products: pools, reductions, gates, softmax",
     "other-nodes": "elementwise and pooling nodes that fused with no product",
 }
@@ -19,6 +19,7 @@ _FLOAT = (
     ("stored in INT8", "weight-only saves memory, not arithmetic: compute in INT8 with int8-static or int8-dynamic"),
     ("attention", "its scores and gates lose most in INT8; weigh what it costs"),
     ("no QuantizeLinear", "edgeattn quantize the float model with real data, -t {target}"),
+    ("less than", "ask for the precision that the graph is typed in, or export it in float32"),
     ("engine", "ask for a precision that this CPU computes in, or ship fp32"),
     ("", "edgeattn quantize with another scheme, and judge accuracy again"),
 )
@@ -27,7 +28,7 @@ _ELSE = {
     "layout": "edgeattn rewrite -t {target} before quantizing; fewer float islands, fewer changes of layout",
     "quantize-passes": "edgeattn quantize -t {target} places pairs where this engine fuses them; a layer kept in "
     "float costs a pass on either side",
-    "conversions": "keep neighbours in one type: edgeattn quantize --scheme with one float type, or none",
+    "conversions": "keep neighbours in one type; of INT8 weights that are unpacked at every run, use int8-static",
     "attention": "edgeattn rewrite -t {target} tries the forms of it that this engine runs faster",
     "other-nodes": "edgeattn rewrite -t {target}; what is left is bound by memory, not by arithmetic",
 }

@@ -124,6 +124,7 @@ def _without_the_profiler(layers: list[Layer], calls: Mapping[str, int], total: 
 
 def _named(graph: str, model: onnx.ModelProto, executed: list[Executed], calls: int, fed: Arrays) -> list[Layer]:
     nodes = {node.name or node.output[0]: node for node in model.graph.node if node.output}
+    writers = {output: name for name, node in nodes.items() for output in node.output}
     macs, inside = dict(macs_by_node(model, _sizes(model, fed))), _attention(model)
     layers = []
     for one in executed:
@@ -137,12 +138,19 @@ def _named(graph: str, model: onnx.ModelProto, executed: list[Executed], calls: 
                 one,
                 one.milliseconds * calls,
                 sum(macs.pop(name, 0) for name in one.stands_for) if one.role == "product" else 0,
-                module_of(nodes[near]) if near else "",
+                _module(nodes, writers, near),
                 told.nodes if told and own else (),
                 next((inside[out] for out in (nodes[near].output if near else ()) if out in inside), ""),
             )
         )
     return layers
+
+
+def _module(nodes: Mapping[str, onnx.NodeProto], writers: Mapping[str, str], name: str) -> str:
+    """The module of a node; a quantizer's pass lies where the value was written that it passes on."""
+    while name and nodes[name].op_type in _PASSES:
+        name = writers.get(nodes[name].input[0], "")
+    return module_of(nodes[name]) if name else ""
 
 
 _PASSES = ("QuantizeLinear", "DequantizeLinear")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _NARROW = 16  # INT8 kernels take 16 channels at once
 _NAMED = 5
 _WORTH_TELLING = 0.005  # share of the run
+_WORTH_WARNING = 0.02
 _VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _DOT = {"dotprod", "i8mm"}
 
@@ -128,6 +129,8 @@ def _why_not(layer: Layer, index: GraphIndex, setting: Setting) -> tuple[str, st
     if recorded:
         return "float-layers", f"{ran}: {recorded}"
     node = next((n for n in index.nodes if layer.node in (n.name, *n.output)), None)
+    if setting.precision == "fp32":
+        return "float-layers", f"{ran}: less than was asked for, by the graph's own types or by the engine"
     if node is None or setting.precision != "int8":
         return "float-layers", f"{ran}: the engine did not take it to {setting.precision}"
     if node.op_type in ("LSTM", "GRU", "RNN"):
@@ -193,7 +196,7 @@ def _warnings(profile: Profile, setting: Setting) -> Iterable[str]:
     if setting.precision == "int8" and "neon" in isa and not isa & _DOT:
         yield "this CPU has no dot-product instructions: INT8 gains little here"
     slow = [layer for layer in profile.layers if layer.executed.kernel.startswith("ref")]
-    if _sum(slow) > _WORTH_TELLING * profile.total_ms:
+    if _sum(slow) > _WORTH_WARNING * profile.total_ms:
         names = ", ".join(dict.fromkeys(layer.node for layer in slow[:_NAMED]))
         yield f"reference kernels, which nobody has made fast, take {_sum(slow):.3g} ms: {names}"
 
