@@ -1,8 +1,9 @@
 """The float program behind a quantized one: what INT8 has to be faster than.
 
 A QuantizeLinear and the DequantizeLinear behind it are left out, stored weights become floats again. Where the
-quantizer's lower end may stand for a ReLU (zero point 0 of UINT8 on what a product or a sum wrote), a Relu takes its
-place. What is left computes what the quantized program approximates. (ONNX QuantizeLinear-13, DequantizeLinear-21)
+quantizer's lower end may stand for a ReLU (the zero point is the type's least number, 0 of UINT8 or -128 of INT8, on
+what a product or a sum wrote), a Relu takes its place. What is left computes what the quantized program approximates.
+(ONNX QuantizeLinear-13, DequantizeLinear-21)
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class _Pairs:
     def _clips(self, quantize: onnx.NodeProto) -> bool:
         zero = self._index.constant(quantize.input[2]) if len(quantize.input) > 2 and quantize.input[2] else None
         writer = self._index.producer.get(quantize.input[0])
-        lowest = zero is not None and zero.dtype in (np.uint8, np.uint16) and not zero.any()
+        lowest = zero is not None and zero.dtype.kind in "iu" and bool((zero == np.iinfo(zero.dtype).min).all())
         return lowest and writer is not None and writer.op_type in _SUMS
 
     def _unpacked(self, node: onnx.NodeProto) -> Array:

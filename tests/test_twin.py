@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from onnx import checker, helper, numpy_helper
@@ -42,14 +44,15 @@ def test_stripping_the_pairs_gives_back_the_graph_with_its_weights_rounded(diale
         assert (np.abs(restored - weight) <= 0.5001 * level).all()
 
 
-def test_what_a_quantizers_lower_end_cut_off_becomes_a_relu_again() -> None:
+@pytest.mark.parametrize("least", [np.uint8(0), np.int8(-128)])
+def test_what_a_quantizers_lower_end_cut_off_becomes_a_relu_again(least: np.integer[Any]) -> None:
     weight = np.array([[1.0, -1.0]], np.float32)
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["sum"], name="product"),
         helper.make_node("QuantizeLinear", ["sum", "scale", "zero"], ["q"], name="cut"),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], name="back"),
     ]
-    constants = {"w": weight, "scale": np.float32(0.5), "zero": np.uint8(0)}
+    constants = {"w": weight, "scale": np.float32(0.5), "zero": least}
     twin = floating(model(nodes, {"x": [1, 1]}, {"y": [1, 2]}, constants))
     got = registry.get("backends", "onnxruntime").load(twin, Options()).run({"x": np.array([[3.0]], np.float32)})
     assert got["y"].tolist() == [[3.0, 0.0]]
