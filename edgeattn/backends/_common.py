@@ -137,7 +137,7 @@ class Given:
 
         Nothing is guessed: unless there are as many of either (or two each, for both directions), they stay lost.
         """
-        known = {name for node in nodes for name in node.stands_for}
+        known = {name for node in nodes if node.role == "product" for name in node.stands_for}
         free = [name for name, op in self.ops.items() if op in ("LSTM", "GRU", "RNN") and name not in known]
         lost = [
             node for node in nodes if node.op in set(ops) and not any(self.ops[n] in MAC_OPS for n in node.stands_for)

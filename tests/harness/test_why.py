@@ -110,6 +110,22 @@ def test_transposes_between_layers_cost_time_of_their_own(engine: str) -> None:
     assert (cause.milliseconds or 0) > 0
 
 
+def test_a_graph_typed_in_half_precision_that_runs_in_fp32_is_found_out() -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], name="down", to=10),
+        helper.make_node("MatMul", ["half", "w"], ["product"], name="mix"),
+        helper.make_node("Cast", ["product"], ["y"], name="up", to=1),
+    ]
+    shape: list[int | str] = [4, C]
+    program = Program({"main": model(nodes, {"x": shape}, {"y": shape}, {"w": np.ones((C, C), np.float16)})})
+    backend = registry.get("backends", "onnxruntime")
+    found = layers.profile(program, backend, Options(threads=1), Case("c", {"x": np.ones((4, C), np.float32)}), runs=3)
+    report = why.explain(found, program, why.Setting("onnxruntime:cpu", "fp16", 1))
+    assert report.macs_in == {"fp32": 1.0}
+    (cause,) = (c for c in report.causes if c.cause == "float-layers")
+    assert (cause.nodes, cause.why) == (("mix",), "fp32: the engine did not take it to fp16")
+
+
 def test_every_graph_of_a_program_counts_as_often_as_it_runs() -> None:
     graphs, wiring = counter()
     program = Program(graphs, Wiring(wiring["feeds"], wiring["state"], Stop(**wiring["stop"])))
