@@ -14,6 +14,7 @@ from edgeattn.backends import Options
 from edgeattn.backends._common import usable_cores
 from edgeattn.errors import BadInput, EdgeattnError, MissingPackage, Unsupported, UsageError
 from edgeattn.harness import environment, latency, layers, why
+from edgeattn.memory import assert_fits
 from edgeattn.program import Case, Program
 from edgeattn.report.schema import Report
 from edgeattn.report.timing import Ship, TimeReport
@@ -97,6 +98,7 @@ def _bundle(path: Path, asked: Asked) -> Subject:
 
 def _model(path: Path, asked: Asked, warn: Warn) -> Subject:
     program = storage.load(path, warn)
+    assert_fits(program)
     backend, options = _engine(asked.target or "onnxruntime", asked, Options(precision=_shown(program)))
     subject = _checked(program, backend, options, Case("drawn", {}))
     sessions = _open(subject.program, backend, options)

@@ -69,7 +69,7 @@ class ReferenceBackend:
         effective = {}
         for graph, model in program.graphs.items():
             onnx.save(model, out / f"{graph}.onnx")
-            executed = [(n.name, "fp32") for n in model.graph.node if n.op_type in MAC_OPS]
+            executed = [(n.stands_for[0], n.precision) for n in self.profile(model, options) if n.role == "product"]
             effective[graph] = {
                 "device": "cpu",
                 "precision": precision_summary(executed, macs_by_node(model)),
@@ -94,11 +94,16 @@ class ReferenceBackend:
     def profile(
         self, model: onnx.ModelProto, options: Options, feeds: Arrays | None = None, runs: int = 0
     ) -> list[Executed]:
-        """What the graph says, in FP32 and untimed: the evaluator has no clock."""
-        role = dict.fromkeys(MAC_OPS, "product")
+        """What the graph says, untimed: the evaluator has no clock."""
         return [
-            Executed(n.name, n.op_type, role.get(n.op_type, "other"), "fp32", stands_for=(n.name or n.output[0],))
-            for n in model.graph.node
+            Executed(
+                node.name,
+                node.op_type,
+                "product" if node.op_type in MAC_OPS else "other",
+                "int8" if node.op_type.endswith("Integer") else "fp32",
+                stands_for=(node.name or node.output[0],),
+            )
+            for node in model.graph.node
         ]
 
     def variants(self, options: Options) -> list[dict[str, object]]:
