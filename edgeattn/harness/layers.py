@@ -148,7 +148,9 @@ def _named(graph: str, model: onnx.ModelProto, executed: list[Executed], calls: 
 
 def _module(nodes: Mapping[str, onnx.NodeProto], writers: Mapping[str, str], name: str) -> str:
     """The module of a node; a quantizer's pass lies where the value was written that it passes on."""
-    while name and nodes[name].op_type in _PASSES:
+    for _ in nodes:
+        if not name or nodes[name].op_type not in _PASSES:
+            break
         name = writers.get(nodes[name].input[0], "")
     return module_of(nodes[name]) if name else ""
 

@@ -54,22 +54,16 @@ def explain(profile: Profile, program: Program, setting: Setting, top: int = 10)
     Args:
         profile: of the program, on the engine. setting: how it was asked. top: nodes and modules to list.
     """
-    indices = {graph: GraphIndex(model) for graph, model in program.graphs.items()}
-    groups: dict[tuple[str, str], list[Layer]] = defaultdict(list)
-    for layer in profile.layers:
-        groups[_kind(layer, indices[layer.graph], setting)].append(layer)
-    total, spent = profile.total_ms, sum(layer.milliseconds for layer in profile.layers)
-    macs = sum(layer.macs for layer in profile.layers) or 1
-    causes = [_cause(kind, why, found, total, macs, setting) for (kind, why), found in groups.items() if kind]
-    between = total - spent if total - spent > _WORTH_TELLING * total else 0.0
-    if between:
-        causes.append(_between(between, total, len(profile.layers), setting))
+    groups = _grouped(profile, program, setting)
     kinds: dict[str, float] = defaultdict(float)
     for (kind, why), found in groups.items():
         kinds[kind or why] += _sum(found)
-    kinds["between-nodes"] = between
+    total = profile.total_ms
+    between = total - sum(kinds.values())
+    kinds["between-nodes"] = between if between > _WORTH_TELLING * total else 0.0
     inside = [layer for layer in profile.layers if layer.attention]
     ranked = sorted(profile.layers, key=lambda layer: -layer.milliseconds)
+    macs = _macs_in(profile.layers)
     return TimeReport(
         total_ms=total,
         runs=profile.runs,
@@ -79,17 +73,33 @@ def explain(profile: Profile, program: Program, setting: Setting, top: int = 10)
         modules=_by((layer.module for layer in profile.layers), profile.layers, top),
         attention=_by((layer.attention for layer in inside), inside, None),
         attention_share=_sum(inside) / total if total else None,
-        macs_in={p: n / macs for p, n in _macs_in(profile.layers).most_common()},
+        macs_in={precision: count / macs.total() for precision, count in macs.most_common()},
         nodes=tuple(_node(layer, total) for layer in ranked[:top]),
-        causes=tuple(
-            sorted(
-                (c for c in causes if (c.share or 0) >= _WORTH_TELLING or c.cause.endswith("-layers")),
-                key=lambda cause: cause.milliseconds or 0.0,
-                reverse=True,
-            )
-        ),
+        causes=tuple(_causes(groups, kinds["between-nodes"], profile, setting)),
         warnings=tuple(_warnings(profile, setting)),
     )
+
+
+_Groups = Mapping[tuple[str, str], list["Layer"]]
+
+
+def _grouped(profile: Profile, program: Program, setting: Setting) -> _Groups:
+    """Layers by the cause they are and why; those that are the work have no cause."""
+    indices = {graph: GraphIndex(model) for graph, model in program.graphs.items()}
+    groups: dict[tuple[str, str], list[Layer]] = defaultdict(list)
+    for layer in profile.layers:
+        groups[_kind(layer, indices[layer.graph], setting)].append(layer)
+    return groups
+
+
+def _causes(groups: _Groups, between: float, profile: Profile, setting: Setting) -> list[Cause]:
+    """By the time they cost; small ones only where they are layers, whose work counts as well."""
+    total, macs = profile.total_ms, _macs_in(profile.layers).total() or 1
+    found = [_cause(kind, why, layers, total, macs, setting) for (kind, why), layers in groups.items() if kind]
+    if between:
+        found.append(_between(between, total, len(profile.layers), setting))
+    told = [c for c in found if (c.share or 0.0) >= _WORTH_TELLING or c.cause.endswith("-layers")]
+    return sorted(told, key=lambda cause: cause.milliseconds or 0.0, reverse=True)
 
 
 class _Stage(Protocol):
