@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from edgeattn.program import Array, Program
 
-MAC_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
+MAC_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "MatMulInteger", "ConvInteger"})
 _RECURRENT = ("LSTM", "GRU", "RNN")
+_COUNTED = ("Conv", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", *_RECURRENT)
 _TYPICAL = {"batch": 1, "height": 224, "width": 224}
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 
@@ -164,7 +165,7 @@ def macs_by_node(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None)
     """Multiply-accumulates of each weighted node by its name (its first output's, if it has none)."""
     shapes = GraphIndex(_at_sizes(model, {**_TYPICAL, **(sizes or {})}))
     index = GraphIndex(model)
-    weighted = [n for n in index.nodes if n.op_type in ("Conv", "Gemm", "MatMul", *_RECURRENT)]
+    weighted = [n for n in index.nodes if n.op_type in _COUNTED]
     return {n.name or n.output[0]: _node_macs(index, shapes, n) for n in weighted}
 
 
@@ -209,9 +210,9 @@ def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> i
     if weight is None or shape is None:
         return 0
     sizes = [d if isinstance(d, int) else 1 for d in shape]
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "ConvInteger"):
         return int(np.prod(sizes)) * int(np.prod(weight[1:]))
-    inner = weight[0] if node.op_type == "MatMul" or not attributes(node).get("transB") else weight[1]
+    inner = weight[0] if node.op_type != "Gemm" or not attributes(node).get("transB") else weight[1]
     return int(np.prod(sizes)) * int(inner)
 
 
@@ -225,9 +226,14 @@ def _recurrent_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto)
 
 
 def _weight_source(index: GraphIndex, name: str) -> str:
-    """Look through the DequantizeLinear of a quantized weight."""
+    """Look through what unpacks a stored weight: a DequantizeLinear, a Cast, the product with its scales behind one."""
     node = index.producer.get(name)
-    return node.input[0] if node is not None and node.op_type == "DequantizeLinear" else name
+    if node is not None and node.op_type == "Mul" and index.is_constant(node.input[1]):
+        unpacked = index.producer.get(node.input[0])
+        node = unpacked if unpacked is not None and unpacked.op_type == "Cast" else None
+    if node is not None and node.op_type in ("DequantizeLinear", "Cast"):
+        return _weight_source(index, node.input[0])
+    return name
 
 
 def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

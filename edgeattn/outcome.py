@@ -34,6 +34,7 @@ def make_report(
     scored: schema.TaskReport | None,
     timed: schema.LatencyReport,
     attention: schema.AttentionReport | None = None,
+    profiled: schema.TimeReport | None = None,
 ) -> schema.Report:
     """The report of a run, judged by the recipe's gates.
 
@@ -42,7 +43,7 @@ def make_report(
         name: what the report calls the recipe.
         exported: the program before any rewrite, whose size the engine's is held against.
         program: the program the engine was built from. engine: what was built.
-        scored, timed, attention: the task, latency and attention sections.
+        scored, timed, attention, profiled: the task, latency and attention sections, and where the time goes.
     """
     built = StageRecord("compile", engine.seconds, {"backend": engine.backend, "graphs": dict(engine.effective)})
     ungated = schema.Report(
@@ -58,6 +59,7 @@ def make_report(
         task=scored,
         attention=attention,
         latency=timed,
+        profile=profiled,
         size=schema.SizeReport(
             reference_bytes=sum(outside.size(m) for m in exported.graphs.values()),
             engine_bytes=file_size(engine.directory, engine.files.values()),

@@ -10,7 +10,7 @@ from typing import Any
 from edgeattn import budget, cases, choose, decode, export, gating, graphs, report, tune
 from edgeattn.backends import Engine, oracle
 from edgeattn.errors import UsageError
-from edgeattn.harness import attention, latency, parity, task
+from edgeattn.harness import attention, environment, latency, layers, parity, task, why
 from edgeattn.harness.parity import Limits
 from edgeattn.job import Job, Listener, prepare, real_cases, refuse_unsupported, silent
 from edgeattn.outcome import fill_bundle, make_report, rules_applied
@@ -59,8 +59,10 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         judge(job, "engine", program, sessions)
         scored = score(job, program, sessions)
         timed, raw = time_it(job, program, sessions)
+        profiled = profile_it(job, program)
         maps = draw_attention(job, program, sessions)
-        result = make_report(job, name, exported, program, engine, scored, timed, attention.agreement(maps))
+        agreed = attention.agreement(maps)
+        result = make_report(job, name, exported, program, engine, scored, timed, agreed, profiled)
         fill_bundle(job, program, engine, sessions, work / "bundle")
         shown = maps[:: -(-len(maps) // _PICTURES) or 1]  # a deep network has a mask a block: a few, evenly
         report.write(result, work, raw, shown)
@@ -240,6 +242,22 @@ def time_it(job: Job, program: Program, sessions: Mapping[str, Session]) -> tupl
         max_seconds=_LATENCY_SECONDS,
         progress=lambda done, total: job.listen("latency, paired with PyTorch", done, total),
     )
+
+
+def profile_it(job: Job, program: Program) -> schema.TimeReport | None:
+    """Where the engine's time goes, on the sample that was timed; None where the engine does not tell."""
+    assert program.reference is not None
+    job.listen("profile the engine", 0, None)
+    case = Case("profiled", program.reference.typical.feeds)
+    found = layers.profile(program, job.backend, job.options, case)
+    setting = why.Setting(
+        job.recipe.target,
+        job.recipe.precision,
+        job.options.threads,
+        why.kept_float(program.history),
+        environment.describe().isa,
+    )
+    return why.explain(found, program, setting) if found.layers else None
 
 
 def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) -> list[report.AttentionFigure]:

@@ -141,6 +141,8 @@ class Gates(_Section):
     """What must hold for the verdict ``pass``; null switches a gate off.
 
     Attributes:
+        precision: the engine runs in what was asked for (see edgeattn.report.gates): most of the multiply-accumulates
+            in INT8, FP16 or BF16, or the share that ``int8_share`` asks for; none in a half precision of FP32.
         parity: no parity verdict after the last stage is ``fail``.
         task_drop: by how much the engine's metric is worse than PyTorch's, absolute, is at most this.
         task_min: the engine's metric is at least this. task_max: at most, for one where lower is better (perplexity).
@@ -150,6 +152,7 @@ class Gates(_Section):
         size_ratio: engine bytes over reference bytes is at most this.
     """
 
+    precision: bool = True
     parity: bool = True
     task_drop: NotNegative | None = None
     task_min: NotNegative | None = None

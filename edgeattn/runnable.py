@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from edgeattn import backends, decode, graphs, registry
 from edgeattn.errors import UsageError
+from edgeattn.harness.precision import labelled
 from edgeattn.memory import assert_fits
 from edgeattn.program import Program, Session, TensorSpec, Wiring
 
 if TYPE_CHECKING:
     from edgeattn.program import Array, Arrays
+    from edgeattn.report.schema import Precision
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Runnable:
         name: what the user typed. engine: where it runs, in words.
         inputs: the inputs a user gives.
         program: the ONNX graphs, None for a bundle or PyTorch.
+        precision: of a bundle, what was asked for and what runs.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Runnable:
     sessions: Mapping[str, Session]
     wiring: Wiring | None
     program: Program | None = None
+    precision: Precision | None = None
 
     def run(self, feeds: Arrays, tokens: Array | None = None) -> dict[str, Array]:
         """Run once; see :func:`edgeattn.decode.run`."""
@@ -72,7 +76,9 @@ def _bundle(path: Path) -> Runnable:
     from edgeattn import runtime
 
     model = runtime.load(path)
-    return Runnable(str(path), model.manifest.target, model.inputs, model.sessions, model.manifest.wiring)
+    manifest = model.manifest
+    ran = labelled(str(manifest.precision.get("requested", "")), manifest.engine)
+    return Runnable(str(path), manifest.target, model.inputs, model.sessions, manifest.wiring, precision=ran)
 
 
 def _eager(name: str, threads: int) -> Runnable:

@@ -14,7 +14,7 @@ from edgeattn.errors import MissingPackage, UnknownName, UsageError
 if TYPE_CHECKING:
     import onnx
 
-    from edgeattn.program import Program, QdqDialect, Session
+    from edgeattn.program import Arrays, Program, QdqDialect, Session
 
 silence_engines()  # no engine file can be imported before this
 
@@ -78,6 +78,31 @@ class Engine:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Executed:
+    """One node that an engine really executes, in words that all engines share.
+
+    Attributes:
+        node: its name in the engine's own graph. op: its type there.
+        role: ``product`` (multiply-accumulates), ``quantize`` (from or to INT8, as a pass of its own), ``layout`` (the
+            same numbers in another order), ``convert`` (another type, but for INT8), ``other``.
+        precision: what it computes in: ``fp32``, ``bf16``, ``int8`` …
+        kernel: kernel and instruction set as the engine calls them; empty where it does not say.
+        milliseconds: of one run; 0 where nothing was run.
+        stands_for: the nodes of the given graph that it does, its own first; those without a name by their output.
+        after: for what the engine added, the nearest nodes of the given graph before it.
+    """
+
+    node: str
+    op: str
+    role: str
+    precision: str
+    kernel: str = ""
+    milliseconds: float = 0.0
+    stands_for: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
 class Backend(Protocol):
     """What an engine file offers.
 
@@ -109,6 +134,15 @@ class Backend(Protocol):
 
     def load(self, model: onnx.ModelProto, options: Options) -> Session:
         """Open a graph that is in memory, without touching the disk."""
+        ...
+
+    def profile(
+        self, model: onnx.ModelProto, options: Options, feeds: Arrays | None = None, runs: int = 0
+    ) -> list[Executed]:
+        """The nodes that really run, in order, each with its time over ``runs`` runs of ``feeds`` where they are given.
+
+        Empty where the engine does not tell.
+        """
         ...
 
     def variants(self, options: Options) -> list[Mapping[str, Any]]:

@@ -7,15 +7,19 @@ import importlib.util
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn.backends import Availability, Refusal
+from edgeattn.backends import Availability, Executed, Refusal
 from edgeattn.errors import BadInput, EdgeattnError, EngineFailed, OutOfResources, printable
+from edgeattn.graphs import MAC_OPS
 from edgeattn.program import TensorSpec
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgeattn.backends import Options
     from edgeattn.program import Arrays, Program
 
@@ -57,6 +61,9 @@ def first_line(error: BaseException) -> str:
     return printable(lines[0], 400) if lines else type(error).__name__
 
 
+_LARGEST = 5  # layers that a summary names for each precision
+
+
 def precision_summary(executed: Iterable[tuple[str, str]], macs: Mapping[str, int]) -> dict[str, Any]:
     """Summarise the multiply-accumulate nodes an engine really executes.
 
@@ -67,19 +74,115 @@ def precision_summary(executed: Iterable[tuple[str, str]], macs: Mapping[str, in
 
     Returns:
         ``label`` (what nine tenths of the work run in, else ``mixed``), ``counts`` of nodes per precision,
-        ``macs`` in all and ``int8_macs`` among them. A node whose name the engine lost counts as not INT8.
+        ``macs`` in all, ``macs_in`` each precision and ``int8_macs`` among them; ``largest``, per precision the layers
+        with most of the work. A node whose name the engine lost counts as ``unknown``, which is no precision anybody
+        asked for, unless all that the engine executes agrees on one.
     """
     nodes = list(executed)
     counts = Counter(precision for _, precision in nodes)
-    total = sum(counts.values())
-    label, most = counts.most_common(1)[0] if counts else ("n/a", 0)
-    in_int8 = {name for name, precision in nodes if precision == "int8"}
-    work, int8_work = sum(macs.values()), sum(count for name, count in macs.items() if name in in_int8)
-    if work and int8_work >= 0.9 * work:
-        label = "int8"
-    elif most < 0.9 * total:
-        label = "mixed"
-    return {"label": label, "counts": dict(sorted(counts.items())), "macs": work, "int8_macs": int8_work}
+    ran = dict(reversed(nodes))  # of a node that is executed in parts, the first says it
+    lost = next(iter(counts)) if len(counts) == 1 else "unknown"
+    macs_in: Counter[str] = Counter()
+    layers: dict[str, list[tuple[int, str]]] = {}
+    for name, count in macs.items():
+        if count:
+            macs_in[ran.get(name, lost)] += count
+            layers.setdefault(ran.get(name, lost), []).append((count, name))
+    work = macs_in.total()
+    return {
+        "label": _label(counts, macs_in),
+        "counts": dict(sorted(counts.items())),
+        "macs": work,
+        "macs_in": dict(sorted(macs_in.items())),
+        "int8_macs": macs_in["int8"],
+        "largest": {
+            precision: {name: count for count, name in sorted(found, reverse=True)[:_LARGEST]}
+            for precision, found in sorted(layers.items())
+        },
+    }
+
+
+def _label(counts: Counter[str], macs_in: Counter[str]) -> str:
+    """What nine tenths of the work run in; of the nodes, where it is not known what the work runs in."""
+    known = macs_in if macs_in.total() > 2 * macs_in["unknown"] else counts
+    label, most = known.most_common(1)[0] if known else ("n/a", 0)
+    return label if most >= 0.9 * known.total() else "mixed"
+
+
+class Given:
+    """The nodes of the graph an engine was given, found by whatever the engine still calls them.
+
+    Attributes:
+        ops: operator type by name; a node without a name is called after its first output.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        named = {node.name or node.output[0]: node for node in model.graph.node if node.output}
+        self.ops = {name: node.op_type for name, node in named.items()}
+        self._inputs = {name: list(node.input) for name, node in named.items()}
+        self._writers = {output: name for name, node in named.items() for output in node.output}
+
+    def find(self, called: Iterable[str]) -> tuple[str, ...]:
+        """The nodes among what an engine names, by node or by value, each once and in order."""
+        found = (name if name in self.ops else self._writers.get(name, "") for name in called)
+        return tuple(dict.fromkeys(name for name in found if name))
+
+    def product(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The nodes with the product first: an engine may call it after the activation that it fused."""
+        first = next((name for name in names if self.ops[name] in MAC_OPS), "") or self._behind(names[:1])
+        return tuple(dict.fromkeys([first, *names])) if first else names
+
+    def recurrent(self, nodes: Sequence[Executed], ops: Iterable[str]) -> list[Executed]:
+        """The nodes with recurrent layers of type ``ops``, whose names were lost, given in order to those of the graph.
+
+        Nothing is guessed: unless there are as many of either (or two each, for both directions), they stay lost.
+        """
+        known = {name for node in nodes if node.role == "product" for name in node.stands_for}
+        free = [name for name, op in self.ops.items() if op in ("LSTM", "GRU", "RNN") and name not in known]
+        lost = [
+            node for node in nodes if node.op in set(ops) and not any(self.ops[n] in MAC_OPS for n in node.stands_for)
+        ]
+        each = len(lost) // len(free) if free else 0
+        if each not in (1, 2) or len(lost) != each * len(free):
+            return list(nodes)
+        told = {node.node: (free[i // each],) for i, node in enumerate(lost)}
+        return [replace(node, stands_for=told.get(node.node, node.stands_for)) for node in nodes]
+
+    def _behind(self, names: Sequence[str], steps: int = 6) -> str:
+        """The nearest product before a node, through what engines fuse into one."""
+        for name in names if steps else ():
+            if self.ops[name] in MAC_OPS:
+                return name
+            before = [self._writers[v] for v in self._inputs[name] if v in self._writers]
+            if self.ops[name] in _FUSED and (found := self._behind(before, steps - 1)):
+                return found
+        return ""
+
+    def only_quantizes(self, names: Sequence[str]) -> bool:
+        """Whether nodes go from or to INT8 and do nothing else."""
+        return bool(names) and all(self.ops[name] in _QDQ for name in names)
+
+
+_FUSED = frozenset(
+    {"Relu", "Sigmoid", "HardSigmoid", "Tanh", "Clip", "LeakyRelu", "Add", "Mul", "Cast", "BatchNormalization"}
+    | {"QuantizeLinear", "DequantizeLinear"}
+)
+_QDQ = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+
+
+def placed(nodes: Iterable[Executed], reads: Mapping[str, Sequence[str]]) -> list[Executed]:
+    """The nodes of an engine's graph with ``after`` told where the engine added them.
+
+    Args:
+        nodes: sorted, so that a node comes after what it reads. reads: node -> the nodes it reads, by engine's name.
+    """
+    known: dict[str, tuple[str, ...]] = {}
+    result = []
+    for node in nodes:
+        before = () if node.stands_for else next((known[r] for r in reads.get(node.node, ()) if known.get(r)), ())
+        known[node.node] = node.stands_for or before
+        result.append(replace(node, after=before))
+    return result
 
 
 def explain_failure(engine: str, error: Exception, inputs: tuple[TensorSpec, ...], feeds: Arrays) -> EdgeattnError:

@@ -6,17 +6,21 @@ Engine file: ``<graph>.onnx``. Effective precision is read from the graph ONNX R
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn.backends import Availability, Engine, Options, Refusal
+from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
 from edgeattn.backends._common import (
+    Given,
     explain_failure,
     fewer_threads,
     newer_opsets,
+    placed,
     precision_summary,
     probe_package,
     refusal,
@@ -43,6 +47,16 @@ _DTYPES = {
 _INT8_OPS = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "MatMulIntegerToFloat"}
 _INT8_OPS |= {"DynamicQuantizeMatMul", "QLinearConvTranspose", "DynamicQuantizeLSTM"}
 _FLOAT_OPS = {"Conv", "FusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "LSTM", "GRU", "RNN"}
+_ROLES = {
+    **dict.fromkeys(_INT8_OPS | _FLOAT_OPS, "product"),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"), "quantize"),
+    **dict.fromkeys(("Transpose", "ReorderInput", "ReorderOutput"), "layout"),
+    "Cast": "convert",
+}
+_LABELS = {1: "fp32", 2: "int8", 3: "int8", 10: "fp16", 11: "fp64", 16: "bf16"}  # by TensorProto.DataType
+# What ONNX Runtime appends to the name of a node that it fused, moved or copied.
+_MARKS = re.compile(r"^InsertedPrecisionFreeCast_|(_token_\d+|/duplicated|_nchwc)+$")
+_WARM_UP_RUNS = 3
 _NEWEST_OPSET = 26
 # One node for two Adds and a LayerNormalization, at six times their cost (version 1.31, AVX-512, 64 to 196 positions).
 _SLOWER_FUSED = ["SkipLayerNormFusion"]
@@ -102,7 +116,7 @@ class OnnxRuntimeBackend:
             outside.write(model, out / files[graph])
             effective[graph] = {
                 "device": "cpu",
-                "precision": precision_summary(_executed(out / files[graph], options), macs_by_node(model)),
+                "precision": precision_summary(_products(out / files[graph], options, model), macs_by_node(model)),
                 "settings": {
                     "threads": options.threads or usable_cores(),
                     "graph_optimization": f"all but {_SLOWER_FUSED[0]}",
@@ -116,17 +130,34 @@ class OnnxRuntimeBackend:
 
     def load(self, model: onnx.ModelProto, options: Options) -> OnnxRuntimeSession:
         """Open a graph that is in memory; weights that lie outside are mapped from there."""
-        from edgeattn import outside
+        return OnnxRuntimeSession(_inference_session(_bytes(model), options))
 
-        data = outside.rooted(model) if outside.tensors(model) else model.SerializeToString()
-        return OnnxRuntimeSession(_inference_session(data, options))
+    def profile(
+        self, model: onnx.ModelProto, options: Options, feeds: Arrays | None = None, runs: int = 0
+    ) -> list[Executed]:
+        """The graph ONNX Runtime made for itself, timed by its own profiler; see :class:`Backend`."""
+        import onnx
+
+        with scratch() as folder:
+            optimized = folder / "optimized.onnx"
+            profile = str(folder / "profile") if feeds is not None else ""
+            session = _inference_session(_bytes(_with_names(model)), options, str(optimized), profile)
+            times = _times(session, feeds, runs) if feeds is not None else {}
+            graph = onnx.load(optimized, load_external_data=False).graph
+        return _executed(graph, model, times)
 
     def variants(self, options: Options) -> list[Mapping[str, Any]]:
         """One thread."""
         return fewer_threads(options)
 
 
-def _inference_session(model: str | bytes, options: Options, optimized: str = "") -> Any:
+def _bytes(model: onnx.ModelProto) -> bytes:
+    from edgeattn import outside
+
+    return outside.rooted(model) if outside.tensors(model) else model.SerializeToString()
+
+
+def _inference_session(model: str | bytes, options: Options, optimized: str = "", profile: str = "") -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -145,6 +176,8 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
         settings.optimized_model_filepath = optimized
         weights = f"{Path(optimized).name}.data"  # a graph of more than 2 GiB cannot be saved in one file
         settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
+    if profile:
+        settings.enable_profiling, settings.profile_file_prefix = True, profile
     try:
         with _OPENING:
             return ort.InferenceSession(
@@ -154,20 +187,98 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
         raise refusal("onnxruntime", error) from error
 
 
-def _executed(file: Path, options: Options) -> Iterator[tuple[str, str]]:
+def _products(file: Path, options: Options, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """``(node, precision)`` of every multiply-accumulate node ONNX Runtime will execute."""
     import onnx
 
     with scratch() as folder:
         optimized = folder / "optimized.onnx"
         _inference_session(str(file), options, str(optimized))
-        nodes = onnx.load(optimized, load_external_data=False).graph.node
-    for node in nodes:
-        name = re.sub(r"_token_\d+$", "", node.name)  # a fused node keeps its convolution's name and adds a counter
-        if node.op_type in _INT8_OPS:
-            yield name, "int8"
-        elif node.op_type in _FLOAT_OPS:
-            yield name, "fp32"
+        graph = onnx.load(optimized, load_external_data=False).graph
+    for node in _executed(graph, model, {}):
+        if node.role == "product":
+            yield next(iter(node.stands_for), node.node), node.precision
+
+
+def _executed(graph: onnx.GraphProto, model: onnx.ModelProto, times: Mapping[str, float]) -> list[Executed]:
+    """The nodes of an optimised graph, in the names of the graph it was made from."""
+    given, types = Given(model), _Types(graph)
+    writers = {output: node.name for node in graph.node for output in node.output}
+    nodes = []
+    for node in graph.node:
+        called = [_MARKS.sub("", name) for name in (node.name, *node.output)]
+        role, known = _ROLES.get(node.op_type, "other"), given.find(called)[:1]
+        added = role == "layout" and not any(given.ops[name] == node.op_type for name in known)
+        nodes.append(
+            Executed(
+                node.name,
+                node.op_type,
+                role,
+                "int8" if node.op_type in _INT8_OPS else types.label(node),
+                node.domain,
+                times.get(node.name, 0.0),
+                () if added else given.product(known) if role == "product" else known,
+            )
+        )
+    reads = {node.name: [writers[name] for name in node.input if name in writers] for node in graph.node}
+    return placed(nodes, reads)
+
+
+class _Types:
+    """What nodes of an optimised graph compute in: ONNX Runtime saves no types of the values between them."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._stored: dict[str, int] = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        self._stored |= {value.name: value.type.tensor_type.elem_type for value in graph.input}
+        self._producer = {output: node for node in graph.node for output in node.output}
+
+    def label(self, node: onnx.NodeProto) -> str:
+        """The type of what a node reads first, or of its weights where that is computed by unknown operators."""
+        found = [self._type(name) for name in node.input[:2]]
+        return next((_LABELS[kind] for kind in found if kind in _LABELS), "fp32")
+
+    def _type(self, name: str) -> int:
+        for _ in range(len(self._producer) + 1):
+            node = self._producer.get(name)
+            if node is None or name in self._stored:
+                return self._stored.get(name, 0)
+            if node.op_type == "Cast":
+                return int(node.attribute[0].i)
+            if node.op_type in ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear") or not node.input:
+                return 1 if node.op_type == "DequantizeLinear" else 2
+            if node.op_type in ("QLinearConv", "QLinearMatMul", "QGemm"):
+                return 2
+            name = node.input[0]
+        return 0
+
+
+def _with_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with a name for every node, which the profiler tells its times by."""
+    import onnx
+
+    if all(node.name for node in model.graph.node):
+        return model
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    taken = {node.name for node in named.graph.node}
+    for node in named.graph.node:
+        if not node.name and node.output and node.output[0] not in taken:
+            node.name = node.output[0]
+    return named
+
+
+def _times(session: Any, feeds: Arrays, runs: int) -> dict[str, float]:
+    """Milliseconds of one run by node: the mean without the slowest tenth of the runs, which others disturbed."""
+    given = {value.name: feeds[value.name] for value in session.get_inputs()}
+    with _RUNNING:
+        for _ in range(_WARM_UP_RUNS + runs):
+            session.run(None, given)
+    spans: dict[str, list[float]] = {}
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            spans.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] / 1000)
+    kept = {name: sorted(times[_WARM_UP_RUNS:])[: math.ceil(0.9 * runs)] for name, times in spans.items()}
+    return {name: sum(times) / len(times) for name, times in kept.items() if times}
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn.backends import Availability, Engine, Options, Refusal
+from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
 from edgeattn.backends._common import (
+    Given,
     explain_failure,
     fewer_threads,
     newer_opsets,
+    placed,
     precision_summary,
     probe_package,
     refusal,
@@ -42,8 +44,12 @@ _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "boolean": "boo
 _DTYPES |= {f"{s}{n}": f"{k}{n}" for s, k in (("i", "int"), ("u", "uint")) for n in (8, 16, 32, 64)}
 _PINNED = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _LABELS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
-_MAC_LAYERS = {"Convolution", "FullyConnected", "MatMul", "Deconvolution", "RNNCell", "RNNSeq", "LSTMCell", "LSTMSeq"}
-_FUSION_MARKS = re.compile("(/WithoutBiases|/DequantizationMultiply)+$")
+_RECURRENT = {"RNNCell", "RNNSeq", "LSTMCell", "LSTMSeq"}
+_MAC_LAYERS = {"Convolution", "FullyConnected", "MatMul", "Deconvolution", *_RECURRENT}
+_ROLES = {**dict.fromkeys(_MAC_LAYERS, "product"), "Reorder": "layout", "Transpose": "layout", "Convert": "convert"}
+_SILENT = ("Const", "Input", "Output", "Result")  # held or handed over, not executed
+_FUSION_MARKS = re.compile("(/WithoutBiases|/DequantizationMultiply|/DequantizationSubtract)+$")
+_WARM_UP_RUNS = 3
 _NEWEST_OPSET = 26
 _RUNNING = native("OpenVINO", "running the graph")
 
@@ -119,7 +125,7 @@ class OpenVinoBackend:
             compiled = _compile(out / files[graph], options)
             effective[graph] = {
                 "device": ",".join(compiled.get_property("EXECUTION_DEVICES")).lower(),
-                "precision": precision_summary(_executed(compiled, model), macs_by_node(model)),
+                "precision": precision_summary(_products(compiled, model), macs_by_node(model)),
                 "settings": {
                     "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
                     "inference_precision": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
@@ -157,6 +163,23 @@ class OpenVinoBackend:
         """Open what ``freeze`` gave."""
         model = _thawed(ir)
         return OpenVinoSession(_compile(model, options), [port.get_any_name() for port in model.outputs])
+
+    def profile(
+        self, model: onnx.ModelProto, options: Options, feeds: Arrays | None = None, runs: int = 0
+    ) -> list[Executed]:
+        """The compiled model, timed by OpenVINO's own counters; see :class:`Backend`."""
+        compiled = _compile(_read(model), options, counted=feeds is not None)
+        if feeds is None:
+            return _executed(compiled, model)
+        session = OpenVinoSession(compiled, [value.name for value in model.graph.output])
+        cold, every = (_counted(session, compiled, model, feeds, n) for n in (_WARM_UP_RUNS, max(runs, 1)))
+        # A counter holds the mean of all runs so far, and the first few are no measure.
+        early = {node.node: node.milliseconds * _WARM_UP_RUNS for node in cold}
+        total = _WARM_UP_RUNS + max(runs, 1)
+        return [
+            replace(n, milliseconds=max(0.0, n.milliseconds * total - early.get(n.node, 0.0)) / max(runs, 1))
+            for n in every
+        ]
 
     def variants(self, options: Options) -> list[Mapping[str, Any]]:
         """One thread; bf16 around INT8 on a CPU that computes in it."""
@@ -217,11 +240,12 @@ def _shareable(array: Array) -> Array:
     return shared
 
 
-def _compile(model: Any, options: Options) -> Any:
+def _compile(model: Any, options: Options, counted: bool = False) -> Any:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": _PINNED[options.around if options.precision == "int8" else options.precision],
         "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
+        **({"PERF_COUNT": True} if counted else {}),
     }
     try:
         with native("OpenVINO", "compiling the graph"):
@@ -232,20 +256,60 @@ def _compile(model: Any, options: Options) -> Any:
         raise refusal("openvino", error) from error
 
 
-def _executed(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+def _products(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """``(node, precision)`` of every multiply-accumulate layer in the compiled model, by the names in ``model``."""
-    given = {node.name for node in model.graph.node}
-    writers = {output: node.name or output for node in model.graph.node for output in node.output}
-    for op in compiled.get_runtime_model().get_ops():
-        info = op.get_rt_info()
-        layer = info["layerType"].astype(str) if "layerType" in info else ""
-        if layer in _MAC_LAYERS:
-            precision = info["runtimePrecision"].astype(str)
-            fused = info["originalLayersNames"].astype(str).split(",") if "originalLayersNames" in info else [""]
-            # The first name is the layer's own; what was fused into it may have left its mark there.
-            name = _FUSION_MARKS.sub("", fused[0])
-            # A node that writes a graph output is called after that output.
-            yield name if name in given else writers.get(name, name), _LABELS.get(precision, precision)
+    for node in _executed(compiled, model):
+        if node.role == "product":
+            yield next(iter(node.stands_for), node.node), node.precision
+
+
+def _counted(
+    session: OpenVinoSession, compiled: Any, model: onnx.ModelProto, feeds: Arrays, runs: int
+) -> list[Executed]:
+    """What was executed, with the counters after ``runs`` more runs."""
+    for _ in range(runs):
+        session.run(feeds)
+    return _executed(compiled, model, ran=True)
+
+
+def _executed(compiled: Any, model: onnx.ModelProto, ran: bool = False) -> list[Executed]:
+    """The layers of a compiled model, in the names of the graph it was made from; once it ran, those that did."""
+    given = Given(model)
+    nodes, reads, idle = [], {}, set()
+    for op in compiled.get_runtime_model().get_ordered_ops():
+        told = op.get_rt_info()
+        info = {key: told[key].astype(str) for key in _TOLD if key in told}
+        if info.get("layerType", "Const") in _SILENT:
+            continue
+        name = op.get_friendly_name()
+        reads[name] = [port.get_source_output().get_node().get_friendly_name() for port in op.inputs()]
+        nodes.append(_layer(name, info, given))
+        if ran and info.get("execTimeMcs") == "not_executed":
+            idle.add(name)
+    found = placed(given.recurrent(nodes, _RECURRENT), reads)
+    return [node for node in found if node.node not in idle]
+
+
+_TOLD = ("layerType", "runtimePrecision", "outputPrecisions", "primitiveType", "execTimeMcs", "originalLayersNames")
+
+
+def _layer(name: str, info: Mapping[str, str], given: Given) -> Executed:
+    # The first name is the layer's own; what was fused into it may have left its mark there.
+    known = given.find(_FUSION_MARKS.sub("", part) for part in info.get("originalLayersNames", "").split(","))
+    passes = info["layerType"] == "FakeQuantize" or given.only_quantizes(known)
+    role = "quantize" if passes else _ROLES.get(info["layerType"], "other")
+    spent, precision = info.get("execTimeMcs", ""), info.get("runtimePrecision", "")
+    if role == "layout" and info.get("outputPrecisions", precision) != precision:
+        role = "convert"
+    return Executed(
+        name,
+        info["layerType"],
+        role,
+        _LABELS.get(precision, precision),
+        info.get("primitiveType", ""),
+        int(spent) / 1000 if spent.isdecimal() else 0.0,
+        given.product(known) if role == "product" else known,
+    )
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -72,7 +72,10 @@ def bench(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Time models side by side in one process, interleaved, with an A/A control; exit 75 if it does not settle."""
+    """Time models side by side in one process, interleaved, with an A/A control; exit 75 if it does not settle.
+
+    Exit 1 if a bundle runs in another precision than it is called by: its figure would be read as that one's.
+    """
     from edgeattn.backends._common import usable_cores
     from edgeattn.harness import latency
     from edgeattn.runnable import open_any
@@ -98,7 +101,7 @@ def bench(
         rows = [
             (
                 entry.name,
-                next(r.engine for r in opened if r.name == entry.name),
+                next(_engine(r) for r in opened if r.name == entry.name),
                 f"{entry.latency.p50_ms:.3f}",
                 "n/a" if entry.latency.p90_ms is None else f"{entry.latency.p90_ms:.3f}",
                 "" if entry.speedup is None else f"{entry.speedup.median:.3f}x",
@@ -109,7 +112,26 @@ def bench(
         ui.table(("model", "engine", "p50 ms", "p90 ms", "speed vs first", "95 %"), rows)
         control = _span(result.aa_control.ci95, 4)
         ui.emit(None, f"A/A control {control}: {result.verdict} {result.why}") if not as_json else None
+        mislabelled = [line for r in opened if (line := _mislabelled(r))]
+        for line in mislabelled:
+            ui.warn(line)
+    if mislabelled:
+        raise typer.Exit(EXIT_GATE_FAILED)
     raise typer.Exit(EXIT_INCONCLUSIVE if result.verdict == "inconclusive" else EXIT_OK)
+
+
+def _engine(runnable: Runnable) -> str:
+    """Where it runs, and of a bundle in what."""
+    ran = runnable.precision
+    return runnable.engine if ran is None else f"{runnable.engine} in {ran.effective}"
+
+
+def _mislabelled(runnable: Runnable) -> str:
+    """Why a bundle may not be called by the precision it was built for; empty if it may."""
+    from edgeattn.report import gates
+
+    gate = gates.precision(runnable.precision) if runnable.precision is not None else None
+    return "" if gate is None or gate.verdict == "pass" else f"{runnable.name}: {gate.why}"
 
 
 def _span(bounds: tuple[float | None, float | None], digits: int) -> str:

@@ -72,8 +72,8 @@ def check(
 
     with Ui(as_json, quiet, [directory], timeout=timeout) as ui:
         if (directory / "manifest.json").exists() and not (directory / "report.json").exists():
-            result_ok = _selftest(ui, directory)
-            raise typer.Exit(EXIT_OK if result_ok else EXIT_GATE_FAILED)
+            good = _selftest(ui, directory) and _runs_as_labelled(ui, directory)
+            raise typer.Exit(EXIT_OK if good else EXIT_GATE_FAILED)
         found = report.Report.read(directory / "report.json")
         verify_bundle(directory / "bundle")
         gates = Recipe.load(directory / "recipe.yaml").gates.model_dump()
@@ -170,6 +170,21 @@ def _selftest(ui: Ui, directory: Path) -> bool:
             f"{directory}: every file as signed off; self-test {'passed' if result.passed else 'FAILED'}",
         )
     return bool(result.passed)
+
+
+def _runs_as_labelled(ui: Ui, directory: Path) -> bool:
+    """Whether a bundle runs in the precision it is called by; told where it does not."""
+    from edgeattn.bundle.manifest import verify as verify_bundle
+    from edgeattn.harness.precision import labelled
+    from edgeattn.report import gates
+
+    manifest = verify_bundle(directory)
+    ran = labelled(str(manifest.precision.get("requested", "")), manifest.engine)
+    gate = gates.precision(ran) if ran is not None else None
+    if gate is None or gate.verdict == "pass":
+        return True
+    ui.warn(f"{directory}: {gate.why}")
+    return False
 
 
 def show(ui: Ui, result: Report) -> None:

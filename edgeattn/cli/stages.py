@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -26,11 +26,13 @@ from edgeattn.cli.app import (
     app,
 )
 from edgeattn.cli.ui import Ui
-from edgeattn.errors import Unsupported, UsageError
+from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.backends import Backend, Options
     from edgeattn.program import Program, TensorSpec
+    from edgeattn.report.schema import GateReport
+    from edgeattn.report.schema import Precision as Ran
 
 _INPUTS = "Real inputs: an .npz, one array per input, to judge on beside seeded ones."
 Inputs = Annotated[Path | None, typer.Option(help=_INPUTS)]
@@ -73,7 +75,7 @@ def export(
 
     with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
         ui.listen("export to ONNX", 0, None)
-        said = source.Inputs(_specs(shape or []), _dynamics(dynamic or []), inputs)
+        said = source.Inputs(specs(shape or []), _dynamics(dynamic or []), inputs)
         found = source.resolve(model, weights, said)
         for note in found.notes:
             ui.warn(note)
@@ -146,7 +148,7 @@ def rewrite(
         if out is not None:
             guard(out, [source])
         chooser = _chooser(target, threads) if target else None
-        given = drawing.Given(inputs, _specs(shape or []))
+        given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
         with tempfile.TemporaryDirectory(prefix="edgeattn-undone-") as scratch:
             result = rewriter(
@@ -173,6 +175,10 @@ def compile_(
     out: Out,
     target: Target,
     precision: Precision = "fp32",
+    least: Annotated[
+        float | None,
+        typer.Option("--min-share", min=0, max=1, help="Work that must run in the precision asked for; else half."),
+    ] = None,
     threads: Threads = 0,
     tune: Annotated[
         bool, typer.Option("--tune", help="Measure the engine's settings here, and build with the fastest.")
@@ -185,12 +191,13 @@ def compile_(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """ONNX -> engine bundle for a target, with the precision that really runs read back."""
+    """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for."""
     from edgeattn import backends, decode, drawing, registry, storage
     from edgeattn.bundle.pack import answered_sample, pack
     from edgeattn.errors import MissingPackage
     from edgeattn.harness.precision import audit
     from edgeattn.publish import guard, new_directory
+    from edgeattn.report import gates
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         name, device = backends.parse_target(target)
@@ -200,7 +207,7 @@ def compile_(
         if not backend.probe().available:
             raise MissingPackage(name, backend.extra, why=backend.probe().why)
         guard(out, [source])
-        given = drawing.Given(inputs, _specs(shape or []))
+        given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
         options = backends.Options(device, precision, threads)
         for refusal in backend.unsupported(program, options):
@@ -212,25 +219,36 @@ def compile_(
         with new_directory(out, force) as work:
             (work / "engine").mkdir()
             engine = backend.compile(program, options, work / "engine")
+            ran = audit(precision, engine.effective)
+            gate = gates.precision(ran, True if least is None else least)
+            if gate.verdict == "fail":
+                _refused(ui, target, ran, gate)
             sessions = {g: backend.open(engine.directory / f, options) for g, f in engine.files.items()}
             assert program.reference is not None
             case = program.reference.cases[0]
             answer = decode.run(sessions, program.wiring, case.feeds)
-            ran = audit(precision, engine.effective)
             sample = answered_sample(case.feeds, answer, precision)
             pack(work, program=program, engine=engine, model=source.stem, target=target, sample=sample)
-        if precision == "int8" and not ran.int8_share:
-            ui.warn(f"asked for int8, but nothing runs in INT8 ({ran.effective}); quantize the graph first")
         ui.emit(
             {
                 "out": str(out),
                 "target": target,
                 "seconds": engine.seconds,
                 "precision": ran.model_dump(mode="json"),
+                "gate": gate.model_dump(mode="json"),
                 "tuned": tried,
             },
             f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s",
         )
+
+
+def _refused(ui: Ui, target: str, ran: Ran, gate: GateReport) -> NoReturn:
+    """Say what runs instead, publish nothing, and leave as a failed gate does."""
+    told = {"precision": ran.model_dump(mode="json"), "gate": gate.model_dump(mode="json")}
+    ui.emit({"out": None, "target": target, **told})
+    hint = "quantize the graph first" if ran.requested == "int8" else f"compile it with --precision {ran.effective}"
+    ui.warn(f"{gate.why}; {hint}, or see `edgeattn explain-latency`; nothing was written")
+    raise typer.Exit(EXIT_GATE_FAILED)
 
 
 def _tuned(ui: Ui, program: Program, backend: Backend, options: Options) -> tuple[Options, list[dict[str, Any]]]:
@@ -270,7 +288,8 @@ def _chooser(target: str, threads: int) -> Any:
     return choose.by_latency(name, backends.Options(device, "fp32", threads or usable_cores()))
 
 
-def _specs(texts: list[str]) -> list[TensorSpec]:
+def specs(texts: list[str]) -> list[TensorSpec]:
+    """``--shape`` options as the shapes of inputs."""
     from edgeattn.recipe import parse_spec
 
     found: dict[str, TensorSpec] = {}

@@ -1,5 +1,7 @@
 """Gates: what was asked of a run, held against what was seen.
 
+    precision    what was asked for is what runs: of INT8, FP16 and BF16 at least half of the multiply-accumulates and
+                 never none, of FP32 nothing in a half precision. Another int8_share, where asked, takes that place
     parity       no output after the last stage fails
     task_drop    reference − engine metric, absolute, at most the limit; the verdict of the task section, which says
                  "inconclusive" where the sample cannot tell
@@ -19,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from edgeattn.errors import UnknownName
 from edgeattn.report import wording
-from edgeattn.report.schema import GateReport, Report, Verdict
+from edgeattn.report.schema import GateReport, Precision, Report, Verdict
 
 GateLimit = float | bool | None
 
@@ -40,6 +42,8 @@ def evaluate(
             raise UnknownName("gate", name, GATES)
     # A limit of 0 is asked for (task_drop: 0); only None and False are not.
     asked = {name: limit for name, limit in gates.items() if limit is not None and limit is not False}
+    if report.precision.requested == "int8" and asked.get("precision") is True and "int8_share" in asked:
+        asked["precision"] = 0.0
     judged = [GATES[name](report, asked[name]) for name in GATES if name in asked]
     if baseline is not None:
         from edgeattn.report.baseline import regressions
@@ -52,6 +56,44 @@ def overall(gates: Iterable[GateReport]) -> Verdict:
     """fail, else inconclusive, else pass."""
     verdicts = {g.verdict for g in gates}
     return "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"
+
+
+MOST_OF_THE_WORK = 0.5
+"""Least share in the precision asked for. Engines with their gates, first and last layers in float have 0.65 and more
+here; one that computes most of its work in something else is not what its name says."""
+
+
+def precision(found: Precision, limit: float | bool = True) -> GateReport:
+    """Whether an engine may be called by the precision that was asked for.
+
+    Args:
+        found: what runs. limit: least share of the multiply-accumulates; True for the default. None of them always
+            fails.
+    """
+    asked = found.requested
+    least = float(limit) if limit is not True else 1.0 if asked == "fp32" else MOST_OF_THE_WORK
+    # A report from before shares were recorded tells INT8's, or the label.
+    share = found.share
+    if share is None:
+        share = found.int8_share if asked == "int8" else float(found.effective.startswith(asked))
+    if found.effective == "no weighted operator":
+        verdict: Verdict = "pass" if asked == "fp32" else "fail"
+        return _gate("precision", least, None, verdict, f"no operator with weights that could run in {asked}")
+    if share is None:
+        return _missing("precision", least, f"the engine did not tell what runs in {asked}")
+    good = share >= least - 1e-9 and share > 0
+    return _gate("precision", least or "> 0 %", share, "pass" if good else "fail", "" if good else _ran(found, share))
+
+
+def _ran(found: Precision, share: float) -> str:
+    """What runs instead, and where."""
+    layers = ", ".join(f"{e.layer} ({e.precision}, {wording.percent(e.share)})" for e in found.elsewhere[:3])
+    told = f"asked for {found.requested}, runs in {found.effective}: {wording.percent(share)} of the work is as asked"
+    return f"{told}; largest elsewhere: {layers}" if layers else told
+
+
+def _precision(report: Report, limit: float | bool) -> GateReport:
+    return precision(report.precision, limit)
 
 
 def _parity(report: Report, limit: float | bool) -> GateReport:
@@ -135,6 +177,7 @@ def _size_ratio(report: Report, limit: float | bool) -> GateReport:
 
 
 GATES: dict[str, Callable[[Report, float | bool], GateReport]] = {
+    "precision": _precision,
     "parity": _parity,
     "task_drop": _task_drop,
     "task_min": _task_min,
@@ -157,6 +200,11 @@ def _missing(name: str, limit: float | bool, why: str) -> GateReport:
 
 
 def _gate(
-    name: str, limit: float | bool, observed: float | str | None, verdict: Verdict, why: str = "", unit: str = "share"
+    name: str,
+    limit: float | bool | str,
+    observed: float | str | None,
+    verdict: Verdict,
+    why: str = "",
+    unit: str = "share",
 ) -> GateReport:
     return GateReport(name=name, limit=limit, observed=observed, why=why, verdict=verdict, unit=unit)

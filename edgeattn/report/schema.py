@@ -24,6 +24,7 @@ from edgeattn.report.sections import (
     Interval,
     Latencies,
     LatencyReport,
+    LayerPrecision,
     MeasuredChoice,
     Operators,
     OutputParity,
@@ -43,6 +44,7 @@ from edgeattn.report.sections import (
     worst,
 )
 from edgeattn.report.strictjson import loads
+from edgeattn.report.timing import TimeReport
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -56,6 +58,7 @@ __all__ = [
     "Interval",
     "Latencies",
     "LatencyReport",
+    "LayerPrecision",
     "MeasuredChoice",
     "Operators",
     "OutputParity",
@@ -71,6 +74,7 @@ __all__ = [
     "StageReport",
     "Target",
     "TaskReport",
+    "TimeReport",
     "Verdict",
     "worst",
 ]
@@ -99,6 +103,7 @@ class Report(Value):
     task: TaskReport | None = None
     attention: AttentionReport | None = None
     latency: LatencyReport | None = None
+    profile: TimeReport | None = None
     size: SizeReport | None = None
     environment: Environment | None = None
     gates: tuple[GateReport, ...] = ()

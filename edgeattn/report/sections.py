@@ -325,17 +325,30 @@ class Target(Value):
     effective: str
 
 
+class LayerPrecision(Value):
+    """A layer, what it runs in, and its share of all multiply-accumulates."""
+
+    layer: str
+    precision: str
+    share: Figure = None
+
+
 class Precision(Value):
     """Precision asked for and the one the engine reports.
 
     Attributes:
         int8_share: share of the multiply-accumulates that run in INT8; None if not read back.
+        share: of those that run in what was asked for (of fp32: in nothing less). macs_in: their number by precision.
+        elsewhere: the largest layers that run in something else.
         detail: what the engine reports, per graph.
     """
 
     requested: str
     effective: str
     int8_share: Figure = None
+    share: Figure = None
+    macs_in: Counts = {}
+    elsewhere: tuple[LayerPrecision, ...] = ()
     detail: Notes = {}
 
 

@@ -17,7 +17,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 def render(report: Report) -> str:
     """Verdict, headline figures, gates, parity, task, latency, rewrites, what INT8 costs, environment."""
     parts = [_head(report), _gates(report), _parity(report), _task(report), _attention(report)]
-    parts += [_latency(report), _rewrites(report), _sensitivity(report)]
+    parts += [_latency(report), _profile(report), _rewrites(report), _sensitivity(report)]
     return "\n\n".join(filter(None, [*parts, _notes(report), _environment(report)])) + "\n"
 
 
@@ -109,6 +109,21 @@ def _latency(report: Report) -> str:
         f"{l.rounds} rounds, {l.threads or 'default'} threads, {len(l.attempts)} attempt(s): "
         f"{MARKS[l.verdict]} {l.verdict}" + (f", {escape(l.why)}" if l.why else "")
     )
+
+
+def _profile(report: Report) -> str:
+    p = report.profile
+    if p is None:
+        return ""
+    rows = [
+        (escape(c.cause), w.milliseconds(c.milliseconds), w.percent(c.share, 1), str(c.count), escape(c.why),
+         escape(c.do), escape(", ".join((c.modules or c.nodes)[:3])))
+        for c in p.causes
+    ]  # fmt: skip
+    head = ("cause", "costs", "share", "nodes", "why", "what to do", "most of it in")
+    said = f"{escape(w.time_in_words(p))}."
+    warned = "".join(f"\n- {escape(line)}" for line in p.warnings)
+    return "\n\n".join(filter(None, ["## Where the time goes", said, render_table(head, rows) if rows else "", warned]))
 
 
 def _rewrites(report: Report) -> str:

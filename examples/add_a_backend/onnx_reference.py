@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn.backends import Availability, Engine, Options, Refusal
+from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
 from edgeattn.backends._common import explain_failure, first_line, newer_opsets, precision_summary, probe_package
 from edgeattn.errors import BadInput, EngineFailed
 from edgeattn.graphs import MAC_OPS, input_specs, macs_by_node, output_specs
@@ -69,7 +69,7 @@ class ReferenceBackend:
         effective = {}
         for graph, model in program.graphs.items():
             onnx.save(model, out / f"{graph}.onnx")
-            executed = [(n.name, "fp32") for n in model.graph.node if n.op_type in MAC_OPS]
+            executed = [(n.stands_for[0], n.precision) for n in self.profile(model, options) if n.role == "product"]
             effective[graph] = {
                 "device": "cpu",
                 "precision": precision_summary(executed, macs_by_node(model)),
@@ -90,6 +90,21 @@ class ReferenceBackend:
             return ReferenceSession(model)
         except Exception as error:
             raise EngineFailed(first_line(error), where="onnx_reference") from error
+
+    def profile(
+        self, model: onnx.ModelProto, options: Options, feeds: Arrays | None = None, runs: int = 0
+    ) -> list[Executed]:
+        """What the graph says, untimed: the evaluator has no clock."""
+        return [
+            Executed(
+                node.name,
+                node.op_type,
+                "product" if node.op_type in MAC_OPS else "other",
+                "int8" if node.op_type.endswith("Integer") else "fp32",
+                stands_for=(node.name or node.output[0],),
+            )
+            for node in model.graph.node
+        ]
 
     def variants(self, options: Options) -> list[dict[str, object]]:
         """Nothing to tune."""

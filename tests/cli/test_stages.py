@@ -51,11 +51,14 @@ def test_export_rewrite_quantize_compile_and_parity(tmp_path: Path) -> None:
     assert json.loads(strict.stdout)["outputs"]["logits"]["verdict"] == "fail"
 
 
-def test_asking_for_int8_without_quantizing_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_a_float_graph_does_not_become_an_int8_bundle(target: str, tmp_path: Path) -> None:
     onnx.save(conv_net(), tmp_path / "m.onnx")
-    result = edgeattn("compile", tmp_path / "m.onnx", "-o", tmp_path / "b", "-t", "onnxruntime", "--precision", "int8")
-    assert result.returncode == 0
-    assert "asked for int8, but nothing runs in INT8" in result.stderr
+    result = edgeattn("compile", tmp_path / "m.onnx", "-o", tmp_path / "b", "-t", target, "--precision", "int8")
+    assert result.returncode == 1
+    assert "asked for int8, runs in fp32: 0.00 % of the work is as asked" in result.stderr
+    assert "largest elsewhere: conv2 (fp32, 84.21 %), conv1 (fp32, 15.79 %)" in result.stderr
+    assert not (tmp_path / "b").exists()
 
 
 def test_calibration_comes_from_an_npz_whose_faults_are_told(tmp_path: Path) -> None:

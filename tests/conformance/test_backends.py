@@ -100,6 +100,38 @@ def test_says_which_products_really_run_in_int8_also_of_those_that_write_an_outp
     assert precision["int8_macs"] == precision["macs"]
 
 
+ROLES = {"product", "quantize", "layout", "convert", "other"}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_tells_what_it_executes_in_the_names_of_the_graph(backend: Backend, named: bool) -> None:
+    net = conv_net()
+    for node in net.graph.node if not named else ():
+        node.ClearField("name")
+    for feeds in (None, {"image": IMAGE}):
+        found = backend.profile(net, Options(threads=1), feeds, runs=3)
+        products = [node.stands_for[0] for node in found if node.role == "product"]
+        # OpenVINO's clock counts microseconds, and each of these takes several.
+        assert products == (["conv1", "conv2"] if named else ["c1", "c2"])
+        assert {node.role for node in found} <= ROLES
+        assert {node.precision for node in found if node.role == "product"} == {"fp32"}
+        assert all(node.milliseconds >= 0 for node in found)
+
+
+def test_knows_a_recurrent_layer_whatever_the_engine_calls_it(backend: Backend, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    constants = {"w": rng.standard_normal((1, 64, 8), np.float32), "r": rng.standard_normal((1, 64, 16), np.float32)}
+    net = model(
+        [helper.make_node("LSTM", ["x", "w", "r"], ["y"], name="lstm", hidden_size=16)],
+        {"x": [5, 1, 8]},
+        {"y": [5, 1, 1, 16]},
+        constants,
+    )
+    engine = backend.compile(Program({"main": net}), Options(threads=1), tmp_path)
+    assert engine.effective["main"]["precision"]["macs_in"] == {"fp32": 5 * (64 * 8 + 64 * 16)}
+    assert [n.stands_for[0] for n in backend.profile(net, Options(threads=1)) if n.role == "product"] == ["lstm"]
+
+
 def test_outputs_are_the_callers_to_keep(backend: Backend) -> None:
     session = backend.load(conv_net(), Options())
     first = session.run({"image": IMAGE})["features"]

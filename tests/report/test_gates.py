@@ -18,6 +18,10 @@ def parity(verdict):
 @pytest.mark.parametrize(
     ("gate", "limit", "changes", "verdict"),
     [
+        ("precision", 0.5, {"precision": Precision(**INT8, share=0.5)}, "pass"),
+        ("precision", 0.5, {"precision": Precision(**INT8, share=0.49)}, "fail"),
+        ("precision", 0.5, {"precision": Precision(**INT8, int8_share=0.95)}, "pass"),
+        ("precision", 0.5, {"precision": Precision(**INT8)}, "fail"),
         ("parity", True, {"parity": parity("pass")}, "pass"),
         ("parity", True, {"parity": parity("warn")}, "pass"),
         ("parity", True, {"parity": parity("fail")}, "fail"),
@@ -139,6 +143,13 @@ def test_latency_of_unlike_measurements_is_not_compared(changes):
     verdicts, overall = baseline(changes)
     assert verdicts["baseline_latency"] == "inconclusive"
     assert overall == "inconclusive"
+
+
+def test_a_share_that_was_asked_for_takes_the_place_of_the_default_but_never_of_nothing():
+    asked = {"precision": True, "int8_share": 0.2}
+    for share, verdicts in ((0.3, ["pass", "pass"]), (0.1, ["pass", "fail"]), (0.0, ["fail", "fail"])):
+        report = sample.report(precision=Precision(**INT8, share=share, int8_share=share))
+        assert [gate.verdict for gate in evaluate(report, asked)[0]] == verdicts
 
 
 def test_the_two_cpus_are_named():
