@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeattn import cases, choose, decode, export, graphs, report, tune
-from edgeattn.backends import Engine, oracle
+from edgeattn.backends import Engine, calibrator, oracle
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, latency, parity, task
 from edgeattn.harness.parity import Limits
@@ -129,7 +129,7 @@ def quantize_stage(job: Job, program: Program) -> Program:
     budget = Budget(wanted.max_drop, wanted.sqnr, wanted.minutes)
     settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq, wanted.ranges, budget)
     data = _calibration(job, program, wanted.samples) if find(wanted.scheme).calibrated else ()
-    result = quantize(program, wanted.scheme, oracle, data, settings)
+    result = quantize(program, wanted.scheme, calibrator, data, settings)
     judge(job, "quantize", result)
     return result
 

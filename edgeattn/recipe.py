@@ -121,7 +121,7 @@ class Quantize(_Section):
 
     scheme: Name = "int8-static"
     gate: Literal["float"] = "float"
-    ranges: Literal["minmax"] = "minmax"
+    ranges: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
     samples: Annotated[int, Field(ge=1, le=1_000_000)] = 300
     keep: Names = ()
     max_drop: Share | None = None

@@ -122,10 +122,19 @@ def oracle(program: Program) -> dict[str, Session]:
     Raises:
         MissingPackage: neither ONNX Runtime nor OpenVINO is installed.
     """
+    return _first(program, Options(optimize=False))
+
+
+def calibrator(program: Program) -> dict[str, Session]:
+    """Open a program as :func:`oracle` does, but fast: calibration runs hundreds of samples through it."""
+    return _first(program, Options())
+
+
+def _first(program: Program, options: Options) -> dict[str, Session]:
     for name in ("onnxruntime", "openvino"):
         backend: Backend = registry.get("backends", name)
         if backend.probe().available:
-            return {graph: backend.load(model, Options(optimize=False)) for graph, model in program.graphs.items()}
+            return {graph: backend.load(model, options) for graph, model in program.graphs.items()}
     raise MissingPackage("onnxruntime", "onnxruntime", why="rewrites and calibration are computed with it")
 
 

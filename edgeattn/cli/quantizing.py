@@ -33,7 +33,9 @@ def quantize(
         list[str] | None, typer.Option(help="Keep nodes or modules matching this pattern in float (repeatable).")
     ] = None,
     gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
-    ranges: Annotated[str, typer.Option(help="How ranges follow from the data: minmax.")] = "minmax",
+    ranges: Annotated[
+        str, typer.Option(help="How ranges follow from the data: minmax, percentile, entropy or mse.")
+    ] = "minmax",
     target: Target = "onnxruntime",
     force: Force = False,
     timeout: Patience = A_JOB_S,
@@ -63,7 +65,7 @@ def quantize(
         settings = Settings(gate, tuple(keep or ()), engine.qdq, ranges)
         data = () if calib is None else _calibration(calib, program, samples)
         ui.listen("quantize" if calib is None else "calibrate", 0, None)
-        result = quantizer(program, scheme, backends.oracle, data, settings)
+        result = quantizer(program, scheme, backends.calibrator, data, settings)
         save(result, out, force)
         notes = result.history[-1].notes
         ui.emit({"out": str(out), **notes})

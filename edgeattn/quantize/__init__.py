@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Opener = Callable[[Program], Mapping[str, Session]]
 
 GATE_POLICIES = ("float",)
-RANGES = ("minmax",)
+RANGES = ("minmax", "percentile", "entropy", "mse")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Settings:
         gate: how attention gates are treated; ``float`` keeps pool, MLP and sigmoid in FP32.
         keep: patterns (``*`` matches anything) of node or module names that stay in float.
         qdq: what the engine needs; the default suits all.
-        ranges: how a value's range follows from its calibration data; ``minmax`` takes the largest magnitude.
+        ranges: how a value's range follows from its calibration data; ``minmax`` takes the largest magnitude,
+            ``percentile``, ``entropy`` and ``mse`` clip what is rare.
         budget: what a scheme that searches may lose.
     """
 

@@ -63,6 +63,11 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
     return result
 
 
+def levels(plan: Plan) -> dict[str, int]:
+    """Steps from zero to the peak, by activation."""
+    return {value: _kind(plan.unsigned, value in plan.nonnegative).levels for value in plan.activations}
+
+
 def _apart(gemm: onnx.NodeProto) -> list[onnx.NodeProto]:
     """A Gemm as a Gemm without bias and an Add."""
     from onnx import helper

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -74,6 +74,15 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
     signed = {root for value, root in result.activations.items() if not _never_negative(index, value)}
     result.nonnegative.update(value for value, root in result.activations.items() if root not in signed)
     return result
+
+
+def drop_unreached(plan: Plan, peaks: Mapping[str, float]) -> None:
+    """Leave activations in float that no calibration sample computed, nor any value that shares their scale."""
+    reached = {root for value, root in plan.activations.items() if value in peaks}
+    for value in [v for v, root in plan.activations.items() if root not in reached]:
+        del plan.activations[value]
+        plan.nonnegative.discard(value)
+        plan.kept[value] = "no calibration sample computed it"
 
 
 def unmatched(models: Sequence[onnx.ModelProto], patterns: Sequence[str]) -> list[str]:
