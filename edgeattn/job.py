@@ -64,11 +64,11 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     model = source.resolve(recipe.model, recipe.weights, _inputs(recipe))
     task_name = recipe.task or model.task
     known = tasks.find(task_name) if task_name else None
-    if recipe.quantize and find(recipe.quantize.scheme).calibrated and known is None:
+    if recipe.quantize and not recipe.quantize.calib and find(recipe.quantize.scheme).calibrated and known is None:
         raise UsageError(
             "INT8 needs real data to calibrate on, and this model has no task",
             where=recipe.where("quantize"),
-            hint=f"name one: task: {' | '.join(registry.names('tasks'))}",
+            hint=f"name data: quantize: {{calib: data.npz}}, or a task: {' | '.join(registry.names('tasks'))}",
         )
     _refuse_reshaping(recipe)
     backend_name, device = parse_target(recipe.target)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import cases, choose, decode, export, graphs, report, tune
+from edgeattn import calib, cases, choose, decode, export, graphs, report, tune
 from edgeattn.backends import Engine, calibrator, oracle
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, latency, parity, task
@@ -17,7 +17,7 @@ from edgeattn.outcome import fill_bundle, make_report, rules_applied
 from edgeattn.program import Case, Program, Reference, Session, Wiring
 from edgeattn.publish import new_directory
 from edgeattn.quantize import Budget, Settings, find, quantize
-from edgeattn.recipe import Recipe
+from edgeattn.recipe import Quantize, Recipe
 from edgeattn.recognise import masks, recognise
 from edgeattn.report import schema
 from edgeattn.rewrite import rewrite
@@ -26,7 +26,6 @@ __all__ = ["run"]
 
 UNDONE = "undone"  # in the run directory: examples of rules that had to be undone
 _TASK_BATCH = 50
-_CALIBRATION_BATCH = 4  # activations of a whole batch are held at once
 _LATENCY_SECONDS = 60.0  # a machine that has not settled by then will not: the verdict is inconclusive
 _PICTURES = 4
 
@@ -128,8 +127,9 @@ def quantize_stage(job: Job, program: Program) -> Program:
         return program
     budget = Budget(wanted.max_drop, wanted.sqnr, wanted.minutes)
     settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq, wanted.ranges, budget)
-    data = _calibration(job, program, wanted.samples) if find(wanted.scheme).calibrated else ()
+    data = _calibration(job, program, wanted) if find(wanted.scheme).calibrated else ()
     result = quantize(program, wanted.scheme, calibrator, data, settings)
+    job.notes += result.history[-1].notes.get("calibration", {}).get("warnings", ())
     judge(job, "quantize", result)
     return result
 
@@ -239,11 +239,13 @@ def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) 
     return figures[:: -(-len(figures) // _PICTURES) or 1]  # a deep network has a mask a block: show a few, evenly
 
 
-def _calibration(job: Job, program: Program, samples: int) -> Iterator[Case]:
-    assert job.task is not None
-    done = 0
-    at_once = cases.samples_at_once(graphs.program_inputs(program), _CALIBRATION_BATCH)
-    for batch in job.task.train(samples, at_once):
-        yield Case("calibration", batch.feeds, batch.tokens)
-        done += len(batch.targets)
-        job.listen("calibrate", done, samples)
+def _calibration(job: Job, program: Program, wanted: Quantize) -> Iterator[Case]:
+    name = wanted.calib or job.recipe.task or job.model.task
+    assert name is not None  # job.prepare saw to it
+    return calib.cases(
+        name,
+        graphs.program_inputs(program),
+        wanted.samples,
+        wanted.pixels or "",
+        lambda done: job.listen("calibrate", done, wanted.samples),
+    )

@@ -36,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"recipe", "report", "recognise"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
-    frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager"}),
+    frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager", "calib"}),
     frozenset({"choose", "benefits", "job", "training"}),
     frozenset({"tune"}),
     frozenset({"outcome"}),

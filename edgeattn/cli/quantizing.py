@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +13,7 @@ from edgeattn.cli.ui import Ui
 from edgeattn.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeattn.program import Case, Program
+    from edgeattn.program import Case
 
 _TOLD = {"samples": "samples", "activations": "activations in INT8", "weights": "weights in INT8"}
 
@@ -26,9 +25,19 @@ def quantize(
     scheme: Annotated[str, typer.Option(help="A name of `edgeattn list schemes`.")] = "int8-static",
     calib: Annotated[
         str | None,
-        typer.Option(help="Real data: an .npz with one array per input, a task's name, or your task's file.py."),
+        typer.Option(
+            help="Real data: an .npz with one array per input, a folder of images, your file.py:function that yields "
+            "samples, a task's name, or your task's file.py."
+        ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Calibration samples taken from a task.")] = 300,
+    samples: Annotated[int, typer.Option(min=1, help="Calibration samples taken at most.")] = 300,
+    pixels: Annotated[
+        str,
+        typer.Option(
+            help="How an image folder's pixels become input values: imagenet, unit (0 to 1), signed (-1 to 1), raw "
+            "(0 to 255) or MEAN/STD; then :bgr where blue comes first."
+        ),
+    ] = "",
     keep: Annotated[
         list[str] | None, typer.Option(help="Keep nodes or modules matching this pattern in float (repeatable).")
     ] = None,
@@ -44,7 +53,8 @@ def quantize(
     debug: Debug = False,
 ) -> None:
     """FP32 ONNX -> ONNX of a lower precision in standard operators, attention gates kept in float."""
-    from edgeattn import backends, registry, storage
+    from edgeattn import backends, graphs, registry, storage
+    from edgeattn import calib as calibration
     from edgeattn.publish import guard
     from edgeattn.quantize import Settings, find
     from edgeattn.quantize import quantize as quantizer
@@ -59,35 +69,22 @@ def quantize(
             raise UsageError(
                 "INT8 needs real data to calibrate on",
                 where="--calib",
-                hint="give data.npz with one array per input, samples on axis 0, a task name, or your task.py",
+                hint=calibration.HINT,
             )
         engine = registry.get("backends", backends.parse_target(target)[0])
         settings = Settings(gate, tuple(keep or ()), engine.qdq, ranges)
-        data = () if calib is None else _calibration(calib, program, samples)
+        data: Iterable[Case] = ()
         ui.listen("quantize" if calib is None else "calibrate", 0, None)
+        if calib is not None:
+            specs = graphs.program_inputs(program)
+            data = calibration.cases(calib, specs, samples, pixels, lambda done: ui.listen("calibrate", done, None))
         result = quantizer(program, scheme, backends.calibrator, data, settings)
         save(result, out, force)
         notes = result.history[-1].notes
+        for warning in notes.get("calibration", {}).get("warnings", ()):
+            ui.warn(warning)
         ui.emit({"out": str(out), **notes})
         told = [(label, notes[key]) for key, label in _TOLD.items() if key in notes]
         kept = [(f"float: {name}", why) for name, why in notes.get("kept_float", {}).items()]
         rows = [*told, ("attention found", len(notes.get("attention", ()))), *kept]
         ui.table(("", ""), rows, title=str(out))
-
-
-def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:
-    """Calibration cases from an .npz or a task's training split."""
-    from edgeattn import tasks
-    from edgeattn.arrays import check_feeds, read_npz
-    from edgeattn.graphs import program_inputs
-    from edgeattn.program import Case
-
-    specs = program_inputs(program)
-    if not calib.endswith(".npz"):
-        for batch in tasks.find(calib).train(samples, 4):
-            check_feeds(batch.feeds, specs, f"task {calib}")
-            yield Case("calibration", batch.feeds, batch.tokens)
-        return
-    data = read_npz(Path(calib), specs)
-    for start in range(len(next(iter(data.values()), []))):
-        yield Case("calibration", {name: value[start : start + 1] for name, value in data.items()})

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeattn import registry
 from edgeattn.errors import UnknownName, UsageError
 from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
+from edgeattn.quantize._evidence import Watched
 from edgeattn.standard import assert_standard
 
 if TYPE_CHECKING:
@@ -122,7 +123,10 @@ def quantize(
     if settings.ranges not in RANGES:
         raise UsageError(f"unknown range method '{settings.ranges}'", hint=f"known: {', '.join(RANGES)}")
     started = time.perf_counter()
-    quantized, notes = chosen.quantize(program, opener, data, settings)
+    watched = Watched(data)
+    quantized, notes = chosen.quantize(program, opener, watched, settings)
+    if watched.samples:
+        notes = {**notes, "calibration": watched.notes(notes.get("calibration", {}), program.reference)}
     record = StageRecord("quantize", time.perf_counter() - started, {"scheme": scheme, **asdict(settings), **notes})
     result = program.after(record, graphs=quantized.graphs)
     assert_standard(result, "quantize")

@@ -1,4 +1,4 @@
-"""What calibration adds to a graph: outputs that measure its values, so that hardly more than scalars leave the engine."""
+"""What calibration adds to a graph: outputs that measure its values, so that little more than scalars leave it."""
 
 from __future__ import annotations
 
