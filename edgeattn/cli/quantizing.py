@@ -15,7 +15,7 @@ from edgeattn.errors import UsageError
 if TYPE_CHECKING:
     from edgeattn.program import Case
 
-_TOLD = {"samples": "samples", "activations": "activations in INT8", "weights": "weights in INT8"}
+_TOLD = {"activations": "activations in INT8", "weights": "weights in INT8"}
 
 
 @app.command()
@@ -58,6 +58,7 @@ def quantize(
     from edgeattn.publish import guard
     from edgeattn.quantize import Settings, find
     from edgeattn.quantize import quantize as quantizer
+    from edgeattn.report import calibrating
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
@@ -86,5 +87,6 @@ def quantize(
         ui.emit({"out": str(out), **notes})
         told = [(label, notes[key]) for key, label in _TOLD.items() if key in notes]
         kept = [(f"float: {name}", why) for name, why in notes.get("kept_float", {}).items()]
+        told += [("calibrated on", line)] if (line := calibrating.told(notes)) else []
         rows = [*told, ("attention found", len(notes.get("attention", ()))), *kept]
         ui.table(("", ""), rows, title=str(out))

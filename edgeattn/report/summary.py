@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edgeattn.errors import printable
-from edgeattn.report import rewriting
+from edgeattn.report import calibrating, rewriting
 from edgeattn.report import wording as w
 from edgeattn.report.schema import Report, SectionVerdict
 
@@ -17,7 +17,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 def render(report: Report) -> str:
     """Verdict, headline figures, gates, parity, task, latency, rewrites, environment."""
     parts = [_head(report), _gates(report), _parity(report), _task(report), _attention(report)]
-    parts += [_latency(report), _rewrites(report)]
+    parts += [_latency(report), _rewrites(report), _calibration(report)]
     return "\n\n".join(filter(None, [*parts, _notes(report), _environment(report)])) + "\n"
 
 
@@ -138,6 +138,11 @@ def _rewrite_story(report: Report) -> list[str]:
 
 def _attention(report: Report) -> str:
     return "" if report.attention is None else escape(w.attention(report.attention))
+
+
+def _calibration(report: Report) -> str:
+    line = calibrating.of(report)
+    return f"Calibrated on {escape(line)}." if line else ""
 
 
 def _notes(report: Report) -> str:
