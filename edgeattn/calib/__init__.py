@@ -62,7 +62,7 @@ def cases(
     done = 0
     for case in _batched(_opened(name, specs, samples, usual, pixels), usual, samples, fixed, name):
         yield case
-        done += _count(case)
+        done += case.samples
         progress(done)
 
 
@@ -120,12 +120,8 @@ def _batched(given: Iterator[Case], size: int, most: int, fixed: bool, name: str
         raise BadInput(f"holds {taken} samples, and the model takes {size} at once", where=name, hint="give more")
 
 
-def _count(case: Case) -> int:
-    return next((len(value) for value in case.feeds.values() if value.ndim), 1)
-
-
 def _singles(case: Case) -> Iterator[Case]:
-    for i in range(_count(case)):
+    for i in range(case.samples):
         feeds = {name: value[i : i + 1] if value.ndim else value for name, value in case.feeds.items()}
         yield Case(case.name, feeds, None if case.tokens is None else case.tokens[i : i + 1])
 

@@ -75,7 +75,7 @@ def calibrate(
     sessions = {graph: _Observer(graph, opened[graph], wanted[graph], own[graph], seen) for graph in program.graphs}
     for case in data:
         decode.run(sessions, program.wiring, case.feeds, case.tokens)
-        seen.ran(len(next(iter(case.feeds.values()))))
+        seen.ran(case.samples)
     if not seen.samples:
         raise BadInput("no calibration sample", hint="give real data: a task, or --calib with at least one sample")
 

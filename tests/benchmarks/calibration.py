@@ -50,7 +50,7 @@ def prepare() -> None:
     onnx.save(rewrite(exported, oracle).graphs["main"], FILES["ours"])
 
 
-def nncf(samples: int, ranges: str, target: str) -> float:
+def nncf(samples: int, ranges: str, target: str) -> dict[str, Any]:
     import nncf
     import openvino as ov
 
@@ -60,24 +60,26 @@ def nncf(samples: int, ranges: str, target: str) -> float:
     data = nncf.Dataset(list(crops(samples, held_out=False)), lambda image: {"image": image[None]})
     started = time.perf_counter()
     nncf.quantize(model, data, subset_size=samples)
-    return time.perf_counter() - started
+    return {"name": "NNCF", "seconds": time.perf_counter() - started}
 
 
-def ours(samples: int, ranges: str, target: str) -> float:
+def ours(samples: int, ranges: str, target: str) -> dict[str, Any]:
     import onnx
 
     from edgeattn import registry
     from edgeattn.backends import calibrator
     from edgeattn.program import Case, Program
     from edgeattn.quantize import Settings, quantize
+    from edgeattn.report.calibrating import told
     from edgeattn.tasks.photos import TASK
 
     program = Program({"main": onnx.load(FILES["ours"])})
     data: Iterator[Case] = (Case("calibration", batch.feeds) for batch in TASK.train(samples, 4))
     settings = Settings(qdq=registry.get("backends", target).qdq, ranges=ranges)
     started = time.perf_counter()
-    quantize(program, "int8-static", calibrator, data, settings)
-    return time.perf_counter() - started
+    result = quantize(program, "int8-static", calibrator, data, settings)
+    seconds = time.perf_counter() - started
+    return {"name": f"int8-static, {ranges}", "seconds": seconds, "told": told(result.history[-1].notes)}
 
 
 def main() -> None:
@@ -89,15 +91,15 @@ def main() -> None:
     parser.add_argument("--only", choices=list(FILES))
     asked = parser.parse_args()
     if asked.only:
-        seconds = {"nncf": nncf, "ours": ours}[asked.only](asked.samples, asked.ranges, asked.target)
+        found = {"nncf": nncf, "ours": ours}[asked.only](asked.samples, asked.ranges, asked.target)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        name = asked.only if asked.only == "nncf" else f"ours, {asked.ranges}"
-        print(json.dumps({"name": name, "samples": asked.samples, "seconds": seconds, "peak_gib": peak}))
+        print(json.dumps({**found, "samples": asked.samples, "peak_gib": peak}))
         return
     found = compare(asked.samples, asked.rounds, asked.ranges, asked.target)
     (BUILD / "calibration.json").write_text(json.dumps(found, indent=2))
     for entry in found:
-        print(f"{entry['name']:20} {entry['samples']} samples {entry['seconds']:8.1f} s {entry['peak_gib']:6.2f} GiB")
+        figures = f"{entry['samples']} samples {entry['seconds']:8.1f} s {entry['peak_gib']:6.2f} GiB"
+        print(f"{entry['name']:24} {figures}  {entry.get('told', '')}")
 
 
 if __name__ == "__main__":

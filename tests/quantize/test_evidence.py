@@ -33,6 +33,12 @@ def test_the_fingerprint_is_the_datas_whatever_its_order_and_batches() -> None:
     assert watched(np.concatenate([PHOTOS, PHOTOS[:1]])).fingerprint != first
 
 
+def test_going_through_the_data_again_counts_nothing_twice() -> None:
+    seen = Watched([Case("c", {"image": PHOTOS})])
+    first = [list(seen), seen.fingerprint][1]
+    assert (len(list(seen)), seen.samples, seen.fingerprint) == (1, 64, first)
+
+
 def test_statistics_are_numpys() -> None:
     figures = watched(PHOTOS).notes({}, None)["inputs"]["image"]
     expected = {"min": PHOTOS.min(), "max": PHOTOS.max(), "mean": PHOTOS.mean(), "std": PHOTOS.std()}
