@@ -66,6 +66,14 @@ def cases(
         progress(done)
 
 
+def task(name: str) -> Task | None:
+    """The task that a name means, whose metric can be asked for too; None where it means other data."""
+    if name in registry.names("tasks") or name.endswith(".py"):
+        return tasks.find(name)
+    found = theirs.load(name, "task") if theirs.is_file(name) else None
+    return tasks.sound(found, name) if isinstance(found, Task) else None
+
+
 def _opened(name: str, specs: Sequence[TensorSpec], samples: int, batch: int, pixels: str) -> Iterator[Case]:
     """Cases of any number of samples; the caller stops when it has enough."""
     path = Path(name)
@@ -79,16 +87,16 @@ def _opened(name: str, specs: Sequence[TensorSpec], samples: int, batch: int, pi
         found = theirs.load(name, "loader")
         if not isinstance(found, Task):
             return _loader.cases(found, name, specs)
-        return _task(tasks.sound(found, name), name, specs, samples, batch)
+        return _from_task(tasks.sound(found, name), name, specs, samples, batch)
     if not theirs.is_file(name) and (path.suffix or len(path.parts) != 1):
         raise UsageError("no such file or folder", where=printable(name, 200), hint=HINT)
     if not theirs.is_file(name) and name not in registry.names("tasks"):
         near = f"{HINT}: {', '.join(registry.names('tasks'))}"
         raise UsageError("is no task, file or folder", where=printable(name, 200), hint=near)
-    return _task(tasks.find(name), name, specs, samples, batch)
+    return _from_task(tasks.find(name), name, specs, samples, batch)
 
 
-def _task(task: Task, name: str, specs: Sequence[TensorSpec], samples: int, batch: int) -> Iterator[Case]:
+def _from_task(task: Task, name: str, specs: Sequence[TensorSpec], samples: int, batch: int) -> Iterator[Case]:
     number = 0
     for found in task.train(samples, batch):
         check_feeds(found.feeds, specs, f"task {name}: sample {number}")

@@ -38,7 +38,10 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
     renamed: dict[str, str] = {}
     after: dict[str, list[onnx.NodeProto]] = {}
     for value, root in plan.activations.items():
-        peak = max(peaks[v] for v, r in plan.activations.items() if r == root and v in peaks)
+        seen = [peaks[v] for v, r in plan.activations.items() if r == root and v in peaks]
+        if not seen:  # no sample computed it, nor what shares its scale: it stays in float
+            continue
+        peak = max(seen)
         kind = _kind(plan.unsigned, value in plan.nonnegative)
         after[value] = _pair(value, peak / kind.levels if peak else 1.0, kind.zero_point, constants)
         renamed[value] = after[value][-1].output[0]

@@ -125,6 +125,14 @@ def test_what_does_not_exist_is_told(name: str, message: str, tmp_path: Path, mo
     assert told.value.exit_code in (2, 3)
 
 
+def test_which_data_has_a_metric_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from edgeattn.tasks.digits import TASK\ndef give(): return []\n")
+    found = [calib.task(n) for n in ("digits", f"{tmp_path}/mine.py", f"{tmp_path}/mine.py:TASK")]
+    assert [t and t.name for t in found] == ["digits"] * 3
+    others = ("d.npz", str(tmp_path), f"{tmp_path}/mine.py:give", "package.module:give")
+    assert [calib.task(n) for n in others] == [None] * 4
+
+
 def test_pixels_are_for_folders_only(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", x=numbered(3))
     with pytest.raises(UsageError, match="is no folder of images"):
