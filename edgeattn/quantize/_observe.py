@@ -159,7 +159,8 @@ class _Observer:
             if not np.isfinite([low, high, total]).all():
                 if total == 0:  # of no elements the least is infinity
                     continue
-                what = f"calibration gives a non-finite value in '{printable(name, 80)}'"
+                which = f"(sample {self._seen.samples}, or one after it in its batch)"
+                what = f"calibration gives a non-finite value in '{printable(name, 80)}' {which}"
                 raise BadInput(what, hint="check the data for NaN, and what the model makes of it")
             self._seen.take((self._graph, name), max(abs(low), abs(high)), some)
         return {spec.name: values[spec.name] for spec in self.outputs}
