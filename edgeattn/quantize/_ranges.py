@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BINS = 4096  # 16 and more a level of INT8
 PERCENTILE = 99.99
+_KEPT = 99.0  # percent of the values that entropy does not clip
 _CANDIDATES = 128
 _TINY = 1e-10  # stands for a probability of zero, whose logarithm there is none of
 
@@ -66,18 +67,19 @@ def minmax(seen: Histogram, levels: int) -> float:
 def percentile(seen: Histogram, levels: int) -> float:
     """The magnitude that 99.99 % of the values do not exceed."""
     del levels
-    below = np.cumsum(seen.counts)
-    last = int(np.searchsorted(below, below[-1] * PERCENTILE / 100))
-    return min(seen.peak, (last + 1) * seen.top / BINS)
+    return min(seen.peak, (_covering(seen, PERCENTILE) + 1) * seen.top / BINS)
 
 
 def entropy(seen: Histogram, levels: int) -> float:
     """The range whose ``levels`` steps keep the most of the distribution: least Kullback-Leibler divergence.
 
+    Deviation: at most one value in a hundred is clipped. Divergence does not see how far a value is moved, and of data
+    in lumps, such as black and white in images, it clips whole lumps.
+
     Source: S. Migacz, "8-bit inference with TensorRT", GTC 2017, slides 23 to 37.
     """
     last = _last(seen)
-    edges = _spread(min(levels, last), last)
+    edges = _spread(max(_covering(seen, _KEPT) + 1, min(levels, last)), last)
     divergences = [_divergence(seen.counts[: last + 1], edge, min(levels, edge)) for edge in edges]
     return min(seen.peak, float(edges[int(np.argmin(divergences))]) * seen.top / BINS)
 
@@ -117,6 +119,12 @@ def peak(method: str, seen: Histogram, levels: int) -> float:
         0 where only zeros were seen.
     """
     return METHODS[method](seen, levels) if seen.counts.any() or method == "minmax" else seen.peak
+
+
+def _covering(seen: Histogram, percent: float) -> int:
+    """The bin up to which so many of the values lie."""
+    below = np.cumsum(seen.counts)
+    return int(np.searchsorted(below, below[-1] * percent / 100))
 
 
 def _last(seen: Histogram) -> int:
