@@ -42,7 +42,7 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
         if not seen:  # no sample computed it, nor what shares its scale: it stays in float
             continue
         peak = max(seen)
-        kind = _kind(plan.unsigned, value in plan.nonnegative)
+        kind = _kind(plan.unsigned, value in plan.nonnegative, plan.signed_elsewhere)
         after[value] = _pair(value, peak / kind.levels if peak else 1.0, kind.zero_point, constants)
         renamed[value] = after[value][-1].output[0]
     before = [_weight(name, axis, graph, constants, renamed) for name, axis in plan.weights.items()]
@@ -68,7 +68,8 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
 
 def levels(plan: Plan) -> dict[str, int]:
     """Steps from zero to the peak, by activation."""
-    return {value: _kind(plan.unsigned, value in plan.nonnegative).levels for value in plan.activations}
+    kinds = {v: _kind(plan.unsigned, v in plan.nonnegative, plan.signed_elsewhere) for v in plan.activations}
+    return {value: kind.levels for value, kind in kinds.items()}
 
 
 def _apart(gemm: onnx.NodeProto) -> list[onnx.NodeProto]:
@@ -110,8 +111,8 @@ class _Kind:
     zero_point: Array  # its dtype is the activation's
 
 
-def _kind(unsigned: bool, nonnegative: bool) -> _Kind:
-    if not unsigned:
+def _kind(unsigned: bool, nonnegative: bool, signed_elsewhere: bool = False) -> _Kind:
+    if not unsigned or (signed_elsewhere and not nonnegative):
         return _Kind(LEVELS, np.array(0, np.int8))
     return _Kind(2 * LEVELS + 1, np.array(0, np.uint8)) if nonnegative else _Kind(LEVELS, np.array(128, np.uint8))
 

@@ -109,5 +109,5 @@ def test_every_method_keeps_a_trained_networks_signal() -> None:
     for method in METHODS:
         settings = Settings(ranges=method)
         made = quantize(program, "int8-static", backends.calibrator, calib.cases("digits", specs, 64), settings)
-        # minmax keeps 37 dB on held-out digits, entropy the least, 33; 30 is what an INT8 engine has to pass with
+        # minmax keeps about 37 dB, entropy the least, 33; 30 is what an INT8 engine has to pass with
         assert 20 * np.log10(np.linalg.norm(expected) / np.linalg.norm(expected - logits(made))) > 30, method
