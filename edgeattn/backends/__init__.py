@@ -142,6 +142,8 @@ def calibrator(program: Program) -> dict[str, Session]:
 
 
 def _opened(program: Program, options: Options, engines: tuple[str, ...]) -> dict[str, Session]:
+    if program.ir:
+        return {graph: registry.get("backends", "openvino").load_ir(ir, Options()) for graph, ir in program.ir.items()}
     for name in engines:
         backend: Backend = registry.get("backends", name)
         if backend.probe().available:

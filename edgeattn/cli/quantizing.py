@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,8 +15,9 @@ from edgeattn.cli.ui import Ui
 from edgeattn.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeattn.program import Case
+    from edgeattn.program import Case, Program
 
+_JUDGED = 8  # calibration samples that the forms of a gate are judged on
 _TOLD = {"activations": "activations in INT8", "weights": "weights in INT8"}
 
 
@@ -41,7 +44,9 @@ def quantize(
     keep: Annotated[
         list[str] | None, typer.Option(help="Keep nodes or modules matching this pattern in float (repeatable).")
     ] = None,
-    gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
+    gate: Annotated[
+        str, typer.Option(help="Attention gates: float, int8, or auto: as the target is faster with.")
+    ] = "float",
     ranges: Annotated[
         str, typer.Option(help="How ranges follow from the data: minmax, percentile, entropy or mse.")
     ] = "minmax",
@@ -56,7 +61,7 @@ def quantize(
     from edgeattn import backends, graphs, registry, storage
     from edgeattn import calib as calibration
     from edgeattn.publish import guard
-    from edgeattn.quantize import Settings, find
+    from edgeattn.quantize import Settings, assert_runs_in, find
     from edgeattn.quantize import quantize as quantizer
     from edgeattn.report import calibrating
 
@@ -65,6 +70,7 @@ def quantize(
         calibrated = find(scheme).calibrated
         if calib is not None and not calibrated:
             raise UsageError(f"{scheme} takes no calibration data", where="--calib", hint="leave --calib out")
+        assert_runs_in(scheme, backends.parse_target(target)[0])
         program = storage.load(source, ui.warn)
         if calib is None and calibrated:
             raise UsageError(
@@ -74,19 +80,59 @@ def quantize(
             )
         engine = registry.get("backends", backends.parse_target(target)[0])
         settings = Settings(gate, tuple(keep or ()), engine.qdq, ranges)
-        data: Iterable[Case] = ()
-        ui.listen("quantize" if calib is None else "calibrate", 0, None)
-        if calib is not None:
+
+        def given(most: int) -> Iterable[Case]:
             specs = graphs.program_inputs(program)
-            data = calibration.cases(calib, specs, samples, pixels, lambda done: ui.listen("calibrate", done, None))
-        result = quantizer(program, scheme, backends.calibrator, data, settings)
-        save(result, out, force)
+            if calib is None:
+                return ()
+            return calibration.cases(calib, specs, most, pixels, lambda done: ui.listen("calibrate", done, None))
+
+        def make(gate: str) -> Program:
+            ui.listen("quantize" if calib is None else "calibrate", 0, None)
+            return quantizer(program, scheme, backends.calibrator, given(samples), replace(settings, gate=gate))
+
+        result = make(gate) if gate != "auto" else _auto(make, program, target, given(_JUDGED))
+        (_save_ir if result.ir else save)(result, out, force)
         notes = result.history[-1].notes
         for warning in notes.get("calibration", {}).get("warnings", ()):
             ui.warn(warning)
         ui.emit({"out": str(out), **notes})
         told = [(label, notes[key]) for key, label in _TOLD.items() if key in notes]
         kept = [(f"float: {name}", why) for name, why in notes.get("kept_float", {}).items()]
+        if "gate_choice" in notes:
+            ui.log(notes["gate_choice"]["said"])
         told += [("calibrated on", line)] if (line := calibrating.told(notes)) else []
         rows = [*told, ("attention found", len(notes.get("attention", ()))), *kept]
         ui.table(("", ""), rows, title=str(out))
+
+
+def _save_ir(program: Program, out: Path, force: bool) -> None:
+    """Publish OpenVINO IR: a directory with an .xml and a .bin a graph, and how they are wired."""
+    from edgeattn import outside
+    from edgeattn.publish import new_directory
+
+    if out.suffix in (".onnx", ".xml"):
+        hint = f"name a directory: -o {out.with_suffix('')}; nothing was written"
+        raise UsageError("OpenVINO IR is two files a graph", where=f"-o {out}", hint=hint)
+    with new_directory(out, force, mark=True) as work:
+        for graph, (xml, weights) in program.ir.items():
+            (work / f"{graph}.xml").write_bytes(xml)
+            (work / f"{graph}.bin").write_bytes(weights)
+        if program.wiring is not None:
+            outside.write_wiring(program, work)
+
+
+def _auto(make: Callable[[str], Program], program: Program, target: str, data: Iterable[Case]) -> Program:
+    """Gates as the target is faster with, judged on calibration samples that the float program answers."""
+    from edgeattn import backends, cases, decode, gating, registry
+
+    name, device = backends.parse_target(target)
+    engine: backends.Backend = registry.get("backends", name)
+    gating.require(engine)
+    sessions = backends.oracle(program)
+    drawn = [replace(case, name=f"real-{i}") for i, case in enumerate(data)]
+    known = cases.answered(drawn, "source graph", lambda c: decode.run(sessions, program.wiring, c.feeds, c.tokens))
+    float32 = replace(program, reference=known)
+    return gating.settled(
+        lambda gate: replace(make(gate), reference=known), float32, engine, backends.Options(device, "int8")
+    )
