@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from edgeattn.program import Array, Arrays, TensorSpec
 
 MAX_BYTES = 4 << 30  # uncompressed
+# What a damaged archive ends in: encrypted members are a RuntimeError, unknown compression a NotImplementedError.
+_DAMAGED = (ValueError, OSError, KeyError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError)
 
 
 def read_npz(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Array]:
@@ -34,7 +37,7 @@ def read_npz(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Array]:
     data = _stored(path)
     check_feeds(data, specs, where)
     for name, value in data.items():
-        _check_values(where, name, value)
+        check_values(where, name, value)
     counts = {name: len(value) for name, value in data.items() if value.ndim}
     if len(set(counts.values())) > 1:
         raise BadInput(f"holds different numbers of samples: {counts}", where=where, hint="axis 0 counts the samples")
@@ -58,7 +61,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
             raise BadInput(f"'{printable(name, 80)}' is {value.dtype}", where=where, hint=hint)
         if not value.size:
             raise BadInput(f"'{printable(name, 80)}' has shape {list(value.shape)}: it holds no value", where=where)
-        _check_values(where, name, value)
+        check_values(where, name, value)
     return data
 
 
@@ -84,7 +87,7 @@ def _stored(path: Path) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             data = {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGED as error:
         raise BadInput(f"cannot be read as .npz: {error}", where=str(path), hint="save it with numpy.savez") from error
     for name, value in data.items():
         if not isinstance(value, np.ndarray):  # a member that is no .npy comes as bytes
@@ -101,7 +104,7 @@ def _check_container(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError) as error:
+    except _DAMAGED as error:
         raise BadInput(f"is no .npz: {error}", where=str(path), hint="save it with numpy.savez") from error
     if size > MAX_BYTES:
         raise OutOfResources(f"would unpack to {size / 2**30:.1f} GiB", where=str(path), hint="give fewer samples")
@@ -120,8 +123,13 @@ def _check_array(where: str, value: Array, spec: TensorSpec) -> None:
         raise BadInput(f"'{spec.name}' holds no sample", where=where, hint="give at least one")
 
 
-def _check_values(where: str, name: str, value: Array) -> None:
+def check_values(where: str, name: str, value: Array, first: int = 0) -> None:
+    """Refuse NaN and infinities, with the number of the sample; ``first`` is that of the first row.
+
+    Raises:
+        BadInput: a value that is not finite.
+    """
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         rows = np.atleast_1d(value)
-        first = int(np.argwhere(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0, 0])
-        raise BadInput(f"'{name}' is not finite in sample {first}", where=where, hint="remove NaN and Inf")
+        bad = first + int(np.argwhere(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0, 0])
+        raise BadInput(f"'{name}' is not finite in sample {bad}", where=where, hint="remove NaN and Inf")

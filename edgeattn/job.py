@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeattn import export, registry, source, tasks
+from edgeattn import calib, export, registry, source, tasks
 from edgeattn.arrays import check_feeds
 from edgeattn.backends import Backend, Options, parse_target
 from edgeattn.backends._common import usable_cores
@@ -64,11 +64,11 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     model = source.resolve(recipe.model, recipe.weights, _inputs(recipe))
     task_name = recipe.task or model.task
     known = tasks.find(task_name) if task_name else None
-    if recipe.quantize and find(recipe.quantize.scheme).calibrated and known is None:
+    if recipe.quantize and not recipe.quantize.calib and find(recipe.quantize.scheme).calibrated and known is None:
         raise UsageError(
             "INT8 needs real data to calibrate on, and this model has no task",
             where=recipe.where("quantize"),
-            hint=f"name one: task: {' | '.join(registry.names('tasks'))}",
+            hint=f"name data: quantize: {{calib: data.npz}}, or a task: {' | '.join(registry.names('tasks'))}",
         )
     _refuse_reshaping(recipe)
     backend_name, device = parse_target(recipe.target)
@@ -80,6 +80,8 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     threads = recipe.latency.threads or usable_cores()
     export.use_threads(threads)
     job = Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen, notes=[*model.notes])
+    if recipe.quantize and recipe.quantize.calib and find(recipe.quantize.scheme).calibrated:
+        _first_calibrated(job, recipe.quantize.calib)
     refuse_unsupported(job, Program({}))  # a precision or device this machine lacks is known before any work
     return job
 
@@ -125,7 +127,20 @@ def _inputs(recipe: Recipe) -> source.Inputs:
 def real_cases(job: Job) -> list[Case]:
     """Real inputs as oracle cases: held-out samples, one alone and eight together, and the user's own example."""
     held_out = [_held_out(job, job.task, size) for size in (1, 8)] if job.task is not None else []
-    return [*held_out, *job.model.real]
+    found = [*held_out, *job.model.real]
+    if not found and job.recipe.quantize and job.recipe.quantize.calib:
+        job.notes.append("no held-out data was given: INT8 is judged on samples that it was calibrated on")
+        found.append(replace(_first_calibrated(job, job.recipe.quantize.calib), name="real-calibration"))
+    return found
+
+
+def _first_calibrated(job: Job, name: str) -> Case:
+    """A batch of calibration data; that it can be had is known before any long work."""
+    pixels = job.recipe.quantize.pixels if job.recipe.quantize else None
+    batch = next(calib.cases(name, export.program_inputs(job.model.source), 8, pixels or ""), None)
+    if batch is None:
+        raise BadInput("has no sample", where=name, hint="give at least one")
+    return batch
 
 
 def _held_out(job: Job, task: Task, size: int) -> Case:

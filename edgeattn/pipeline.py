@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import budget, cases, choose, decode, export, gating, graphs, report, tune
-from edgeattn.backends import Engine, oracle
+from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, report, tune
+from edgeattn.backends import Engine, calibrator, oracle
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
 from edgeattn.harness.parity import Limits
@@ -26,7 +26,6 @@ __all__ = ["run"]
 
 UNDONE = "undone"  # in the run directory: examples of rules that had to be undone
 _TASK_BATCH = 50
-_CALIBRATION_BATCH = 4  # activations of a whole batch are held at once
 _LATENCY_SECONDS = 60.0  # a machine that has not settled by then will not: the verdict is inconclusive
 _PICTURES = 4
 
@@ -156,8 +155,8 @@ def quantize_stage(job: Job, program: Program) -> Program:
     tried = budget.judge(job.backend.name, job.options, program, job.task, wanted.samples, job.listen)
 
     def make(gate: str) -> Program:
-        data = _calibration(job, program, wanted.samples) if find(wanted.scheme).calibrated else ()
-        return quantize(program, wanted.scheme, oracle, data, replace(settings, gate=gate), tried)
+        data = _calibration(job, program, wanted) if find(wanted.scheme).calibrated else ()
+        return quantize(program, wanted.scheme, calibrator, data, replace(settings, gate=gate), tried)
 
     if wanted.gate == "auto":
         result = gating.settled(make, program, job.backend, job.options, seed=job.recipe.seed)
@@ -165,6 +164,7 @@ def quantize_stage(job: Job, program: Program) -> Program:
     else:
         result = make(wanted.gate)
     job.notes.extend(searching.told(result.history[-1].notes))
+    job.notes += result.history[-1].notes.get("calibration", {}).get("warnings", ())
     judge(job, "quantize", result)
     return result
 
@@ -280,11 +280,13 @@ def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) 
     return attention.spatial(feeds[0][1][0], reference, tapped.run(case.feeds), order)
 
 
-def _calibration(job: Job, program: Program, samples: int) -> Iterator[Case]:
-    assert job.task is not None
-    done = 0
-    at_once = cases.samples_at_once(graphs.program_inputs(program), _CALIBRATION_BATCH)
-    for batch in job.task.train(samples, at_once):
-        yield Case("calibration", batch.feeds, batch.tokens)
-        done += len(batch.targets)
-        job.listen("calibrate", done, samples)
+def _calibration(job: Job, program: Program, wanted: Quantize) -> Iterator[Case]:
+    name = wanted.calib or job.recipe.task or job.model.task
+    assert name is not None  # job.prepare saw to it
+    return calib.cases(
+        name,
+        graphs.program_inputs(program),
+        wanted.samples,
+        wanted.pixels or "",
+        lambda done: job.listen("calibrate", done, wanted.samples),
+    )

@@ -125,6 +125,11 @@ class Case:
     golden: Arrays = field(default_factory=dict)
     rounded: Arrays = field(default_factory=dict)
 
+    @property
+    def samples(self) -> int:
+        """How many samples its feeds hold on their first axis; 1 where no input has one."""
+        return next((len(value) for value in self.feeds.values() if value.ndim), 1)
+
 
 @dataclass(frozen=True)
 class Reference:

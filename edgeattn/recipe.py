@@ -116,13 +116,17 @@ class Quantize(_Section):
     """How a lower precision is reached.
 
     ``gate``: attention gates in ``float``, in ``int8``, or as ``auto`` measures on the target. ``keep`` names node or
-    module patterns that stay in float, ``ranges`` how a range follows from the calibration data; ``max_drop`` (a share
-    of the metric), ``sqnr`` (dB) and ``minutes`` are the budget of a scheme that searches.
+    module patterns that stay in float, ``ranges`` how a range follows from the calibration data: ``calib``, as
+    ``edgeattn quantize --calib`` takes it (by default the task), at most ``samples`` of it, and ``pixels`` of a folder
+    of images. ``max_drop`` (a share of the metric), ``sqnr`` (dB) and ``minutes`` are the budget of a scheme that
+    searches.
     """
 
     scheme: Name = "int8-static"
     gate: Literal["float", "int8", "auto"] = "float"
-    ranges: Literal["minmax"] = "minmax"
+    ranges: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
+    calib: Name | None = None
+    pixels: Name | None = None
     samples: Annotated[int, Field(ge=1, le=1_000_000)] = 300
     keep: Names = ()
     max_drop: Share | None = None

@@ -37,7 +37,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"recipe", "report", "recognise"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
-    frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager"}),
+    frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager", "calib"}),
     frozenset({"choose", "benefits", "budget", "job", "slowness", "training"}),
     frozenset({"tune", "gating"}),
     frozenset({"outcome"}),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from edgeattn import registry
 from edgeattn.errors import UnknownName, Unsupported, UsageError
 from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
+from edgeattn.quantize._evidence import Watched
 from edgeattn.quantize._policy import Policy, attention_policy, refuse_unmatched
 from edgeattn.standard import assert_standard
 
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 GATE_POLICIES = ("float", "int8")  # ``auto`` is settled where there is an engine to measure in: edgeattn.gating
-RANGES = ("minmax",)
+RANGES = ("minmax", "percentile", "entropy", "mse")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Settings:
             their products, and what of them is wide.
         keep: patterns (``*`` matches anything) of node or module names that stay in float.
         qdq: what the engine needs; the default suits all.
-        ranges: how a value's range follows from its calibration data; ``minmax`` takes the largest magnitude.
+        ranges: how a value's range follows from its calibration data; ``minmax`` takes the largest magnitude,
+            ``percentile``, ``entropy`` and ``mse`` clip what is rare.
         budget: what a scheme that searches may lose.
     """
 
@@ -231,11 +233,14 @@ def quantize(
         hint = "leave max_drop, sqnr and minutes out, or take scheme mixed"
         raise UsageError(f"scheme '{scheme}' does not search, so it keeps no budget", hint=hint)
     started = time.perf_counter()
+    watched = Watched(data)
     if isinstance(chosen, Searching):
         judge = judge or Judge("the engine that calibrates", opener)
-        quantized, notes = chosen.search(program, opener, data, settings, judge)
+        quantized, notes = chosen.search(program, opener, watched, settings, judge)
     else:
-        quantized, notes = chosen.quantize(program, opener, data, settings)
+        quantized, notes = chosen.quantize(program, opener, watched, settings)
+    if watched.samples:
+        notes = {**notes, "calibration": watched.notes(notes.get("calibration", {}), program.reference)}
     record = StageRecord("quantize", time.perf_counter() - started, {"scheme": scheme, **asdict(settings), **notes})
     result = program.after(record, graphs=quantized.graphs, ir=quantized.ir)
     assert_standard(result, "quantize")

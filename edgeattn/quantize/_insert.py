@@ -40,7 +40,10 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
     renamed: dict[str, str] = {}
     after: dict[str, list[onnx.NodeProto]] = {}
     for value, root in plan.activations.items():
-        peak = max(peaks[v] for v, r in plan.activations.items() if r == root and v in peaks)
+        seen = [peaks[v] for v, r in plan.activations.items() if r == root and v in peaks]
+        if not seen:  # no sample computed it, nor what shares its scale: it stays in float
+            continue
+        peak = max(seen)
         kind = _kind(plan.unsigned, value in plan.nonnegative, plan.signed_elsewhere)
         after[value] = _pair(value, peak / kind.levels if peak else 1.0, kind.zero_point, constants)
         renamed[value] = after[value][-1].output[0]
@@ -63,6 +66,12 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
     graph.initializer.extend([*kept, *constants])
     del graph.value_info[:]
     return result
+
+
+def levels(plan: Plan) -> dict[str, int]:
+    """Steps from zero to the peak, by activation."""
+    kinds = {v: _kind(plan.unsigned, v in plan.nonnegative, plan.signed_elsewhere) for v in plan.activations}
+    return {value: kind.levels for value, kind in kinds.items()}
 
 
 def _apart(gemm: onnx.NodeProto) -> list[onnx.NodeProto]:

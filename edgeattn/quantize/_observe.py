@@ -1,69 +1,163 @@
-"""Calibration: the largest magnitude each value takes on real data, streamed, so memory does not grow with samples."""
+"""Calibration: the range each value takes on real data. Streamed: memory does not grow with the number of samples.
+
+The largest and smallest element and the sum of magnitudes are computed in the graph, so the largest magnitude is
+exact. Range methods that need a distribution count a part of every tensor in histograms besides (:mod:`_taps`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeattn import decode
-from edgeattn.errors import BadInput
-from edgeattn.graphs import with_outputs
+from edgeattn.errors import BadInput, printable
+from edgeattn.graphs import GraphIndex
 from edgeattn.program import Case, Program, Session, TensorSpec
+from edgeattn.quantize import _ranges
+from edgeattn.quantize._ranges import Histogram
+from edgeattn.quantize._taps import PARTS, measuring, part, taken
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgeattn.program import Array, Arrays
 
+    Key = tuple[str, str]  # graph, value
 
-class _Observer:
-    """A session whose tapped values are measured; those that were no outputs before are hidden again."""
-
-    def __init__(self, session: Session, taps: set[str], own: set[str], peaks: dict[str, float]) -> None:
-        self._session, self._taps, self._peaks = session, taps, peaks
-        self.inputs = session.inputs
-        self.outputs: tuple[TensorSpec, ...] = tuple(s for s in session.outputs if s.name in own)
-
-    def run(self, feeds: Arrays) -> dict[str, Array]:
-        values = {**feeds, **self._session.run(feeds)}
-        for name in self._taps & set(values):
-            peak = float(np.abs(values[name]).max(initial=0.0))
-            if not np.isfinite(peak):
-                raise BadInput(f"calibration gives a non-finite value in '{name}'", hint="check the data for NaN")
-            self._peaks[name] = max(self._peaks.get(name, 0.0), peak)
-        return {spec.name: values[spec.name] for spec in self.outputs}
+_KNOWN = {"Sigmoid": 1.0, "HardSigmoid": 1.0}  # what they give needs no data, and a gate must reach its 1
+_GREW = 1.05
 
 
-def observe(
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration found.
+
+    Attributes:
+        peaks: graph -> value -> the largest magnitude that keeps its own level; values never computed are absent.
+        samples: how many were run.
+        notes: ``method``, and how far the ranges had settled: after ``settled_from`` samples a share ``grew`` of them
+            grew by more than 5 %, that of ``value`` the most, by the factor ``most`` (None from zero).
+    """
+
+    peaks: Mapping[str, Mapping[str, float]]
+    samples: int
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def calibrate(
     program: Program,
-    values: Mapping[str, Iterable[str]],
+    values: Mapping[str, Mapping[str, int]],
     opener: Callable[[Program], Mapping[str, Session]],
     data: Iterable[Case],
-) -> tuple[dict[str, dict[str, float]], int]:
-    """Run calibration data and record ``max |x|`` of the wanted values.
+    method: str = "minmax",
+) -> Calibration:
+    """Run calibration data and find the ranges of the wanted values.
 
     Args:
         program: the float program.
-        values: graph -> value names.
-        opener: opens the tapped program.
+        values: graph -> value -> levels from zero to its peak: 127, or 255 where it is stored unsigned.
+        opener: opens the program with its measuring outputs.
         data: samples; their first axis counts as samples.
-
-    Returns:
-        graph -> value -> peak, and the number of samples seen.
+        method: a key of :data:`edgeattn.quantize._ranges.METHODS`.
 
     Raises:
         BadInput: no sample, or a non-finite activation.
     """
-    wanted = {graph: set(names) for graph, names in values.items()}
-    tapped = replace(program, graphs={g: with_outputs(m, sorted(wanted[g])) for g, m in program.graphs.items()})
-    peaks: dict[str, dict[str, float]] = {graph: {} for graph in program.graphs}
+    known = {graph: _known(program.graphs[graph], names) for graph, names in values.items()}
+    wanted = {graph: [n for n in values.get(graph, ()) if n not in known[graph]] for graph in program.graphs}
+    seen = _Seen(method != "minmax")
+    tapped = {graph: measuring(model, wanted[graph], seen.counting) for graph, model in program.graphs.items()}
+    opened = opener(replace(program, graphs=tapped))
     own = {graph: {v.name for v in model.graph.output} for graph, model in program.graphs.items()}
-    sessions = {g: _Observer(session, wanted[g], own[g], peaks[g]) for g, session in opener(tapped).items()}
-    samples = 0
+    sessions = {graph: _Observer(graph, opened[graph], wanted[graph], own[graph], seen) for graph in program.graphs}
     for case in data:
         decode.run(sessions, program.wiring, case.feeds, case.tokens)
-        samples += len(next(iter(case.feeds.values())))
-    if not samples:
+        seen.ran(case.samples)
+    if not seen.samples:
         raise BadInput("no calibration sample", hint="give real data: a task, or --calib with at least one sample")
-    return peaks, samples
+
+    def found(histograms: Mapping[Key, Histogram]) -> dict[Key, float]:
+        return {key: _ranges.peak(method, h, values[key[0]][key[1]]) for key, h in histograms.items()}
+
+    peaks, (at, before) = found(seen.histograms), seen.earlier()
+    by_graph = {g: {**known[g], **{n: p for (of, n), p in peaks.items() if of == g}} for g in program.graphs}
+    return Calibration(by_graph, seen.samples, {"method": method, **_settled(peaks, at, found(before))})
+
+
+def _known(model: onnx.ModelProto, values: Iterable[str]) -> dict[str, float]:
+    producer = GraphIndex(model).producer
+    return {v: _KNOWN[producer[v].op_type] for v in values if v in producer and producer[v].op_type in _KNOWN}
+
+
+def _settled(peaks: Mapping[Key, float], at: int, before: Mapping[Key, float]) -> dict[str, Any]:
+    """How much the ranges still grew after the first ``at`` samples."""
+    growth = {key: peak / before[key] if before.get(key) else np.inf for key, peak in peaks.items() if peak}
+    if not at or not growth:
+        return {}
+    most = max(growth, key=lambda key: growth[key])
+    grew = float(np.mean([factor > _GREW for factor in growth.values()]))
+    factor = round(float(growth[most]), 4) if np.isfinite(growth[most]) else None
+    return {"settled_from": at, "grew": round(grew, 4), "most": factor, "value": most[1]}
+
+
+class _Seen:
+    """What was seen so far, and as it was at the last powers of two: of n samples, at a quarter to a half."""
+
+    def __init__(self, counting: bool) -> None:
+        self.counting = counting
+        self.samples = 0
+        self.histograms: dict[Key, Histogram] = {}
+        self._marks: list[tuple[int, dict[Key, Histogram]]] = []
+
+    def take(self, key: Key, peak: float, some: Array | None) -> None:
+        """One tensor's largest magnitude, and the elements of it to count."""
+        histogram = self.histograms.setdefault(key, Histogram())
+        histogram.reach(peak)
+        if self.counting and some is not None:
+            histogram.add(some)
+
+    def ran(self, samples: int) -> None:
+        """So many samples more are through."""
+        crossed = (self.samples + samples).bit_length() > self.samples.bit_length()
+        self.samples += samples
+        if crossed:
+            now = {key: h.copy() for key, h in self.histograms.items()}
+            self._marks = [*self._marks[-2:], (self.samples, now)]
+
+    def earlier(self) -> tuple[int, dict[Key, Histogram]]:
+        """The latest state kept of at most half of the samples, and how many those were; 0 where none is."""
+        return next(((at, kept) for at, kept in reversed(self._marks) if at <= self.samples / 2), (0, {}))
+
+
+class _Observer:
+    """A session whose wanted values are measured; the outputs that measure are hidden."""
+
+    def __init__(self, graph: str, session: Session, wanted: Iterable[str], own: set[str], seen: _Seen) -> None:
+        self._graph, self._session, self._wanted, self._seen = graph, session, list(wanted), seen
+        self.inputs = session.inputs
+        self.outputs: tuple[TensorSpec, ...] = tuple(s for s in session.outputs if s.name in own)
+
+    def run(self, feeds: Arrays) -> dict[str, Array]:
+        values = self._session.run(feeds)
+        for name in self._wanted:
+            some = feeds[name] if name in feeds else values.get(taken(name))
+            low, high, total = _ends(feeds[name]) if name in feeds else (float(values[part(name, p)]) for p in PARTS)
+            if not np.isfinite([low, high, total]).all():
+                if total == 0:  # of no elements the least is infinity
+                    continue
+                which = f"(sample {self._seen.samples}, or one after it in its batch)"
+                what = f"calibration gives a non-finite value in '{printable(name, 80)}' {which}"
+                raise BadInput(what, hint="check the data for NaN, and what the model makes of it")
+            self._seen.take((self._graph, name), max(abs(low), abs(high)), some)
+        return {spec.name: values[spec.name] for spec in self.outputs}
+
+
+def _ends(values: Array) -> tuple[float, float, float]:
+    """The :data:`PARTS` of an array, with its largest magnitude for the sum: as finite as it is."""
+    if not values.size:
+        return np.inf, -np.inf, 0.0
+    low, high = float(values.min()), float(values.max())
+    return low, high, max(abs(low), abs(high))

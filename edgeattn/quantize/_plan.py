@@ -85,6 +85,15 @@ def plan(model: onnx.ModelProto, settings: Settings, floats: Mapping[str, str] |
     return result
 
 
+def drop_unreached(plan: Plan, peaks: Mapping[str, float]) -> None:
+    """Leave activations in float that no calibration sample computed, nor any value that shares their scale."""
+    reached = {root for value, root in plan.activations.items() if value in peaks or value in plan.known}
+    for value in [v for v, root in plan.activations.items() if root not in reached]:
+        del plan.activations[value]
+        plan.nonnegative.discard(value)
+        plan.kept[value] = "no calibration sample computed it"
+
+
 def _biased(node: onnx.NodeProto) -> bool:
     return node.op_type == "Gemm" and len(node.input) > 2 and attributes(node).get("beta", 1.0) == 1.0
 

@@ -15,10 +15,10 @@ import edgeattn
 from edgeattn.quantize import Drop, Judge, Settings
 from edgeattn.quantize._groups import Group, groups
 from edgeattn.quantize._held import Held, Signal
-from edgeattn.quantize._insert import insert, refuse_nonfinite
+from edgeattn.quantize._insert import insert, levels, refuse_nonfinite
 from edgeattn.quantize._journal import Journal
-from edgeattn.quantize._observe import observe
-from edgeattn.quantize._plan import Plan, plan
+from edgeattn.quantize._observe import calibrate
+from edgeattn.quantize._plan import Plan, drop_unreached, plan
 
 if TYPE_CHECKING:
     from edgeattn.program import Case, Program
@@ -35,7 +35,7 @@ class Calibrated:
     Attributes:
         plans: graph -> what becomes INT8 where nothing is spared.
         peaks: graph -> value -> max \\|x\\|. samples: how many they were taken from.
-        held: what candidates are judged on.
+        held: what candidates are judged on. notes: how calibration went.
     """
 
     program: Program
@@ -44,6 +44,7 @@ class Calibrated:
     peaks: Mapping[str, Mapping[str, float]]
     samples: int
     held: Held
+    notes: Mapping[str, Any]
 
     @classmethod
     def of(cls, program: Program, opener: Opener, data: Iterable[Case], settings: Settings) -> Calibrated:
@@ -56,9 +57,9 @@ class Calibrated:
         for graph, model in program.graphs.items():
             refuse_nonfinite(model, plans[graph])
         held = Held()
-        peaks, samples = observe(program, _values(program, plans, settings), opener, held.split(data))
+        found = calibrate(program, _values(program, plans, settings), opener, held.split(data), settings.ranges)
         held.answer(program, opener(program))
-        return cls(program, settings, plans, peaks, samples, held)
+        return cls(program, settings, plans, found.peaks, found.samples, held, found.notes)
 
     def candidate(self, why: Mapping[Group, str]) -> tuple[Program, dict[str, Plan]]:
         """The program with these groups in float, for these reasons, and its plans."""
@@ -68,6 +69,8 @@ class Calibrated:
                 floats[layer.graph][layer.output] = reason
         models = self.program.graphs
         plans = {graph: plan(model, self.settings, floats[graph]) for graph, model in models.items()}
+        for graph, found in self.peaks.items():
+            drop_unreached(plans[graph], found)
         made = {graph: insert(model, plans[graph], self.peaks[graph]) for graph, model in models.items()}
         return replace(self.program, graphs=made), plans
 
@@ -89,18 +92,18 @@ class Calibrated:
         }
 
 
-def _values(program: Program, plans: Mapping[str, Plan], settings: Settings) -> dict[str, dict[str, str]]:
-    """Graph -> every value that a candidate may quantize: with all layers in INT8, or with one group of them alone.
+def _values(program: Program, plans: Mapping[str, Plan], settings: Settings) -> dict[str, dict[str, int]]:
+    """Graph -> every value that a candidate may quantize -> its levels: with all layers in INT8, or one group alone.
 
     What is fused with a layer in INT8 may be a value of its own where that layer is in float.
     """
-    found = {graph: dict(made.activations) for graph, made in plans.items()}
+    found = {graph: levels(made) for graph, made in plans.items()}
     every = groups(program, plans)
     for group in every:
         graph = group.layers[0].graph
         rest = (layer for other in every if other is not group for layer in other.layers)
         others = {layer.output: "tried" for layer in rest if layer.graph == graph}
-        found[graph] |= plan(program.graphs[graph], settings, others).activations
+        found[graph] |= levels(plan(program.graphs[graph], settings, others))
     return found
 
 

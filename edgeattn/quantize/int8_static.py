@@ -4,10 +4,11 @@ What: every wide Conv, Gemm and MatMul reads and stores INT8; the sums and activ
 Why: one file that TensorRT, OpenVINO and ONNX Runtime all run in INT8. Attention gates stay in float
 (policy ``gate=float``): a sigmoid gate that shares a scale with features keeps 7 of its levels. With ``gate=int8``
 their products run in INT8 too, the gate by its own scale: 1/127, which a sigmoid's range says without data.
-Scales: max |x| over real training samples / 127, zero point 0 (the same as UINT8 around 128,
-and max / 255 behind a ReLU, on engines that multiply unsigned activations); weights max |w| per output channel / 127.
+Scales: the range of |x| over real training samples / 127, zero point 0 (the same as UINT8 around 128,
+and range / 255 behind a ReLU, on engines that multiply unsigned activations); weights max |w| per output channel / 127.
+Ranges: ``minmax`` takes the largest magnitude; ``percentile`` (99.99), ``entropy`` and ``mse`` clip what is rare.
 Stays float: gates, layers narrower than 16 channels, Softmax, LayerNorm, biases, anything under ``--keep``.
-Source: ONNX QuantizeLinear-13; integer quantization after Jacob et al. 2018, section 2.
+Source: ONNX QuantizeLinear-13; integer quantization after Jacob et al. 2018, section 2; entropy after Migacz 2017.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any
 
 from edgeattn.program import Case, Program, Session
 from edgeattn.quantize import Settings
-from edgeattn.quantize._insert import insert, refuse_nonfinite
-from edgeattn.quantize._observe import observe
-from edgeattn.quantize._plan import plan
+from edgeattn.quantize._insert import insert, levels, refuse_nonfinite
+from edgeattn.quantize._observe import calibrate
+from edgeattn.quantize._plan import drop_unreached, plan
 
 
 class Int8Static:
@@ -42,10 +43,13 @@ class Int8Static:
         plans = {graph: plan(model, settings) for graph, model in program.graphs.items()}
         for graph, model in program.graphs.items():
             refuse_nonfinite(model, plans[graph])
-        peaks, samples = observe(program, {g: p.activations for g, p in plans.items()}, opener, data)
-        graphs = {graph: insert(model, plans[graph], peaks[graph]) for graph, model in program.graphs.items()}
+        found = calibrate(program, {g: levels(p) for g, p in plans.items()}, opener, data, settings.ranges)
+        for graph, peaks in found.peaks.items():
+            drop_unreached(plans[graph], peaks)
+        graphs = {graph: insert(model, plans[graph], found.peaks[graph]) for graph, model in program.graphs.items()}
         notes = {
-            "samples": samples,
+            "samples": found.samples,
+            "calibration": found.notes,
             "activations": sum(len(p.activations) for p in plans.values()),
             "weights": sum(len(p.weights) for p in plans.values()),
             "kept_float": {name: why for p in plans.values() for name, why in p.kept.items()},

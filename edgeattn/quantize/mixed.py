@@ -62,6 +62,7 @@ class Mixed:
         result, plans = calibrated.candidate({group: _why(group, search) for group in floats})
         notes = {
             "samples": calibrated.samples,
+            "calibration": calibrated.notes,
             "activations": sum(len(p.activations) for p in plans.values()),
             "weights": sum(len(p.weights) for p in plans.values()),
             "kept_float": _kept(plans, floats, search),

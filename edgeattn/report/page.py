@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.errors import MissingPackage, printable
-from edgeattn.report import plots, rewriting, searching, wording
+from edgeattn.report import calibrating, plots, rewriting, searching, wording
 from edgeattn.report.schema import OutputParity, Report
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def render(report: Report, raw: RawSamples | None = None, attention: Sequence[At
             w=wording,
             rewriting=rewriting,
             searching=searching,
+            calibrating=calibrating,
             mark=MARKS.get,
             meaning=wording.GATE_MEANING,
             error_bar=error_bar,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edgeattn.errors import printable
-from edgeattn.report import rewriting, searching
+from edgeattn.report import calibrating, rewriting, searching
 from edgeattn.report import wording as w
 from edgeattn.report.schema import Report, SectionVerdict
 
@@ -17,7 +17,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 def render(report: Report) -> str:
     """Verdict, headline figures, gates, parity, task, latency, rewrites, what INT8 costs, environment."""
     parts = [_head(report), _gates(report), _parity(report), _task(report), _attention(report)]
-    parts += [_latency(report), _profile(report), _rewrites(report), _sensitivity(report)]
+    parts += [_latency(report), _profile(report), _rewrites(report), _calibration(report), _sensitivity(report)]
     return "\n\n".join(filter(None, [*parts, _notes(report), _environment(report)])) + "\n"
 
 
@@ -158,6 +158,11 @@ def _sensitivity(report: Report) -> str:
 
 def _attention(report: Report) -> str:
     return "" if report.attention is None else escape(w.attention(report.attention))
+
+
+def _calibration(report: Report) -> str:
+    line = calibrating.of(report)
+    return f"Calibrated on {escape(line)}." if line else ""
 
 
 def _notes(report: Report) -> str:

@@ -105,7 +105,11 @@ def find(name: str) -> Task:
     if not theirs.is_file(name):
         task: Task = registry.get("tasks", name)
         return task
-    found = theirs.load(name, "task", "TASK", lambda value: isinstance(value, Task))
+    return sound(theirs.load(name, "task", "TASK", lambda value: isinstance(value, Task)), name)
+
+
+def sound(found: object, name: str) -> Task:
+    """A user's task, held to what a task has; ``name`` is where it was found. Raises as :func:`find` does."""
     if not isinstance(found, Task):
         hint = "make it an edgeattn.tasks.Task"
         raise BadInput(

@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from edgeattn import storage
-from edgeattn.cli import quantizing
+from edgeattn import calib, storage
+from edgeattn.graphs import program_inputs
 from edgeattn.program import Program, Stop, Wiring
 from edgeattn.tasks.digits import TASK
 from tests.conftest import edgeattn
@@ -105,10 +105,10 @@ def test_export_of_a_translator_leaves_its_graphs_and_wiring(tmp_path: Path) -> 
 def test_calibration_forces_a_tasks_own_text_where_it_has_any(tmp_path: Path) -> None:
     out = tmp_path / "gpt"
     assert edgeattn("export", "gpt_text", "-o", out).returncode == 0
-    (case,) = quantizing._calibration("text", storage.load(out), 2)
+    (case,) = calib.cases("text", program_inputs(storage.load(out)), 2)
     assert case.tokens is not None
     assert case.tokens.shape == (2, 63)
-    assert [c.tokens for c in quantizing._calibration("digits", Program({"main": digits_net()}), 2)] == [None]
+    assert [c.tokens for c in calib.cases("digits", program_inputs(Program({"main": digits_net()})), 2)] == [None]
 
 
 def digits_net() -> onnx.ModelProto:

@@ -122,12 +122,46 @@ TASK = Task("mine", UNSCORED, load, load, lambda outputs, targets: targets, dict
 def test_calibration_from_a_users_task_is_told_in_its_terms(tmp_path: Path) -> None:
     onnx.save(conv_net(), tmp_path / "m.onnx")
     (tmp_path / "mine.py").write_text(TASK)
-    line = "task mine.py: has an array 'images' that is no input; did you mean 'image'?"
+    line = "task mine.py: sample 0: has an array 'images' that is no input; did you mean 'image'?"
     told(tmp_path, 3, line, "quantize", "m.onnx", "-o", "q.onnx", "--calib", "mine.py")
     (tmp_path / "mine.py").write_text(TASK.replace('"images"', '"image"'))
     done = edgeattn("quantize", "m.onnx", "-o", "q.onnx", "--calib", "mine.py", "--json", "-q", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["samples"] == 4
+
+
+LOADER = """
+import numpy as np
+def give():
+    print("from the loader")
+    rng = np.random.default_rng(0)
+    while True: yield rng.standard_normal((3, 8, 8), dtype=np.float32)
+"""
+
+
+@pytest.mark.slow
+def test_calibration_data_of_ones_own_in_a_recipe_without_a_task(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(CONV_NET)
+    (tmp_path / "data.py").write_text(LOADER)
+    lines = ("model: net.py:Net", "export: {shapes: {input: 1x3x8x8}}", "target: onnxruntime", "precision: int8")
+    quantized = "quantize: {calib: data.py:give, ranges: percentile, samples: 40}"
+    (tmp_path / "r.yaml").write_text("\n".join([*lines, quantized, "latency: {pairs: 20}", ""]))
+    done = edgeattn("run", "r.yaml", "-o", "out", "--json", "-q", cwd=tmp_path)
+    assert done.returncode in (0, 1, 75), done.stderr  # the net is untrained: what its gates say is not the point
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    notes = next(stage["notes"] for stage in report["stages"] if stage["name"] == "quantize")
+    assert (notes["samples"], notes["calibration"]["method"]) == (40, "percentile")
+    assert len(notes["calibration"]["fingerprint"]) == 64
+    assert any("judged on samples that it was calibrated on" in note for note in report["notes"])
+    line = "data.py: has no loader 'gives'; did you mean 'give'?"
+    told(tmp_path, 2, line, "run", "r.yaml", "-o", "out2", "--set", "quantize.calib=data.py:gives")
+
+
+CONV_NET = """
+from torch import nn
+def Net():
+    return nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU())
+"""
 
 
 @pytest.mark.openvino
