@@ -86,7 +86,7 @@ class OpenVinoBackend:
     name = "openvino"
     extra = "openvino"
     devices = ("cpu",)
-    qdq = QdqDialect()
+    qdq = QdqDialect(unsigned=True, signed_elsewhere=True, requantize_conv_outputs=True)
 
     def probe(self) -> Availability:
         """Whether ``openvino`` imports, and its version."""

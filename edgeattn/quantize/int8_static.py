@@ -3,8 +3,9 @@
 What: every wide Conv, Gemm and MatMul reads and stores INT8; the sums and activations between them follow.
 Why: one file that TensorRT, OpenVINO and ONNX Runtime all run in INT8. Attention gates stay in float
 (policy ``gate=float``): a sigmoid gate that shares a scale with features keeps 7 of its levels.
-Scales: max |x| over real training samples / 127, zero point 0 (the same as UINT8 around 128,
-and max / 255 behind a ReLU, on engines that multiply unsigned activations); weights max |w| per output channel / 127.
+Scales: max |x| over real training samples / 127, zero point 0; on engines that multiply unsigned activations
+max / 255 as UINT8 behind a ReLU, and where they ask for it UINT8 around 128 elsewhere (OpenVINO takes INT8 there;
+TensorRT takes INT8 alone: quantize with the default dialect for it); weights max |w| per output channel / 127.
 Stays float: gates, layers narrower than 16 channels, Softmax, LayerNorm, biases, anything under ``--keep``.
 Source: ONNX QuantizeLinear-13; integer quantization after Jacob et al. 2018, section 2.
 """
