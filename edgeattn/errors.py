@@ -118,7 +118,7 @@ class MissingPackage(Unsupported):
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors", "sklearn"), "export"),
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
-    **{engine: engine for engine in ("onnxruntime", "openvino")},
+    **{engine: engine for engine in ("onnxruntime", "openvino", "nncf")},
 }
 
 

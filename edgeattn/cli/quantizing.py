@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,7 @@ from edgeattn.errors import UsageError
 if TYPE_CHECKING:
     from edgeattn.program import Case, Program
 
+_JUDGED = 8  # calibration cases that the forms of a gate are judged on
 _TOLD = {"samples": "samples", "activations": "activations in INT8", "weights": "weights in INT8"}
 
 
@@ -32,7 +35,9 @@ def quantize(
     keep: Annotated[
         list[str] | None, typer.Option(help="Keep nodes or modules matching this pattern in float (repeatable).")
     ] = None,
-    gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
+    gate: Annotated[
+        str, typer.Option(help="Attention gates: float, int8, or auto: as the target is faster with.")
+    ] = "float",
     ranges: Annotated[str, typer.Option(help="How ranges follow from the data: minmax.")] = "minmax",
     target: Target = "onnxruntime",
     force: Force = False,
@@ -44,7 +49,7 @@ def quantize(
     """FP32 ONNX -> ONNX of a lower precision in standard operators, attention gates kept in float."""
     from edgeattn import backends, registry, storage
     from edgeattn.publish import guard
-    from edgeattn.quantize import Settings, find
+    from edgeattn.quantize import Settings, assert_runs_in, find
     from edgeattn.quantize import quantize as quantizer
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
@@ -52,6 +57,7 @@ def quantize(
         calibrated = find(scheme).calibrated
         if calib is not None and not calibrated:
             raise UsageError(f"{scheme} takes no calibration data", where="--calib", hint="leave --calib out")
+        assert_runs_in(scheme, backends.parse_target(target)[0])
         program = storage.load(source, ui.warn)
         if calib is None and calibrated:
             raise UsageError(
@@ -61,16 +67,55 @@ def quantize(
             )
         engine = registry.get("backends", backends.parse_target(target)[0])
         settings = Settings(gate, tuple(keep or ()), engine.qdq, ranges)
-        data = () if calib is None else _calibration(calib, program, samples)
-        ui.listen("quantize" if calib is None else "calibrate", 0, None)
-        result = quantizer(program, scheme, backends.oracle, data, settings)
-        save(result, out, force)
+
+        def make(gate: str) -> Program:
+            data = () if calib is None else _calibration(calib, program, samples)
+            ui.listen("quantize" if calib is None else "calibrate", 0, None)
+            return quantizer(program, scheme, backends.oracle, data, replace(settings, gate=gate))
+
+        result = make(gate) if gate != "auto" else _auto(make, program, target, calib)
+        (_save_ir if result.ir else save)(result, out, force)
         notes = result.history[-1].notes
         ui.emit({"out": str(out), **notes})
         told = [(label, notes[key]) for key, label in _TOLD.items() if key in notes]
         kept = [(f"float: {name}", why) for name, why in notes.get("kept_float", {}).items()]
+        if "gate_choice" in notes:
+            ui.log(notes["gate_choice"]["said"])
         rows = [*told, ("attention found", len(notes.get("attention", ()))), *kept]
         ui.table(("", ""), rows, title=str(out))
+
+
+def _save_ir(program: Program, out: Path, force: bool) -> None:
+    """Publish OpenVINO IR: a directory with an .xml and a .bin a graph, and how they are wired."""
+    from edgeattn import outside
+    from edgeattn.publish import new_directory
+
+    if out.suffix in (".onnx", ".xml"):
+        hint = f"name a directory: -o {out.with_suffix('')}; nothing was written"
+        raise UsageError("OpenVINO IR is two files a graph", where=f"-o {out}", hint=hint)
+    with new_directory(out, force, mark=True) as work:
+        for graph, (xml, weights) in program.ir.items():
+            (work / f"{graph}.xml").write_bytes(xml)
+            (work / f"{graph}.bin").write_bytes(weights)
+        if program.wiring is not None:
+            outside.write_wiring(program, work)
+
+
+def _auto(make: Callable[[str], Program], program: Program, target: str, calib: str | None) -> Program:
+    """Gates as the target is faster with, judged on calibration samples that the float program answers."""
+    from edgeattn import backends, cases, decode, gating, registry
+
+    name, device = backends.parse_target(target)
+    engine: backends.Backend = registry.get("backends", name)
+    gating.require(engine)
+    given = islice(() if calib is None else _calibration(calib, program, _JUDGED), _JUDGED)
+    sessions = backends.oracle(program)
+    drawn = [replace(case, name=f"real-{i}") for i, case in enumerate(given)]
+    known = cases.answered(drawn, "source graph", lambda c: decode.run(sessions, program.wiring, c.feeds, c.tokens))
+    float32 = replace(program, reference=known)
+    return gating.settled(
+        lambda gate: replace(make(gate), reference=known), float32, engine, backends.Options(device, "int8")
+    )
 
 
 def _calibration(calib: str, program: Program, samples: int) -> Iterator[Case]:

@@ -13,14 +13,28 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn import registry
-from edgeattn.errors import UnknownName, UsageError
+from edgeattn.errors import UnknownName, Unsupported, UsageError
 from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
+from edgeattn.quantize._policy import Policy, attention_policy, refuse_unmatched
 from edgeattn.standard import assert_standard
 
 if TYPE_CHECKING:
     Opener = Callable[[Program], Mapping[str, Session]]
 
-GATE_POLICIES = ("float",)
+__all__ = [
+    "GATE_POLICIES",
+    "RANGES",
+    "Budget",
+    "Policy",
+    "Scheme",
+    "Settings",
+    "attention_policy",
+    "find",
+    "names",
+    "quantize",
+]
+
+GATE_POLICIES = ("float", "int8")  # ``auto`` is settled where there is an engine to measure in: edgeattn.gating
 RANGES = ("minmax",)
 
 
@@ -44,7 +58,8 @@ class Settings:
     """What a scheme is told.
 
     Attributes:
-        gate: how attention gates are treated; ``float`` keeps pool, MLP and sigmoid in FP32.
+        gate: how attention gates are treated; ``float`` keeps pool, MLP and sigmoid in FP32, ``int8`` quantizes
+            their products, and what of them is wide.
         keep: patterns (``*`` matches anything) of node or module names that stay in float.
         qdq: what the engine needs; the default suits all.
         ranges: how a value's range follows from its calibration data; ``minmax`` takes the largest magnitude.
@@ -67,6 +82,9 @@ class Scheme(Protocol):
             only storage shrinks.
         limits: the parity limits the result is held to (:meth:`edgeattn.harness.limits.Limits.of`).
         calibrated: needs real data to set its ranges.
+
+    A scheme whose result runs in some engines only names them in ``targets``.
+    A scheme that takes long names another in ``timed_as`` whose graphs are timed in its place.
     """
 
     name: str
@@ -98,6 +116,26 @@ def find(scheme: str) -> Scheme:
     return found
 
 
+def assert_runs_in(scheme: str, engine: str) -> None:
+    """Refuse an engine that does not take what a scheme makes, before any work.
+
+    Raises:
+        UnknownName: no such scheme. Unsupported: the scheme's result runs elsewhere.
+    """
+    targets: tuple[str, ...] = getattr(find(scheme), "targets", ())
+    if targets and engine not in targets:
+        raise Unsupported(
+            f"scheme '{scheme}' makes a program for {', '.join(targets)} alone",
+            where=engine,
+            hint="take int8-static, which is the portable one",
+        )
+
+
+def quantizes_gates(scheme: Scheme) -> bool:
+    """Whether a scheme stores activations in INT8, so that it matters how gates are treated."""
+    return scheme.calibrated and scheme.precision == "int8"
+
+
 def quantize(
     program: Program, scheme: str, opener: Opener, data: Iterable[Case], settings: Settings | None = None
 ) -> Program:
@@ -120,9 +158,14 @@ def quantize(
         raise UsageError(f"unknown gate policy '{settings.gate}'", hint=f"known: {', '.join(GATE_POLICIES)}")
     if settings.ranges not in RANGES:
         raise UsageError(f"unknown range method '{settings.ranges}'", hint=f"known: {', '.join(RANGES)}")
+    if settings.gate != "float" and not quantizes_gates(chosen):
+        raise UsageError(
+            f"scheme '{scheme}' treats gates as all else", hint="leave the gate policy out, or take int8-static"
+        )
+    refuse_unmatched(list(program.graphs.values()), settings.keep)
     started = time.perf_counter()
     quantized, notes = chosen.quantize(program, opener, data, settings)
     record = StageRecord("quantize", time.perf_counter() - started, {"scheme": scheme, **asdict(settings), **notes})
-    result = program.after(record, graphs=quantized.graphs)
+    result = program.after(record, graphs=quantized.graphs, ir=quantized.ir)
     assert_standard(result, "quantize")
     return result

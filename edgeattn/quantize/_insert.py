@@ -27,8 +27,10 @@ LEVELS = 127  # symmetric: -127 .. 127, so that zero is exact and -128 never nee
 
 
 def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> onnx.ModelProto:
-    """A copy of the graph with the plan's pairs inserted; scales from ``peaks`` (max |x| by value)."""
+    """A copy of the graph with the plan's pairs inserted; scales from ``peaks`` (max |x| by value), gates' known."""
     import onnx
+
+    peaks = {**peaks, **plan.known}
 
     result = onnx.ModelProto()
     result.CopyFrom(model)
