@@ -4,8 +4,9 @@ What: every wide Conv, Gemm and MatMul reads and stores INT8; the sums and activ
 Why: one file that TensorRT, OpenVINO and ONNX Runtime all run in INT8. Attention gates stay in float
 (policy ``gate=float``): a sigmoid gate that shares a scale with features keeps 7 of its levels. With ``gate=int8``
 their products run in INT8 too, the gate by its own scale: 1/127, which a sigmoid's range says without data.
-Scales: the range of |x| over real training samples / 127, zero point 0 (the same as UINT8 around 128,
-and range / 255 behind a ReLU, on engines that multiply unsigned activations); weights max |w| per output channel / 127.
+Scales: the range of |x| over real training samples / 127, zero point 0; on engines that multiply unsigned activations
+range / 255 as UINT8 behind a ReLU, and where they ask for it UINT8 around 128 elsewhere (OpenVINO takes INT8 there;
+TensorRT takes INT8 alone: quantize with the default dialect for it); weights max |w| per output channel / 127.
 Ranges: ``minmax`` takes the largest magnitude; ``percentile`` (99.99), ``entropy`` and ``mse`` clip what is rare.
 Stays float: gates, layers narrower than 16 channels, Softmax, LayerNorm, biases, anything under ``--keep``.
 Source: ONNX QuantizeLinear-13; integer quantization after Jacob et al. 2018, section 2; entropy after Migacz 2017.

@@ -8,13 +8,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from edgeattn import backends, registry
 from edgeattn.backends import Options
 from edgeattn.backends._openvino_graph import extremes_apart, fake_quantized
-from edgeattn.program import Program
-from tests.graphs import model
+from edgeattn.program import Case, Program
+from edgeattn.quantize import Settings, quantize
+from tests.graphs import conv_net, model
 
 pytest.importorskip("openvino")
 _C = 32
@@ -116,3 +117,24 @@ def test_every_pair_becomes_one_quantizer_and_a_maximum_of_quantized_values_is_l
     read = extremes_apart(fake_quantized(ov.Core().read_model(net.SerializeToString())))
     kinds = [op.get_type_name() for op in read.get_ordered_ops()]
     assert (kinds.count("FakeQuantize"), kinds.count("ReduceMax"), kinds.count("ReduceSum")) == (2, 1, 0)
+
+
+def test_openvino_gets_unsigned_activations_where_nothing_is_negative_and_signed_ones_elsewhere() -> None:
+    net = conv_net()
+    feeds = {"image": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)}
+    settings = Settings(qdq=registry.get("backends", "openvino").qdq)
+    program = quantize(Program({"main": net}), "int8-static", backends.oracle, iter([Case("c", feeds)]), settings)
+    stored = {t.name: t for t in program.graphs["main"].graph.initializer}
+    kinds = {n.input[0]: numpy_helper.to_array(stored[n.input[2]]) for n in _quantizers(program)}
+    assert {name: (zero.dtype.name, int(zero)) for name, zero in kinds.items()} == {
+        "image": ("int8", 0),
+        "r1": ("uint8", 0),
+        "r2": ("uint8", 0),
+    }
+    session = registry.get("backends", "openvino").load(program.graphs["main"], Options("cpu", "int8", 1))
+    wanted, got = (s.run(feeds)["features"] for s in (backends.oracle(program)["main"], session))
+    assert 20 * np.log10(np.linalg.norm(wanted) / np.linalg.norm(wanted - got)) > _RIGHT
+
+
+def _quantizers(program: Program) -> list[onnx.NodeProto]:
+    return [node for node in program.graphs["main"].graph.node if node.op_type == "QuantizeLinear"]
