@@ -52,6 +52,8 @@ class Int8Static:
             "activations": sum(len(p.activations) for p in plans.values()),
             "weights": sum(len(p.weights) for p in plans.values()),
             "kept_float": {name: why for p in plans.values() for name, why in p.kept.items()},
+            "gates_as_scales": sum(len(p.carried) for p in plans.values()),
+            "gates_not_as_scales": {gate: why for p in plans.values() for gate, why in p.not_carried.items()},
             "attention": [f"{a.kind}: {a.describe()}" for p in plans.values() for a in p.attention],
         }
         return replace(program, graphs=graphs), notes
