@@ -10,7 +10,7 @@ computed in float. (SE: Hu 2018, equation 4; CBAM: Woo 2018, equations 2 and 3.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import onnx
 
     from edgeattn.program import Array
+
+_SMALL_MAP = 256  # positions: a matrix of 512 KB at most, no more than its convolution costs
 
 
 class _Writer:
@@ -182,8 +184,8 @@ def _depthwise(w: _Writer, gate: ChannelGate) -> None:
             pooled.append(_mean(w, x, gate.size))
         else:
             most = w("MaxPool", [f"{x}_q"], "max_q", kernel_shape=[height, width])
-            most = w("DequantizeLinear", [most, f"{x}_scale", f"{x}_zero_point"], "max_map")
-            pooled.append(w.reshape(most, "max", 1, channels))
+            most = w.reshape(w("Transpose", [most], "max_channels_last", perm=[0, 2, 3, 1]), "max_row", 1, channels)
+            pooled.append(w("DequantizeLinear", [most, f"{x}_scale", f"{x}_zero_point"], "max"))
     stacked = w("Concat", pooled, "pooled", axis=0) if len(pooled) > 1 else pooled[0]
     factor = w.reshape(_mlp(w, gate, stacked, gate.first), "factor", -1)
     one = w.const("one", np.ones((channels, 1, 1, 1), np.int8))
@@ -206,12 +208,48 @@ def _positions(w: _Writer, gate: SpatialGate) -> None:
         else:
             most = w("ReduceMax", [rows, w.const("axis", np.array([1], np.int64))], "max_q", keepdims=1)
             planes.append(w("DequantizeLinear", [most, f"{u}_scale", f"{u}_zero_point"], "max"))
-    stacked = w.reshape(w("Concat", planes, "planes", axis=0), "map", 1, len(planes), height, width)
-    names = [stacked, *list(gate.convolution.input)[1:]]
-    score = w("Conv", names, "score", **attributes(gate.convolution))
-    factor = w.reshape(_squash(w, gate.squash, score), "factor", -1)
+    factor = w.reshape(_mask(w, gate, w("Concat", planes, "planes", axis=0)), "factor", -1)
     scaled = w("Mul", [factor, w.const("feature_scale", np.array(w.scale(u), np.float32))], "gated_scale")
     points = w.const("zero_points", np.full(positions, zero_point, zero_point.dtype))
     gated = w("DequantizeLinear", [rows, scaled, points], "gated_rows", axis=0)
     last = w.reshape(gated, "gated", 1, height, width, gate.channels)
     w("Transpose", [last], perm=[0, 3, 1, 2])
+
+
+def _mask(w: _Writer, gate: SpatialGate, planes: str) -> str:
+    """The planes (pools · HW, 1) to the spatial gate, HW values.
+
+    One output channel is what no engine's convolution kernels are made for. A small map's convolution is a product
+    with a matrix; for larger ones the weights come from a DequantizeLinear, because ONNX Runtime pads constant ones to
+    16 output channels, which takes twice as long.
+    """
+    from edgeattn.graphs import attributes
+
+    (height, width), rows = gate.size, len(gate.pools)
+    bias = [gate.bias] if gate.bias is not None else []
+    matrix = dense(gate.weight, attributes(gate.convolution), gate.size) if height * width <= _SMALL_MAP else None
+    if matrix is not None:
+        flat = w.reshape(planes, "row", 1, rows * height * width)
+        names = [flat, w.const("matrix", matrix), *(w.const("matrix_bias", b.reshape(1)) for b in bias)]
+        return _squash(w, gate.squash, w("Gemm", names, "score"))
+    step = np.float32(max(np.abs(gate.weight).max(), 1e-30) / 2**30)
+    levels = w.const("weight_int32", np.rint(gate.weight / step).astype(np.int32))
+    names = [w.reshape(planes, "map", 1, rows, height, width), w.unpack(levels, "weight", step)]
+    names += [w.const("bias", b) for b in bias]
+    return _squash(w, gate.squash, w("Conv", names, "score", **attributes(gate.convolution)))
+
+
+def dense(weight: Array, attributes: Mapping[str, Any], size: tuple[int, int]) -> Array | None:
+    """A convolution (1, I, kh, kw) over a map of this size as a matrix (I·HW, HW); None unless size and step stay."""
+    _, inputs, *kernel = weight.shape
+    pads, (height, width) = attributes.get("pads", [0, 0, 0, 0]), size
+    once = all(set(attributes.get(n, [1])) == {1} for n in ("strides", "dilations")) and attributes.get("group", 1) == 1
+    if not once or pads[:2] != pads[2:] or [2 * p + 1 for p in pads[:2]] != kernel:
+        return None
+    matrix = np.zeros((inputs, height, width, height, width), np.float32)
+    for dy, dx in np.ndindex(*kernel):
+        for y, x in np.ndindex(height, width):
+            row, column = y + dy - pads[0], x + dx - pads[1]
+            if 0 <= row < height and 0 <= column < width:
+                matrix[:, row, column, y, x] = weight[0, :, dy, dx]
+    return matrix.reshape(inputs * height * width, height * width)

@@ -72,8 +72,8 @@ class SpatialGate:
         size: H, W.
         channels: C.
         pools: ``mean`` and ``max`` in the order the convolution reads them.
-        convolution, squash: the nodes that make the gate.
-        replaced: outputs of the nodes that go; ``convolution`` and ``squash`` stay.
+        convolution, squash: the nodes that make the gate. weight, bias: of the convolution.
+        replaced: outputs of the nodes that go.
     """
 
     features: str
@@ -82,6 +82,8 @@ class SpatialGate:
     channels: int
     pools: tuple[str, ...]
     convolution: onnx.NodeProto
+    weight: Array
+    bias: Array | None
     squash: onnx.NodeProto
     replaced: frozenset[str]
 
@@ -181,8 +183,15 @@ def _spatial(index: GraphIndex, part: Attention, features: str) -> SpatialGate:
             raise Unlike("its reductions are not over the channels")
     _read_by(index, features, [*nodes, product])
     pools = tuple(_REDUCES[n.op_type] for n in nodes)
+    weight = index.constant(convolution.input[1])
+    biased = len(convolution.input) > 2 and convolution.input[2]
+    bias = index.constant(convolution.input[2]) if biased else None
+    if weight is None or (biased and bias is None):
+        raise Unlike("its convolution's weights are computed")
     gone = frozenset(n.output[0] for n in [*nodes, joined, convolution, squash, product])
-    return SpatialGate(features, part.result, (height, width), channels, pools, convolution, squash, gone)
+    return SpatialGate(
+        features, part.result, (height, width), channels, pools, convolution, weight, bias, squash, gone
+    )
 
 
 def _static(index: GraphIndex, value: str) -> tuple[int, int, int, int]:
