@@ -164,7 +164,7 @@ def macs_by_node(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None)
     """Multiply-accumulates of each weighted node by its name (its first output's, if it has none)."""
     shapes = GraphIndex(_at_sizes(model, {**_TYPICAL, **(sizes or {})}))
     index = GraphIndex(model)
-    weighted = [n for n in index.nodes if n.op_type in ("Conv", "Gemm", "MatMul", *_RECURRENT)]
+    weighted = [n for n in index.nodes if n.op_type in ("Conv", "QLinearConv", "Gemm", "MatMul", *_RECURRENT)]
     return {n.name or n.output[0]: _node_macs(index, shapes, n) for n in weighted}
 
 
@@ -205,11 +205,12 @@ def typical_values(model: onnx.ModelProto) -> Iterator[tuple[str, list[int], str
 def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:
     if node.op_type in _RECURRENT:
         return _recurrent_macs(index, shapes, node)
-    weight, shape = index.constant_shape(_weight_source(index, node.input[1])), shapes.shape(node.output[0])
+    held = node.input[3 if node.op_type == "QLinearConv" else 1]
+    weight, shape = index.constant_shape(_weight_source(index, held)), shapes.shape(node.output[0])
     if weight is None or shape is None:
         return 0
     sizes = [d if isinstance(d, int) else 1 for d in shape]
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "QLinearConv"):
         return int(np.prod(sizes)) * int(np.prod(weight[1:]))
     inner = weight[0] if node.op_type == "MatMul" or not attributes(node).get("transB") else weight[1]
     return int(np.prod(sizes)) * int(inner)

@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
     from edgeattn.program import Array
 
+_LARGEST_BIAS = 2**30  # of an INT32, with room for the sum it is added to
 _SMALL_MAP = 256  # positions: a matrix of 512 KB at most, no more than its convolution costs
 
 
 class _Writer:
     """New nodes and constants, named after the value they lead to."""
 
-    def __init__(self, name: str, stored: dict[str, Array]) -> None:
-        self.name, self.stored = name, stored
+    def __init__(self, name: str, stored: dict[str, Array], opset: int) -> None:
+        self.name, self.stored, self.opset = name, stored, opset
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Array] = {}
 
@@ -57,6 +58,12 @@ class _Writer:
         names = [value, self.const(f"{what}_scale", np.array(scale, np.float32)), *([zero_point] if zero_point else [])]
         return self("DequantizeLinear", names, what)
 
+    def reduce_max(self, rows: str, what: str) -> str:
+        """The largest value of each row; the axis is an input from opset 18 on."""
+        if self.opset < 18:
+            return self("ReduceMax", [rows], what, axes=[1], keepdims=1)
+        return self("ReduceMax", [rows, self.const(f"{what}_axis", np.array([1], np.int64))], what, keepdims=1)
+
     def scale(self, value: str) -> np.float32:
         return np.float32(self.stored[f"{value}_scale"])
 
@@ -76,11 +83,12 @@ def carry(model: onnx.ModelProto, carried: Sequence[Carried]) -> onnx.ModelProto
     if not carried:
         return model
     graph = model.graph
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     stored = {t.name: outside.array(t) for t in graph.initializer if t.name.endswith(("_zero_point", "_scale"))}
     tensors = {t.name: t for t in graph.initializer}
     written: dict[str, list[onnx.NodeProto]] = {}
     for gate in carried:
-        writer = _Writer(gate.result, stored)
+        writer = _Writer(gate.result, stored, opset)
         if isinstance(gate, SpatialGate):
             _positions(writer, gate)
         elif gate.convolution is None:
@@ -144,27 +152,37 @@ def _squash(w: _Writer, like: onnx.NodeProto, score: str) -> str:
 
 
 def _folded(w: _Writer, gate: ChannelGate, conv: onnx.NodeProto, levels: Array, bias: Array | None) -> None:
-    """SE: the gate multiplies the scales of the weights, and of the bias, of the convolution before it."""
+    """SE: the gate multiplies the scales of the weights of the convolution before it, and so of its INT32 bias.
+
+    Written as the standard QLinearConv itself: ONNX Runtime does not fuse the pairs around a bias whose scale is
+    computed.
+    """
     from edgeattn.graphs import attributes
 
     source = conv.input[0]
-    scales = w.stored[f"{conv.input[1]}_scale"]
-    matrix = (levels.reshape(levels.shape[0], -1) * scales[:, None]).T  # (I, C)
     bias = np.zeros(levels.shape[0], np.float32) if bias is None else bias
-    first = Layer(
-        (matrix @ gate.first.weight).astype(np.float32), (bias @ gate.first.weight + gate.first.bias).astype(np.float32)
-    )
-    mean = _mean(w, source, gate.size)
-    factor = w.reshape(_mlp(w, gate, mean, first), "factor", -1)
+    levels, scales, whole = _integers(levels, w.stored[f"{conv.input[1]}_scale"], bias, w.scale(source))
+    matrix = (levels.reshape(levels.shape[0], -1) * scales[:, None]).T  # (I, C)
+    first = Layer(matrix @ gate.first.weight, bias @ gate.first.weight + gate.first.bias)
+    factor = w.reshape(_mlp(w, gate, _mean(w, source, gate.size), first), "factor", -1)
     scaled = w("Mul", [factor, w.const("weight_scale", scales)], "gated_scale")
-    step = (w.scale(source) * scales).astype(np.float32)
-    whole = w.const("bias_int32", np.rint(bias / step).astype(np.int32))
-    quantized = [f"{source}_q", f"{source}_scale", f"{source}_zero_point"]
-    quantized += [_parameters(conv)[0], scaled, f"{conv.input[1]}_zero_point"]
-    quantized += [f"{gate.result}_scale", f"{gate.result}_zero_point", whole]
+    names = [f"{source}_q", f"{source}_scale", f"{source}_zero_point"]
+    names += [w.const("weight_int8", levels), scaled, f"{conv.input[1]}_zero_point"]
+    names += [f"{gate.result}_scale", f"{gate.result}_zero_point", w.const("bias_int32", whole)]
     w.name = f"{gate.result}_q"
-    w("QLinearConv", quantized, **attributes(conv))
+    w("QLinearConv", names, **attributes(conv))
     w.nodes[-1].name = conv.name
+
+
+def _integers(levels: Array, scales: Array, bias: Array, step: np.float32) -> tuple[Array, Array, Array]:
+    """Weights (INT8), their scales and the bias (INT32) of a convolution whose input has this scale.
+
+    A bias many times larger than all of its channel's weights does not fit beside them: they give up levels for it.
+    """
+    needed = np.maximum(scales, np.abs(bias) / (np.float32(step) * _LARGEST_BIAS)).astype(np.float32)
+    shape = (-1, *(1,) * (levels.ndim - 1))
+    kept = np.rint(levels * (scales / needed).reshape(shape)).astype(np.int8)
+    return kept, needed, np.rint(bias / (np.float64(step) * needed)).astype(np.int32)
 
 
 def _mean(w: _Writer, value: str, size: tuple[int, int], rows: str = "") -> str:
@@ -195,8 +213,6 @@ def _depthwise(w: _Writer, gate: ChannelGate) -> None:
 
 
 def _positions(w: _Writer, gate: SpatialGate) -> None:
-    from edgeattn.graphs import attributes
-
     u, (height, width), positions = gate.features, gate.size, gate.size[0] * gate.size[1]
     rows = w.rows(u, gate.size, "rows")
     zero_point = w.stored[f"{u}_zero_point"]
@@ -206,7 +222,7 @@ def _positions(w: _Writer, gate: SpatialGate) -> None:
             names = [rows, w.const("ones", np.ones((gate.channels, 1), np.int8)), f"{u}_zero_point"]
             planes.append(w.unpack(w("MatMulInteger", names, "sum"), "mean", w.scale(u) / gate.channels))
         else:
-            most = w("ReduceMax", [rows, w.const("axis", np.array([1], np.int64))], "max_q", keepdims=1)
+            most = w.reduce_max(rows, "max_q")
             planes.append(w("DequantizeLinear", [most, f"{u}_scale", f"{u}_zero_point"], "max"))
     factor = w.reshape(_mask(w, gate, w("Concat", planes, "planes", axis=0)), "factor", -1)
     scaled = w("Mul", [factor, w.const("feature_scale", np.array(w.scale(u), np.float32))], "gated_scale")

@@ -189,9 +189,7 @@ def _spatial(index: GraphIndex, part: Attention, features: str) -> SpatialGate:
     if weight is None or (biased and bias is None):
         raise Unlike("its convolution's weights are computed")
     gone = frozenset(n.output[0] for n in [*nodes, joined, convolution, squash, product])
-    return SpatialGate(
-        features, part.result, (height, width), channels, pools, convolution, weight, bias, squash, gone
-    )
+    return SpatialGate(features, part.result, (height, width), channels, pools, convolution, weight, bias, squash, gone)
 
 
 def _static(index: GraphIndex, value: str) -> tuple[int, int, int, int]:
@@ -206,16 +204,20 @@ def _static(index: GraphIndex, value: str) -> tuple[int, int, int, int]:
 
 def _only(index: GraphIndex, value: str, operators: tuple[str, ...]) -> onnx.NodeProto:
     """The node of one of these types that writes a value which one node reads and no one outside sees."""
-    node = index.producer.get(value)
+    node: onnx.NodeProto | None = index.producer.get(value)
     if node is None or node.op_type not in operators:
-        raise Unlike(f"a {node.op_type if node is not None else 'graph input'} where {operators[0]} is written as scales")
+        raise Unlike(
+            f"a {node.op_type if node is not None else 'graph input'} where {operators[0]} is written as scales"
+        )
     if len(index.consumers.get(value, [])) != 1 or value in index.outputs:
         raise Unlike("a value inside the gate is used outside")
     return node
 
 
 def _product(index: GraphIndex, part: Attention) -> onnx.NodeProto:
-    node = index.producer[part.result]
+    node: onnx.NodeProto = index.producer[part.result]
+    if part.result in index.outputs:
+        raise Unlike("its result is an output, which is not quantized")
     if node.op_type != "Mul" or sorted(node.input) != sorted((part.features, part.gate)):
         raise Unlike("the gate does not multiply the features directly")
     return node
