@@ -32,6 +32,7 @@ WEIGHTS = {
     "w0": w(32, 3, 3, 3),
     "w1": w(32, 32, 3, 3, scale=0.08),
     "w2": w(64, 32, 1, 1),
+    "w3": w(64, 32, 3, 3, scale=0.06),
     "b2": w(64),
     "ws": w(64, 32, 1, 1),
     "wh": w(16, 64, 1, 1),
@@ -53,6 +54,7 @@ HEAD = [
     n("Conv", ["r1", "w2", "b2"], ["x"], name="conv2"),
     n("Conv", ["r0", "ws"], ["short"], name="shortcut"),
 ]
+WIDE = [n("Conv", ["r1", "w3", "b2"], ["x"], name="conv2", pads=[1] * 4) if c.name == "conv2" else c for c in HEAD]
 SE = [
     n("GlobalAveragePool", ["x"], ["mean"], name="squeeze"),
     n("Conv", ["mean", "f1", "g1"], ["h"], name="fc1"),
@@ -86,7 +88,13 @@ def sam(features: str, opset: int = 18) -> list[onnx.NodeProto]:
 
 
 def net(
-    gate: list[onnx.NodeProto], *, size: int = SIZE, batch: int | str = 1, opset: int = 18, extra: tuple[str, ...] = ()
+    gate: list[onnx.NodeProto],
+    *,
+    size: int = SIZE,
+    batch: int | str = 1,
+    opset: int = 18,
+    extra: tuple[str, ...] = (),
+    head: list[onnx.NodeProto] = HEAD,
 ) -> onnx.ModelProto:
     """stem -> conv -> pointwise conv -> gate, + shortcut -> relu -> conv."""
     result = gate[-1].output[0]
@@ -95,7 +103,7 @@ def net(
         n("Relu", ["sum"], ["r2"], name="relu2"),
         n("Conv", ["r2", "wh"], ["y"], name="head"),
     ]
-    nodes = [*HEAD, *gate, *tail]
+    nodes = [*head, *gate, *tail]
     read = {name for node in nodes for name in node.input}
     constants = {name: value for name, value in WEIGHTS.items() if name in read}
     outputs: dict[str, list[int | str] | None] = {"y": [batch, 16, size, size], **dict.fromkeys(extra)}
@@ -122,7 +130,7 @@ def sqnr(wanted: np.ndarray, got: np.ndarray) -> float:
 
 CASES = {
     "se": (net(SE), 1, {"gate": "u/gate"}),
-    "se behind a wide convolution": (net([*SE], size=8), 1, {"gate": "u/gate"}),
+    "se behind a 3x3 convolution": (net(SE, head=WIDE), 1, {"gate": "u/gate"}),
     "cam": (net(CAM), 1, {"gate": "u/gate"}),
     "sam": (net(sam("x")), 1, {"mask": "v/gate"}),
     "cbam": (net([*CAM, *sam("u")]), 2, {"gate": "u/gate", "mask": "v/gate"}),
