@@ -6,6 +6,8 @@ Why: one file that TensorRT, OpenVINO and ONNX Runtime all run in INT8. Attentio
 Scales: max |x| over real training samples / 127, zero point 0 (the same as UINT8 around 128,
 and max / 255 behind a ReLU, on engines that multiply unsigned activations); weights max |w| per output channel / 127.
 Stays float: gates, layers narrower than 16 channels, Softmax, LayerNorm, biases, anything under ``--keep``.
+Gates: for engines that take computed scales (ONNX Runtime), SE and CBAM gates multiply the scales of quantized values
+instead of unpacked maps; for one image of a known size, other gates are multiplied as they are.
 Source: ONNX QuantizeLinear-13; integer quantization after Jacob et al. 2018, section 2.
 """
 
