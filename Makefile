@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-paper lint type bench growth heavy benefits rules regressions weights facts zoo spellings clean
+.PHONY: help demo test test-fast test-long test-paper lint type bench growth heavy benefits rules regressions weights facts zoo trt-parse spellings clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,7 +24,7 @@ test: $(VENV)/.ready ## Run every test
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.ready ## Run the tests that take seconds
-	$(BIN)/pytest -m "not slow and not paper and not long" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not slow and not paper and not long and not tensorrt" $(PYTEST_ARGS)
 
 test-long: $(VENV)/.ready ## Every way to write attention, by every exporter, opset and simplifier (most of an hour)
 	$(BIN)/pytest -m long --timeout 3600 $(PYTEST_ARGS)
@@ -65,6 +65,10 @@ rules: $(VENV)/.ready ## Write docs/rules.md from the rules' cards
 regressions: $(VENV)/.ready ## Count what graph rewriters break on ONNX's own test cases, and write docs/regressions.md (about ten minutes)
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m tests.benchmarks.regressions --peers --out docs/regressions.md
+
+trt-parse: $(VENV)/.ready ## Hold the INT8 graphs of every zoo member against TensorRT's parser (minutes; no GPU)
+	$(BIN)/pip install --quiet -c constraints.txt "tensorrt_rtx_cu13>=1.3"
+	$(BIN)/python -m tests.benchmarks.tensorrt_parse
 
 zoo: $(VENV)/.ready ## Run every recipe of a trained model and write docs/zoo.md (about a quarter of an hour on two cores)
 	$(BIN)/python -m tests.benchmarks.zoo --out docs/zoo.md

@@ -22,6 +22,7 @@ _HOME = {
     "Source": "edgeattn.models",
     "TensorSpec": "edgeattn.program",
     "Wiring": "edgeattn.program",
+    "attention_policy": "edgeattn.quantize",
     "load": "edgeattn.runtime",
     "run": "edgeattn.pipeline",
 }
@@ -36,6 +37,7 @@ __all__ = [
     "Source",
     "TensorSpec",
     "Wiring",
+    "attention_policy",
     "load",
     "run",
 ]
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from edgeattn.models import GraphSource, Source
     from edgeattn.pipeline import run
     from edgeattn.program import Case, Program, Session, TensorSpec, Wiring
+    from edgeattn.quantize import attention_policy
     from edgeattn.recipe import Recipe
     from edgeattn.report import Report
     from edgeattn.runtime import load

@@ -2,11 +2,13 @@
 
 Some rewrites help on one engine and hurt on another, or on one size and not the next. They are tried last, one at a
 time, and stay only where the paired measurement of ``edgeattn.harness.latency`` says that they make this program
-faster on this target, on this machine. What was measured is written beside what was chosen.
+faster on this target, on this machine; one that is going to be quantized is timed in that form. What was measured is
+written beside what was chosen.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from edgeattn.report.schema import LatencyReport
 
 PAIRS = 60
+FEW, PLAIN = 20, 1.05
+"""A third of the pairs is enough where all of the interval is above this, or is below 1: nothing is to be gained."""
 SECONDS = 12.0
 """No choice is worth more; a machine that has not settled by then leaves the program as it was."""
 WORTH = 1.005
@@ -29,7 +33,13 @@ WORTH = 1.005
 
 
 def by_latency(
-    backend_name: str, options: Options, *, seed: int = 0, pairs: int = PAIRS, seconds: float = SECONDS
+    backend_name: str,
+    options: Options,
+    *,
+    seed: int = 0,
+    pairs: int = PAIRS,
+    seconds: float = SECONDS,
+    form: Callable[[Program], Program] | None = None,
 ) -> Callable[[Program, Program], Choice]:
     """A chooser for ``edgeattn.rewrite``: opens both programs on the target and times them in the same rounds.
 
@@ -38,21 +48,51 @@ def by_latency(
         options: device, precision and threads; both programs get the same.
         seed: of the order within rounds and of the bootstrap.
         pairs, seconds: how long to measure.
+        form: what becomes of a program before it is opened, such as its quantization; as it is without.
     """
+    formed = _Formed(form)
     backend: Backend = registry.get("backends", backend_name)
     target = f"{backend_name.replace('_', '-')}:{options.device}"
 
     def choose(before: Program, after: Program) -> Choice:
-        if refused := backend.unsupported(after, options):
-            return Choice(False, target, why=refused[0].reason)
         try:
-            old, new = _unit(backend, options, before), _unit(backend, options, after)
-            timed, _ = latency.measure(old, new, pairs=pairs, seed=seed, threads=options.threads, max_seconds=seconds)
+            ready = formed(after)
+            if refused := backend.unsupported(ready, options):
+                return Choice(False, target, why=refused[0].reason)
+            old, new = _unit(backend, options, formed(before)), _unit(backend, options, ready)
+            for count, share in ((min(FEW, pairs), 0.25), (pairs, 0.75)):
+                limit = share * seconds
+                timed, _ = latency.measure(old, new, pairs=count, seed=seed, threads=options.threads, max_seconds=limit)
+                said = verdict(timed, target)
+                if _plain(said):
+                    break
         except EdgeattnError as error:
             return Choice(False, target, why=str(error))
-        return verdict(timed, target)
+        return said
 
     return choose
+
+
+class _Formed:
+    """Programs in the form they are timed in; the one kept last is asked for again with the next rule."""
+
+    def __init__(self, form: Callable[[Program], Program] | None) -> None:
+        self._form = form
+        self._known: deque[tuple[Program, Program]] = deque(maxlen=2)
+
+    def __call__(self, program: Program) -> Program:
+        if self._form is None:
+            return program
+        for given, formed in self._known:
+            if given is program:
+                return formed
+        self._known.append((program, self._form(program)))
+        return self._known[-1][1]
+
+
+def _plain(said: Choice) -> bool:
+    low, high = said.ci95
+    return low is not None and high is not None and (low > PLAIN or high < 1)
 
 
 def verdict(timed: LatencyReport, target: str) -> Choice:

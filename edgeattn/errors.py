@@ -1,6 +1,7 @@
 """Every way edgeattn says no.
 
     EdgeattnError                70  our bug, unless a subclass says otherwise
+    ├── BudgetMissed              1  no mixture of precisions loses as little as was allowed
     ├── UsageError                2  the command line or recipe is wrong
     │   ├── RecipeError           2  a recipe key or value, with its line
     │   ├── UnknownName           2  a registry name, with the nearest ones
@@ -12,7 +13,8 @@
     ├── OutOfResources            5  time, memory or disk
     └── IntegrityError            6  bytes are not the ones that were signed off, or may not be trusted
 
-A failed gate is not an error but an answer: exit 1, and 75 when the measurement cannot settle it.
+A failed gate is not an error but an answer: exit 1, and 75 when the measurement cannot settle it. A budget that cannot
+be met leaves nothing to judge, so it is told as an error.
 Each error carries *where* (file, recipe line, node), *what*, and a *hint* that mends it.
 """
 
@@ -69,6 +71,12 @@ class EdgeattnError(Exception):
         return printable(f"{line}; {self.hint}" if self.hint else line, 1000)
 
 
+class BudgetMissed(EdgeattnError):
+    """A search found nothing that loses as little as was allowed: a gate that cannot be met."""
+
+    exit_code = EXIT_GATE_FAILED
+
+
 class UsageError(EdgeattnError):
     """The command line or a recipe is wrong."""
 
@@ -118,7 +126,7 @@ class MissingPackage(Unsupported):
 _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors", "sklearn"), "export"),
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
-    **{engine: engine for engine in ("onnxruntime", "openvino")},
+    **{engine: engine for engine in ("onnxruntime", "openvino", "nncf")},
 }
 
 

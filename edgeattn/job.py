@@ -73,6 +73,7 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     _refuse_reshaping(recipe)
     backend_name, device = parse_target(recipe.target)
     backend: Backend = registry.get("backends", backend_name)
+    _refuse_unportable(recipe)
     here = backend.probe()
     if not here.available:
         raise MissingPackage(backend_name, backend.extra, why=here.why)
@@ -81,6 +82,17 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     job = Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen, notes=[*model.notes])
     refuse_unsupported(job, Program({}))  # a precision or device this machine lacks is known before any work
     return job
+
+
+def _refuse_unportable(recipe: Recipe) -> None:
+    """A bundle holds the engine and the same numbers as portable ONNX, which some schemes do not leave."""
+    wanted = recipe.quantize
+    if wanted is not None and hasattr(find(wanted.scheme), "targets"):
+        raise Unsupported(
+            f"scheme '{wanted.scheme}' leaves no portable ONNX, which a run's bundle holds beside the engine",
+            where=recipe.where("quantize", "scheme"),
+            hint=f"take int8-static, or `edgeattn quantize --scheme {wanted.scheme}` for the engine's own file alone",
+        )
 
 
 def _refuse_reshaping(recipe: Recipe) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import cases, choose, decode, export, graphs, report, tune
+from edgeattn import budget, cases, choose, decode, export, gating, graphs, report, tune
 from edgeattn.backends import Engine, oracle
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, latency, parity, task
@@ -17,10 +17,10 @@ from edgeattn.outcome import fill_bundle, make_report, rules_applied
 from edgeattn.program import Case, Program, Reference, Session, Wiring
 from edgeattn.publish import new_directory
 from edgeattn.quantize import Budget, Settings, find, quantize
-from edgeattn.recipe import Recipe
+from edgeattn.recipe import Quantize, Recipe
 from edgeattn.recognise import masks, recognise
-from edgeattn.report import schema
-from edgeattn.rewrite import rewrite
+from edgeattn.report import schema, searching
+from edgeattn.rewrite import Choice, rewrite
 
 __all__ = ["run"]
 
@@ -84,14 +84,14 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
         undone: where an example is left of each rule that had to be undone.
     """
     recipe = job.recipe.rewrite
-    timed = recipe.measure and job.recipe.precision == "fp32"
+    timed = recipe.measure and (job.recipe.precision == "fp32" or job.recipe.quantize is not None)
     try:
         result = rewrite(
             program,
             oracle,
             only=recipe.only,
             skip=recipe.skip,
-            chooser=choose.by_latency(job.backend.name, job.options, seed=job.recipe.seed) if timed else None,
+            chooser=_chooser(job) if timed else None,
             progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
             sizes=recipe.fix,
             repro=undone,
@@ -106,6 +106,28 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
             job.notes.append(f"rewrite rule {rule['rule']} was undone: {rule['undone']}{seen}")
     judge(job, "rewrite", result)
     return result
+
+
+def _chooser(job: Job) -> Callable[[Program, Program], Choice]:
+    """Times a program before and after a rule in the precision that it is built in."""
+    wanted = job.recipe.quantize
+    form = None if wanted is None else _quickly(job, wanted)
+    return choose.by_latency(job.backend.name, job.options, seed=job.recipe.seed, form=form)
+
+
+def _quickly(job: Job, wanted: Quantize) -> Callable[[Program], Program]:
+    """Quantizes with ranges from one case: speed does not depend on them, and the rewriter judges the numbers.
+
+    Gates are float, and nothing is kept by request: a rule may have renamed what a pattern means.
+    """
+    scheme: str = getattr(find(wanted.scheme), "timed_as", wanted.scheme)
+    settings = Settings(qdq=job.backend.qdq)
+
+    def form(program: Program) -> Program:
+        assert program.reference is not None
+        return quantize(program, scheme, oracle, [program.reference.typical], settings)
+
+    return form
 
 
 def _fitting(exported: Program, fixed: Program) -> Reference:
@@ -127,10 +149,20 @@ def quantize_stage(job: Job, program: Program) -> Program:
     wanted = job.recipe.quantize
     if wanted is None:
         return program
-    budget = Budget(wanted.max_drop, wanted.sqnr, wanted.minutes)
-    settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq, wanted.ranges, budget)
-    data = _calibration(job, program, wanted.samples) if find(wanted.scheme).calibrated else ()
-    result = quantize(program, wanted.scheme, oracle, data, settings)
+    allowed = Budget(wanted.max_drop, wanted.sqnr, wanted.minutes)
+    settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq, wanted.ranges, allowed)
+    tried = budget.judge(job.backend.name, job.options, program, job.task, wanted.samples, job.listen)
+
+    def make(gate: str) -> Program:
+        data = _calibration(job, program, wanted.samples) if find(wanted.scheme).calibrated else ()
+        return quantize(program, wanted.scheme, oracle, data, replace(settings, gate=gate), tried)
+
+    if wanted.gate == "auto":
+        result = gating.settled(make, program, job.backend, job.options, seed=job.recipe.seed)
+        job.notes.append(result.history[-1].notes[gating.NOTE]["said"])
+    else:
+        result = make(wanted.gate)
+    job.notes.extend(searching.told(result.history[-1].notes))
     judge(job, "quantize", result)
     return result
 

@@ -154,15 +154,28 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Program:
-    """Graphs, their wiring, the oracle they are judged by, and the stages they went through."""
+    """Graphs, their wiring, the oracle they are judged by, and the stages they went through.
+
+    Attributes:
+        graphs: ONNX graphs by name. wiring: edges between them.
+        reference: what the program is judged by. history: what every stage did.
+        ir: graph -> OpenVINO's ``(xml, bin)``, where a tool made the program for OpenVINO alone: it runs in place of
+            the graphs, which are those that it was made from.
+    """
 
     graphs: Mapping[str, onnx.ModelProto]
     wiring: Wiring | None = None
     reference: Reference | None = None
     history: tuple[StageRecord, ...] = ()
+    ir: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
 
     def after(self, record: StageRecord, **changes: Any) -> Program:
-        """A new Program with ``changes`` applied and ``record`` appended to the history."""
+        """A new Program with ``changes`` applied and ``record`` appended to the history.
+
+        An IR was made from the graphs as they were: with other graphs it is dropped, unless it is among the changes.
+        """
+        if "graphs" in changes:
+            changes.setdefault("ir", {})
         return replace(self, **changes, history=(*self.history, record))
 
     def digest(self) -> str:
@@ -177,6 +190,8 @@ class Program:
                 sha.update(outside.digest(model))
             else:
                 sha.update(model.SerializeToString(deterministic=True))
+            for part in self.ir.get(name, ()):
+                sha.update(part)
         return sha.hexdigest()
 
 

@@ -96,7 +96,7 @@ class Rewrite(_Section):
     """Which rules run: all but ``skip``, or ``only`` those named.
 
     ``measure``: rules that help on one engine and hurt on another are timed on the target, and stay where they make the
-    FP32 program faster. Off, the same recipe gives the same graph on every machine; in INT8 they are not tried.
+    program faster in the precision it is built in. Off, the same recipe gives the same graph on every machine.
     ``fix`` gives dynamic dimensions the size that the engine is built for, such as ``{batch: 1}``.
     """
 
@@ -115,12 +115,13 @@ class Rewrite(_Section):
 class Quantize(_Section):
     """How a lower precision is reached.
 
-    ``keep`` names node or module patterns that stay in float, ``ranges`` how a range follows from the calibration
-    data; ``max_drop`` (a share of the metric), ``sqnr`` (dB) and ``minutes`` are the budget of a scheme that searches.
+    ``gate``: attention gates in ``float``, in ``int8``, or as ``auto`` measures on the target. ``keep`` names node or
+    module patterns that stay in float, ``ranges`` how a range follows from the calibration data; ``max_drop`` (a share
+    of the metric), ``sqnr`` (dB) and ``minutes`` are the budget of a scheme that searches.
     """
 
     scheme: Name = "int8-static"
-    gate: Literal["float"] = "float"
+    gate: Literal["float", "int8", "auto"] = "float"
     ranges: Literal["minmax"] = "minmax"
     samples: Annotated[int, Field(ge=1, le=1_000_000)] = 300
     keep: Names = ()
@@ -268,6 +269,7 @@ class Recipe(_Section):
         if self.quantize is not None:
             self._known("scheme", "quantize", self.quantize.scheme, "quantize", "scheme")
             self._check_scheme(self.quantize.scheme)
+            self._check_budget(self.quantize)
         for key in ("skip", "only"):
             for rule in getattr(self.rewrite, key):
                 self._known("rule", "rewrite", rule, "rewrite", key)
@@ -279,6 +281,15 @@ class Recipe(_Section):
                 f"scheme '{scheme}' is for precision {gives}, and precision is {self.precision}",
                 where=self.where("quantize", "scheme"),
                 hint=f"set precision: {gives}, or take another scheme (`edgeattn list schemes`)",
+            )
+
+    def _check_budget(self, wanted: Quantize) -> None:
+        given = next((key for key in ("max_drop", "sqnr", "minutes") if getattr(wanted, key) is not None), None)
+        if given and not hasattr(registry.get("quantize", wanted.scheme.replace("-", "_")), "search"):
+            raise RecipeError(
+                f"scheme '{wanted.scheme}' does not search, so it keeps no budget",
+                where=self.where("quantize", given),
+                hint="leave it out, or take scheme mixed",
             )
 
     def _known(self, noun: str, kind: str, name: str, *loc: str) -> None:

@@ -203,7 +203,7 @@ def test_every_command_takes_a_model_with_external_data(beside: Path, tmp_path: 
     done: dict[str, dict] = {}
     for words in (
         ["inspect", beside], ["recognise", beside], ["why-not", "remove_expand", beside],
-        ["rewrite", beside, "-o", "r.onnx"], ["quantize", "r.onnx", "-o", "q.onnx", "--calib", "calib.npz"],
+        ["rewrite", beside, "-o", "r.onnx"], ["quantize", beside, "-o", "q.onnx", "--calib", "calib.npz"],
         ["compile", "r.onnx", "-o", "bundle", "--target", "onnxruntime"],
         ["parity", beside, "r.onnx", "--precision", "rewrite"], ["parity", beside, "bundle"],
         ["bench", beside, "r.onnx", "--pairs", "20"],

@@ -261,3 +261,11 @@ def test_a_scheme_that_gives_another_precision_is_refused_with_the_one_it_gives(
         "scheme 'int8-static' is for precision int8, and precision is bf16",
     )
     assert e.value.hint.startswith("set precision: int8")
+
+
+def test_a_budget_for_a_scheme_that_does_not_search_is_refused_at_its_line() -> None:
+    text = "model: m\ntarget: openvino\nprecision: int8\nquantize:\n  scheme: {}\n  sqnr: 30\n"
+    Recipe.parse(text.format("mixed")).check_names()
+    with pytest.raises(RecipeError) as e:
+        Recipe.parse(text.format("int8-static"), "r.yaml").check_names()
+    assert (e.value.where, e.value.hint) == ("r.yaml:6", "leave it out, or take scheme mixed")

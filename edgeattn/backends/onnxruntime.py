@@ -83,6 +83,9 @@ class OnnxRuntimeBackend:
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
         """Opsets newer than this engine knows, and precisions its CPU provider only simulates."""
         refusals = newer_opsets(program, _NEWEST_OPSET)
+        if program.ir:
+            hint = "quantize with int8-static, which is the portable one"
+            refusals.append(Refusal("*", "", "the program was made for OpenVINO alone", hint))
         if options.precision in ("fp16", "bf16"):
             why = f"the CPU provider computes {options.precision} in fp32"
             refusals.append(Refusal("*", "", why, "use precision fp32 or int8 here"))

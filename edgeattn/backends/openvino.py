@@ -8,6 +8,7 @@ bf16 or f16 by itself on CPUs that have it; what really runs is read back from t
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -112,7 +113,7 @@ class OpenVinoBackend:
         files, effective = {}, {}
         for graph, model in program.graphs.items():
             files[graph] = f"{graph}.xml"
-            ir = _read(model)
+            ir = _thawed(program.ir[graph]) if graph in program.ir else _read(model)
             with native("OpenVINO", "saving the graph"):
                 ov.save_model(ir, out / files[graph], compress_to_fp16=False)
             compiled = _compile(out / files[graph], options)
@@ -138,6 +139,24 @@ class OpenVinoBackend:
     def load(self, model: onnx.ModelProto, options: Options) -> OpenVinoSession:
         """Open a graph that is in memory."""
         return OpenVinoSession(_compile(_read(model), options), [value.name for value in model.graph.output])
+
+    def thaw(self, model: onnx.ModelProto) -> Any:
+        """The graph as OpenVINO's own model, for tools that work on it."""
+        return _read(model)
+
+    def freeze(self, model: Any) -> tuple[bytes, bytes]:
+        """OpenVINO's own model as ``(xml, bin)``, weights as they are."""
+        import openvino as ov
+
+        with tempfile.TemporaryDirectory() as folder, native("OpenVINO", "saving the graph"):
+            xml = Path(folder) / "model.xml"
+            ov.save_model(model, xml, compress_to_fp16=False)
+            return xml.read_bytes(), xml.with_suffix(".bin").read_bytes()
+
+    def load_ir(self, ir: tuple[bytes, bytes], options: Options) -> OpenVinoSession:
+        """Open what ``freeze`` gave."""
+        model = _thawed(ir)
+        return OpenVinoSession(_compile(model, options), [port.get_any_name() for port in model.outputs])
 
     def variants(self, options: Options) -> list[Mapping[str, Any]]:
         """One thread; bf16 around INT8 on a CPU that computes in it."""
@@ -165,6 +184,11 @@ def _read(model: onnx.ModelProto) -> Any:
             return extremes_apart(fake_quantized(_with_constants(read, weights)))
     except Exception as error:
         raise refusal("openvino", error) from error
+
+
+def _thawed(ir: tuple[bytes, bytes]) -> Any:
+    with native("OpenVINO", "reading the graph"):
+        return _core().read_model(*ir)
 
 
 def _with_constants(model: Any, weights: Mapping[str, Array]) -> Any:

@@ -32,7 +32,7 @@ from edgeattn.outside._place import (
     verify,
 )
 from edgeattn.outside._scratch import place_of, scratch
-from edgeattn.outside._write import WIRING, write, write_program
+from edgeattn.outside._write import WIRING, write, write_program, write_wiring
 
 __all__ = [
     "FILE_LIMIT",
@@ -58,4 +58,5 @@ __all__ = [
     "verify",
     "write",
     "write_program",
+    "write_wiring",
 ]

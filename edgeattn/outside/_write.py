@@ -45,8 +45,14 @@ def write_program(program: Program, path: Path, data_name: str = "") -> None:
         return
     for name, model in program.graphs.items():
         write(model, path / f"{name}.onnx")
+    write_wiring(program, path)
+
+
+def write_wiring(program: Program, folder: Path) -> None:
+    """Write how the graphs of a wired program feed each other."""
+    assert program.wiring is not None
     value = {"graphs": list(program.graphs), **asdict(program.wiring)}
-    (path / WIRING).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    (folder / WIRING).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def write(model: onnx.ModelProto, path: Path, data_name: str = "") -> list[Path]:

@@ -10,17 +10,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgeattn import registry
-from edgeattn.errors import UnknownName, UsageError
+from edgeattn.errors import UnknownName, Unsupported, UsageError
 from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
+from edgeattn.quantize._policy import Policy, attention_policy, refuse_unmatched
 from edgeattn.standard import assert_standard
 
 if TYPE_CHECKING:
     Opener = Callable[[Program], Mapping[str, Session]]
 
-GATE_POLICIES = ("float",)
+__all__ = [
+    "GATE_POLICIES",
+    "RANGES",
+    "Budget",
+    "Policy",
+    "Scheme",
+    "Settings",
+    "attention_policy",
+    "find",
+    "names",
+    "quantize",
+]
+
+GATE_POLICIES = ("float", "int8")  # ``auto`` is settled where there is an engine to measure in: edgeattn.gating
 RANGES = ("minmax",)
 
 
@@ -44,7 +58,8 @@ class Settings:
     """What a scheme is told.
 
     Attributes:
-        gate: how attention gates are treated; ``float`` keeps pool, MLP and sigmoid in FP32.
+        gate: how attention gates are treated; ``float`` keeps pool, MLP and sigmoid in FP32, ``int8`` quantizes
+            their products, and what of them is wide.
         keep: patterns (``*`` matches anything) of node or module names that stay in float.
         qdq: what the engine needs; the default suits all.
         ranges: how a value's range follows from its calibration data; ``minmax`` takes the largest magnitude.
@@ -67,6 +82,9 @@ class Scheme(Protocol):
             only storage shrinks.
         limits: the parity limits the result is held to (:meth:`edgeattn.harness.limits.Limits.of`).
         calibrated: needs real data to set its ranges.
+
+    A scheme whose result runs in some engines only names them in ``targets``.
+    A scheme that takes long names another in ``timed_as`` whose graphs are timed in its place.
     """
 
     name: str
@@ -78,6 +96,63 @@ class Scheme(Protocol):
         self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings
     ) -> tuple[Program, Mapping[str, Any]]:
         """The quantized graphs, and notes for the record."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What a candidate loses of a task's metric on samples that neither calibrate nor test.
+
+    Attributes:
+        share: of the float program's figure, positive where the candidate is worse.
+        reference, figure: the metric of the float program and of the candidate.
+        ci95: 95 % interval of ``reference - figure``, paired; the sign such that positive is worse.
+        metric: its name. samples: how many.
+    """
+
+    share: float
+    reference: float
+    figure: float
+    ci95: tuple[float, float]
+    metric: str
+    samples: int
+
+
+def unheard(_what: str, _done: int, _total: int | None) -> None:
+    """A listener that ignores everything."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Where and by what a scheme that searches has its candidates judged.
+
+    Attributes:
+        target: the engine that ``opener`` opens, with its version.
+        opener: opens a candidate as it will run.
+        task: the data that ``drop`` measures on, in words; empty without it.
+        drop: what a candidate loses of the task's metric.
+        listen: hears ``(what is going on, done, total)``.
+    """
+
+    target: str
+    opener: Opener
+    task: str = ""
+    drop: Callable[[Program], Drop] | None = None
+    listen: Callable[[str, int, int | None], None] = unheard
+
+
+@runtime_checkable
+class Searching(Protocol):
+    """A scheme that looks for graphs within a budget."""
+
+    def search(
+        self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings, judge: Judge
+    ) -> tuple[Program, Mapping[str, Any]]:
+        """As :meth:`Scheme.quantize`, with candidates judged by ``judge``.
+
+        Raises:
+            BudgetMissed: nothing found is within the budget. OutOfResources: the time is up before anything is.
+        """
         ...
 
 
@@ -98,8 +173,33 @@ def find(scheme: str) -> Scheme:
     return found
 
 
+def assert_runs_in(scheme: str, engine: str) -> None:
+    """Refuse an engine that does not take what a scheme makes, before any work.
+
+    Raises:
+        UnknownName: no such scheme. Unsupported: the scheme's result runs elsewhere.
+    """
+    targets: tuple[str, ...] = getattr(find(scheme), "targets", ())
+    if targets and engine not in targets:
+        raise Unsupported(
+            f"scheme '{scheme}' makes a program for {', '.join(targets)} alone",
+            where=engine,
+            hint="take int8-static, which is the portable one",
+        )
+
+
+def quantizes_gates(scheme: Scheme) -> bool:
+    """Whether a scheme stores activations in INT8, so that it matters how gates are treated."""
+    return scheme.calibrated and scheme.precision == "int8"
+
+
 def quantize(
-    program: Program, scheme: str, opener: Opener, data: Iterable[Case], settings: Settings | None = None
+    program: Program,
+    scheme: str,
+    opener: Opener,
+    data: Iterable[Case],
+    settings: Settings | None = None,
+    judge: Judge | None = None,
 ) -> Program:
     """Quantize a program.
 
@@ -109,10 +209,12 @@ def quantize(
         opener: opens a Program for calibration runs.
         data: calibration samples, real ones: a Case's feeds (and forced tokens for wired programs).
         settings: gate policy, patterns to keep, what the engine needs.
+        judge: where a scheme that searches tries its candidates; by default where it calibrates.
 
     Raises:
-        UnknownName: no such scheme. UsageError: unknown gate policy, or a keep pattern that matches nothing.
-        BadInput: no calibration sample, or samples with NaN. Unsupported: a vendor operator in the result.
+        UnknownName: no such scheme. UsageError: unknown gate policy, a keep pattern that matches nothing, or a budget
+            for a scheme that does not search. BadInput: no calibration sample, or samples with NaN.
+        Unsupported: a vendor operator in the result. BudgetMissed, OutOfResources: see :class:`Searching`.
     """
     settings = settings or Settings()
     chosen = find(scheme)
@@ -120,9 +222,21 @@ def quantize(
         raise UsageError(f"unknown gate policy '{settings.gate}'", hint=f"known: {', '.join(GATE_POLICIES)}")
     if settings.ranges not in RANGES:
         raise UsageError(f"unknown range method '{settings.ranges}'", hint=f"known: {', '.join(RANGES)}")
+    if settings.gate != "float" and not quantizes_gates(chosen):
+        raise UsageError(
+            f"scheme '{scheme}' treats gates as all else", hint="leave the gate policy out, or take int8-static"
+        )
+    refuse_unmatched(list(program.graphs.values()), settings.keep)
+    if settings.budget != Budget() and not isinstance(chosen, Searching):
+        hint = "leave max_drop, sqnr and minutes out, or take scheme mixed"
+        raise UsageError(f"scheme '{scheme}' does not search, so it keeps no budget", hint=hint)
     started = time.perf_counter()
-    quantized, notes = chosen.quantize(program, opener, data, settings)
+    if isinstance(chosen, Searching):
+        judge = judge or Judge("the engine that calibrates", opener)
+        quantized, notes = chosen.search(program, opener, data, settings, judge)
+    else:
+        quantized, notes = chosen.quantize(program, opener, data, settings)
     record = StageRecord("quantize", time.perf_counter() - started, {"scheme": scheme, **asdict(settings), **notes})
-    result = program.after(record, graphs=quantized.graphs)
+    result = program.after(record, graphs=quantized.graphs, ir=quantized.ir)
     assert_standard(result, "quantize")
     return result

@@ -28,8 +28,10 @@ LEVELS = 127  # symmetric: -127 .. 127, so that zero is exact and -128 never nee
 
 
 def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> onnx.ModelProto:
-    """A copy of the graph with the plan's pairs inserted; scales from ``peaks`` (max |x| by value)."""
+    """A copy of the graph with the plan's pairs inserted; scales from ``peaks`` (max |x| by value), gates' known."""
     import onnx
+
+    peaks = {**peaks, **plan.known}
 
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -79,10 +81,10 @@ def refuse_nonfinite(model: onnx.ModelProto, plan: Plan) -> None:
     Raises:
         BadInput: names the first weight that holds NaN or infinities.
     """
-    from onnx import numpy_helper
+    from edgeattn import outside
 
     for tensor in model.graph.initializer:
-        if tensor.name in plan.weights and not np.isfinite(numpy_helper.to_array(tensor)).all():
+        if tensor.name in plan.weights and not np.isfinite(outside.array(tensor)).all():
             what = f"weight '{printable(tensor.name, 80)}' holds NaN or infinite values, which INT8 does not have"
             raise BadInput(what, hint="mend the weights, or keep its layer in float with --keep")
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from edgeattn.graphs import GraphIndex, attributes
 from edgeattn.quantize._gates import Carried, ChannelGate, carriers, outputs
-from edgeattn.recognise import Attention, recognise
+from edgeattn.quantize._policy import NARROW, WEIGHTED, attention_policy, node_names, unmatched
+from edgeattn.recognise import Attention
 
 if TYPE_CHECKING:
     import onnx
 
     from edgeattn.quantize import Settings
+    from edgeattn.quantize._products import GateProduct
 
-WEIGHTED = ("Conv", "Gemm", "MatMul")
-_NARROW = 16  # INT8 kernels work on 16 and more channels; below, float is faster and more accurate
+__all__ = ["NARROW", "WEIGHTED", "Plan", "node_names", "plan", "unmatched"]
+
 _SAME_SCALE = ("MaxPool", "Concat")  # pick or stack values: input and output share one scale
 _ACTIVATIONS = ("Relu", "Clip")  # every engine fuses these into the convolution before them
 
@@ -28,6 +29,7 @@ class Plan:
 
     Attributes:
         activations: value -> the value whose scale it shares (itself, unless a pooling or Concat links them).
+        known: gate masks -> the largest value they take, which is their range whatever the data; never shared.
         nonnegative: activations that cannot be negative, and neither can any that shares their scale.
         unsigned: activations are stored as UINT8; signed_elsewhere: only where they cannot be negative.
         weights: constant value -> the axis of its output channels.
@@ -38,6 +40,7 @@ class Plan:
     """
 
     activations: dict[str, str] = field(default_factory=dict)
+    known: dict[str, float] = field(default_factory=dict)
     nonnegative: set[str] = field(default_factory=set)
     unsigned: bool = False
     signed_elsewhere: bool = False
@@ -49,22 +52,22 @@ class Plan:
     not_carried: dict[str, str] = field(default_factory=dict)
 
 
-def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
-    """Decide for one graph. Weighted layers are INT8 unless narrow, inside a gate, or kept by request."""
+def plan(model: onnx.ModelProto, settings: Settings, floats: Mapping[str, str] | None = None) -> Plan:
+    """Decide for one graph: the policy says which layers are INT8, this which values that takes.
+
+    Args:
+        model: a float graph.
+        settings: gate form, patterns to keep, what the engine needs.
+        floats: output of a layer that stays in float -> why, for schemes that find such layers themselves.
+    """
     index = GraphIndex(model)
-    found = tuple(recognise(model))
-    # Of an alignment the vector behind the tanh is narrow and stays float; its projections are layers like any other.
-    gates = {output for a in found if a.family == "gate" for output in a.nodes}
+    decided = attention_policy(model, settings.gate, settings.keep, floats)
+    found = decided.attention
     result = Plan(attention=found, unsigned=settings.qdq.unsigned, signed_elsewhere=settings.qdq.signed_elsewhere)
-    chosen: list[onnx.NodeProto] = []
-    for node in index.nodes:
-        if node.op_type not in WEIGHTED:
-            continue
-        why = _why_float(index, node, gates, settings)
-        if why:
-            result.kept[node.name or node.output[0]] = why
-        else:
-            chosen.append(node)
+    weighted = [node for node in index.nodes if node.op_type in WEIGHTED]
+    chosen = [node for node in weighted if node.output[0] not in decided.kept_weighted]
+    names = {node.output[0]: node.name or node.output[0] for node in weighted}
+    result.kept.update({names[output]: why for output, why in decided.kept_weighted.items()})
     for node in chosen:
         _take(index, node, result, settings)
     for attention in found:
@@ -72,57 +75,24 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
     for add in index.nodes:
         if add.op_type == "Add" and not any(map(index.is_constant, add.input)):
             _take_residual(index, add, chosen, result, settings)
-    if settings.qdq.gates_as_scales:
+    if settings.gate == "int8":
+        for product in decided.products:
+            _take_product(index, product, result, settings)
+    elif settings.qdq.gates_as_scales:
         result = _carry_gates(index, result, chosen)
     for value in list(result.activations):
-        _link_scales(index, value, result)
+        if value not in result.known:
+            _link_scales(index, value, result)
     if settings.qdq.bias_apart:
         result.bias_apart.update(n.output[0] for n in chosen if _biased(n) and n.output[0] not in result.activations)
     signed = {root for value, root in result.activations.items() if not _never_negative(index, value)}
     result.nonnegative.update(value for value, root in result.activations.items() if root not in signed)
+    result.nonnegative.update(result.known)
     return result
-
-
-def unmatched(models: Sequence[onnx.ModelProto], patterns: Sequence[str]) -> list[str]:
-    """Keep patterns that match no node of any graph: a typo that would silently quantize what was to be kept."""
-    names = [name for model in models for node in model.graph.node for name in node_names(node)]
-    return [p for p in patterns if not any(_matches(name, p) for name in names)]
-
-
-def node_names(node: onnx.NodeProto) -> list[str]:
-    """What a user may call a node: its ONNX name and, where the exporter recorded it, its PyTorch module path."""
-    scopes = [p.value for p in node.metadata_props if p.key in ("pkg.torch.onnx.name_scopes", "namespace")]
-    modules = [part.strip(" '\"[]") for scope in scopes for part in scope.replace("/", ",").split(",")]
-    return [node.name, *(m.split(":")[0].strip() for m in modules if m)]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return bool(name) and fnmatchcase(name, pattern)
-
-
-def _why_float(index: GraphIndex, node: onnx.NodeProto, gates: set[str], settings: Settings) -> str:
-    shape = index.constant_shape(node.input[1])
-    if shape is None or len(shape) < 2:
-        return "its weights are computed, not stored"
-    if node.output[0] in gates:
-        return "inside an attention gate (policy gate=float)"
-    if any(_matches(name, pattern) for name in node_names(node) for pattern in settings.keep):
-        return "kept by request"
-    outputs, inputs = _channels(node, shape)
-    reads_input = node.input[0] not in index.producer
-    if outputs < _NARROW or (inputs < _NARROW and not reads_input and attributes(node).get("group", 1) == 1):
-        return f"narrow: {inputs} -> {outputs} channels, INT8 pays from {_NARROW}"
-    return ""
 
 
 def _biased(node: onnx.NodeProto) -> bool:
     return node.op_type == "Gemm" and len(node.input) > 2 and attributes(node).get("beta", 1.0) == 1.0
-
-
-def _channels(node: onnx.NodeProto, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Output and input channels of a weighted layer."""
-    transposed = node.op_type == "Conv" or bool(attributes(node).get("transB"))
-    return (shape[0], shape[1]) if transposed else (shape[-1], shape[-2])
 
 
 def _take(index: GraphIndex, node: onnx.NodeProto, result: Plan, settings: Settings) -> None:
@@ -134,6 +104,15 @@ def _take(index: GraphIndex, node: onnx.NodeProto, result: Plan, settings: Setti
         written = _written(index, node)
         if written not in index.outputs:
             result.activations.setdefault(written, written)
+
+
+def _take_product(index: GraphIndex, product: GateProduct, result: Plan, settings: Settings) -> None:
+    """A product with a gate in INT8: both operands quantized, the gate by its own range, which no data can widen."""
+    result.activations.setdefault(product.features, product.features)
+    result.activations[product.mask] = product.mask
+    result.known[product.mask] = product.peak
+    if settings.qdq.requantize_conv_outputs and product.output not in index.outputs:
+        result.activations.setdefault(product.output, product.output)
 
 
 def _take_features(index: GraphIndex, attention: Attention, chosen: list[onnx.NodeProto], result: Plan) -> None:
@@ -200,7 +179,7 @@ def _link_scales(index: GraphIndex, value: str, result: Plan) -> None:
     """Follow poolings and Concats up from a quantized value, so that both sides share one scale."""
     root = result.activations[value]
     for name in _same_scale_inputs(index, value):
-        if not index.is_constant(name):
+        if not index.is_constant(name) and name not in result.known:
             result.activations[name] = root
             _link_scales(index, name, result)
 

@@ -2,7 +2,8 @@
 
 What: every wide Conv, Gemm and MatMul reads and stores INT8; the sums and activations between them follow.
 Why: one file that TensorRT, OpenVINO and ONNX Runtime all run in INT8. Attention gates stay in float
-(policy ``gate=float``): a sigmoid gate that shares a scale with features keeps 7 of its levels.
+(policy ``gate=float``): a sigmoid gate that shares a scale with features keeps 7 of its levels. With ``gate=int8``
+their products run in INT8 too, the gate by its own scale: 1/127, which a sigmoid's range says without data.
 Scales: max |x| over real training samples / 127, zero point 0 (the same as UINT8 around 128,
 and max / 255 behind a ReLU, on engines that multiply unsigned activations); weights max |w| per output channel / 127.
 Stays float: gates, layers narrower than 16 channels, Softmax, LayerNorm, biases, anything under ``--keep``.
@@ -17,12 +18,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgeattn.errors import UsageError
 from edgeattn.program import Case, Program, Session
 from edgeattn.quantize import Settings
 from edgeattn.quantize._insert import insert, refuse_nonfinite
 from edgeattn.quantize._observe import observe
-from edgeattn.quantize._plan import plan, unmatched
+from edgeattn.quantize._plan import plan
 
 
 class Int8Static:
@@ -41,9 +41,6 @@ class Int8Static:
         settings: Settings,
     ) -> tuple[Program, Mapping[str, Any]]:
         """Plan every graph, calibrate once, insert the pairs; see :func:`edgeattn.quantize.quantize`."""
-        typos = unmatched(list(program.graphs.values()), settings.keep)
-        if typos:
-            raise UsageError(f"keep pattern '{typos[0]}' matches no node", hint="`edgeattn inspect` lists the names")
         plans = {graph: plan(model, settings) for graph, model in program.graphs.items()}
         for graph, model in program.graphs.items():
             refuse_nonfinite(model, plans[graph])

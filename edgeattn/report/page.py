@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.errors import MissingPackage, printable
-from edgeattn.report import plots, rewriting, wording
+from edgeattn.report import plots, rewriting, searching, wording
 from edgeattn.report.schema import OutputParity, Report
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def render(report: Report, raw: RawSamples | None = None, attention: Sequence[At
             stages=report.parity.stages,
             w=wording,
             rewriting=rewriting,
+            searching=searching,
             mark=MARKS.get,
             meaning=wording.GATE_MEANING,
             error_bar=error_bar,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from edgeattn.errors import printable
-from edgeattn.report import rewriting
+from edgeattn.report import rewriting, searching
 from edgeattn.report import wording as w
 from edgeattn.report.schema import Report, SectionVerdict
 
@@ -15,9 +15,9 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 
 
 def render(report: Report) -> str:
-    """Verdict, headline figures, gates, parity, task, latency, rewrites, environment."""
+    """Verdict, headline figures, gates, parity, task, latency, rewrites, what INT8 costs, environment."""
     parts = [_head(report), _gates(report), _parity(report), _task(report), _attention(report)]
-    parts += [_latency(report), _rewrites(report)]
+    parts += [_latency(report), _rewrites(report), _sensitivity(report)]
     return "\n\n".join(filter(None, [*parts, _notes(report), _environment(report)])) + "\n"
 
 
@@ -134,6 +134,11 @@ def _rewrite_story(report: Report) -> list[str]:
         return []
     lines = [f"- {what}: {escape(text.replace(' -> ', ' → '))}" for what, text in rewriting.changes(notes)]
     return [f"In the graph: {escape(rewriting.found(notes['attention']))}.", "\n".join(lines)]
+
+
+def _sensitivity(report: Report) -> str:
+    rows = [tuple(map(escape, row)) for row in searching.rows(searching.notes_of(report))]
+    return "## What INT8 costs\n\n" + render_table(searching.HEAD, rows) if rows else ""
 
 
 def _attention(report: Report) -> str:

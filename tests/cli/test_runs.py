@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeattn.bundle.manifest import verify
-from tests.conftest import QUICK, ROOT, edgeattn
+from tests.conftest import QUICK, ROOT, UNTIMED, edgeattn
 
 pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime, pytest.mark.openvino, pytest.mark.slow]
 
@@ -38,7 +38,7 @@ def test_int8_cbam_for_batch_1_on_onnxruntime_keeps_its_accuracy_and_an_impossib
     import onnx
 
     recipe = ROOT / "export_configs" / "cbam_digits.onnxruntime.int8.yaml"
-    asked = (*QUICK, "--set", "gates.size_ratio=0.001", "--set", "rewrite.fix.batch=1")
+    asked = (*QUICK, *UNTIMED, "--set", "gates.size_ratio=0.001", "--set", "rewrite.fix.batch=1")
     done = edgeattn("run", recipe, "-o", tmp_path / "run", *asked, "-q")
     assert done.returncode == 1, done.stderr + done.stdout
     report = read(tmp_path / "run")

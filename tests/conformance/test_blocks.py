@@ -11,9 +11,11 @@ from edgeattn import decode, registry, rewrite
 from edgeattn.backends import Options
 from edgeattn.blocks import Block
 from edgeattn.export import export
+from edgeattn.graphs import GraphIndex
+from edgeattn.harness import parity
 from edgeattn.models import GraphSource, Source
-from edgeattn.program import TensorSpec
-from edgeattn.quantize import Settings
+from edgeattn.program import QdqDialect, TensorSpec
+from edgeattn.quantize import Settings, attention_policy, quantize
 from edgeattn.quantize._plan import plan
 from edgeattn.recognise import recognise
 
@@ -375,3 +377,33 @@ def test_under_the_gate_policy_none_of_its_weights_becomes_int8_rewritten_or_not
         assert len(chosen.weights) == 1, "the stem's"
         own = any(True for _ in built(name, 16).parameters())  # a mechanism may have none, and then nothing to keep
         assert set(chosen.kept.values()) == ({"inside an attention gate (policy gate=float)"} if own else set())
+
+
+@pytest.mark.onnxruntime
+@pytest.mark.parametrize(("unsigned", "levels"), [(False, 127), (True, 255)])
+def test_an_int8_gate_has_the_scale_that_its_range_says_and_shares_it_with_nothing(
+    behind_a_convolution, unsigned, levels
+):
+    from tests.rewrite.engine import open_plain
+
+    name, program = behind_a_convolution
+    float32 = rewrite.rewrite(program, open_plain)
+    products = attention_policy(float32.graphs["main"], "int8").products
+    assert len(products) == {"cbam": 2, "coordinate": 2}.get(name, 1)
+    assert {p.peak for p in products} == {1.0}
+    cases = [c for c in program.reference.cases if c.name.startswith("normal")]
+    settings = Settings("int8", qdq=QdqDialect(unsigned=unsigned, requantize_conv_outputs=unsigned))
+    int8 = quantize(float32, "int8-static", open_plain, iter(cases), settings)
+    index = GraphIndex(int8.graphs["main"])
+    assert not [n.name for n in index.nodes if n.op_type == "DequantizeLinear" and n.output[0] not in index.consumers]
+    for product in products:
+        features, mask = (index.producer[n] for n in index.producer[product.output].input)
+        if mask.input[0] != f"{product.mask}_q":
+            features, mask = mask, features
+        assert [n.op_type for n in (features, mask)] == ["DequantizeLinear"] * 2
+        assert float(index.constant(mask.input[1])) == pytest.approx(1 / levels, rel=1e-6)
+        assert features.input[1] != mask.input[1]
+        assert not index.constant(mask.input[2])
+    sessions, limits = open_plain(int8), parity.Limits.of("int8")
+    judged = parity.judge("quantize", lambda c: decode.run(sessions, None, c.feeds), cases, limits)
+    assert judged.outputs["y"].verdict == "pass", judged.outputs["y"].observed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edgeattn import choose, registry, rewrite
@@ -72,3 +74,17 @@ def test_on_a_busy_machine_only_a_gain_beyond_twice_its_noise_is_believed():
     assert choose.beyond_noise(1.16, (0.93, 1.07))
     assert not choose.beyond_noise(1.15, (0.93, 1.07)), "1 / 0.93 squared is 1.156"
     assert not choose.beyond_noise(5.0, (None, None))
+
+
+def test_a_program_is_timed_in_the_form_it_is_built_in_and_formed_once():
+    source = draw_cases(registry.get("rewrite", "merge_shared_mlp").examples()[0])
+    other, formed = replace(source), []
+
+    def form(program):
+        formed.append(program)
+        return program
+
+    choose_ = choose.by_latency("onnxruntime", Options("cpu", threads=1), pairs=20, seconds=3.0, form=form)
+    choose_(source, other)
+    choose_(source, other)
+    assert [p is source for p in formed] == [False, True]
