@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAC_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "MatMulInteger", "ConvInteger"})
 _RECURRENT = ("LSTM", "GRU", "RNN")
-_COUNTED = ("Conv", "Gemm", "MatMul", "ConvInteger", "MatMulInteger", *_RECURRENT)
+_COUNTED = ("Conv", "Gemm", "MatMul", "QLinearConv", "ConvInteger", "MatMulInteger", *_RECURRENT)
 _TYPICAL = {"batch": 1, "height": 224, "width": 224}
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
 
@@ -206,11 +206,12 @@ def typical_values(model: onnx.ModelProto) -> Iterator[tuple[str, list[int], str
 def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:
     if node.op_type in _RECURRENT:
         return _recurrent_macs(index, shapes, node)
-    weight, shape = index.constant_shape(_weight_source(index, node.input[1])), shapes.shape(node.output[0])
+    held = node.input[3 if node.op_type == "QLinearConv" else 1]
+    weight, shape = index.constant_shape(_weight_source(index, held)), shapes.shape(node.output[0])
     if weight is None or shape is None:
         return 0
     sizes = [d if isinstance(d, int) else 1 for d in shape]
-    if node.op_type in ("Conv", "ConvInteger"):
+    if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
         return int(np.prod(sizes)) * int(np.prod(weight[1:]))
     inner = weight[0] if node.op_type != "Gemm" or not attributes(node).get("transB") else weight[1]
     return int(np.prod(sizes)) * int(inner)

@@ -74,12 +74,15 @@ class QdqDialect:
             the engine runs a convolution in INT8 only between two quantized tensors.
         bias_apart: a Gemm whose output stays in float gets its bias from an Add behind it: the engine adds biases in
             INT32, which is only right before quantizing again, and runs such a Gemm in float.
+        gates_as_scales: for one image of a known size, attention gates multiply the scales of quantized values: the
+            engine takes scales that are computed, and float passes over whole maps are what its gates cost.
     """
 
     unsigned: bool = False
     signed_elsewhere: bool = False
     requantize_conv_outputs: bool = False
     bias_apart: bool = False
+    gates_as_scales: bool = False
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     extra = "onnxruntime"
     devices = ("cpu",)
-    qdq = QdqDialect(unsigned=True, requantize_conv_outputs=True, bias_apart=True)
+    qdq = QdqDialect(unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True)
 
     def probe(self) -> Availability:
         """Whether ``onnxruntime`` imports, and its version."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeattn.errors import BadInput, printable
+from edgeattn.quantize._carry import carry
 from edgeattn.quantize._plan import WEIGHTED
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
     del graph.initializer[:]
     graph.initializer.extend([*kept, *constants])
     del graph.value_info[:]
-    return result
+    return carry(result, plan.carried)
 
 
 def levels(plan: Plan) -> dict[str, int]:

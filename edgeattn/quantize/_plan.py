@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edgeattn.graphs import GraphIndex, attributes
+from edgeattn.quantize._gates import Carried, ChannelGate, carriers, outputs
 from edgeattn.quantize._policy import NARROW, WEIGHTED, attention_policy, node_names, unmatched
 from edgeattn.recognise import Attention
 
@@ -35,6 +36,7 @@ class Plan:
         bias_apart: outputs of Gemms whose bias an Add behind them gives.
         kept: node name -> why it stays in float, for nodes that could have been quantized.
         attention: what the recogniser found.
+        carried: gates that become scales. not_carried: of the other gates, why not, for engines that want them so.
     """
 
     activations: dict[str, str] = field(default_factory=dict)
@@ -46,6 +48,8 @@ class Plan:
     bias_apart: set[str] = field(default_factory=set)
     kept: dict[str, str] = field(default_factory=dict)
     attention: tuple[Attention, ...] = ()
+    carried: tuple[Carried, ...] = ()
+    not_carried: dict[str, str] = field(default_factory=dict)
 
 
 def plan(model: onnx.ModelProto, settings: Settings, floats: Mapping[str, str] | None = None) -> Plan:
@@ -74,6 +78,8 @@ def plan(model: onnx.ModelProto, settings: Settings, floats: Mapping[str, str] |
     if settings.gate == "int8":
         for product in decided.products:
             _take_product(index, product, result, settings)
+    elif settings.qdq.gates_as_scales:
+        result = _carry_gates(index, result, chosen)
     for value in list(result.activations):
         if value not in result.known:
             _link_scales(index, value, result)
@@ -124,6 +130,16 @@ def _take_features(index: GraphIndex, attention: Attention, chosen: list[onnx.No
         producer = index.producer.get(part.features)
         if producer is not None and _weighted(index, producer) in chosen:
             result.activations.setdefault(part.features, part.features)
+
+
+def _carry_gates(index: GraphIndex, result: Plan, chosen: list[onnx.NodeProto]) -> Plan:
+    """Quantize what gates read and write where a scale can carry them; what a folded gate read is no longer there."""
+    carried, refused = carriers(index, result.attention, chosen)
+    for gate in carried:
+        if isinstance(gate, ChannelGate) and gate.convolution is not None:
+            result.activations.pop(gate.features, None)
+    result.activations.update((value, value) for value in outputs(carried))
+    return replace(result, carried=tuple(carried), not_carried=refused)
 
 
 def _take_residual(

@@ -9,6 +9,8 @@ range / 255 as UINT8 behind a ReLU, and where they ask for it UINT8 around 128 e
 TensorRT takes INT8 alone: quantize with the default dialect for it); weights max |w| per output channel / 127.
 Ranges: ``minmax`` takes the largest magnitude; ``percentile`` (99.99), ``entropy`` and ``mse`` clip what is rare.
 Stays float: gates, layers narrower than 16 channels, Softmax, LayerNorm, biases, anything under ``--keep``.
+Gates: for engines that take computed scales (ONNX Runtime), SE and CBAM gates multiply the scales of quantized values
+instead of unpacked maps; for one image of a known size, other gates are multiplied as they are.
 Source: ONNX QuantizeLinear-13; integer quantization after Jacob et al. 2018, section 2; entropy after Migacz 2017.
 """
 
@@ -54,6 +56,8 @@ class Int8Static:
             "activations": sum(len(p.activations) for p in plans.values()),
             "weights": sum(len(p.weights) for p in plans.values()),
             "kept_float": {name: why for p in plans.values() for name, why in p.kept.items()},
+            "gates_as_scales": sum(len(p.carried) for p in plans.values()),
+            "gates_not_as_scales": {gate: why for p in plans.values() for gate, why in p.not_carried.items()},
             "attention": [f"{a.kind}: {a.describe()}" for p in plans.values() for a in p.attention],
         }
         return replace(program, graphs=graphs), notes
