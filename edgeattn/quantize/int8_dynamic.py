@@ -8,8 +8,9 @@ Scales: activations max - min of the whole tensor / 255 with a zero point, at ea
 channel / 127, embeddings max |w| per column / 127.
 Stays float: convolutions, recurrent operators, gates, layers narrower than 16 channels, Softmax, LayerNorm, biases,
 anything under ``--keep``.
-Where: ONNX Runtime fuses the form into one kernel a layer, the fastest it has for a decoder step. OpenVINO runs it slower
-than FP32, and is given INT8 weights alone. TensorRT has none of its operators.
+Where: ONNX Runtime fuses the form into one kernel a layer, the fastest it has for a decoder step. OpenVINO runs it
+slower
+than FP32. TensorRT has none of its operators.
 Source: ONNX DynamicQuantizeLinear-11 and MatMulInteger-10; the fusion is ONNX Runtime's ``MatMulIntegerToFloat``.
 """
 
