@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import cases, choose, decode, export, graphs, report
+from edgeattn import cases, choose, decode, export, graphs, report, tune
 from edgeattn.backends import Engine, oracle
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, latency, parity, task
@@ -53,6 +53,7 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         program = exported = export_stage(job)
         program = rewrite_stage(job, program, work / UNDONE)
         program = quantize_stage(job, program)
+        tune_stage(job, program)
         engine = compile_stage(job, program, work / "bundle")
         sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
         judge(job, "engine", program, sessions)
@@ -133,6 +134,18 @@ def quantize_stage(job: Job, program: Program) -> Program:
     return result
 
 
+def tune_stage(job: Job, program: Program) -> None:
+    """Measure the engine's settings where the recipe asks for it; the job goes on with the fastest."""
+    if not job.recipe.tune:
+        return
+    job.listen("measure the engine's settings", 0, None)
+    refuse_unsupported(job, program)
+    right = tune.within(program, Limits.of(job.limits))
+    job.options, tried = tune.settings(program, job.backend, job.options, right, seed=job.recipe.seed)
+    for name, choice in tried:
+        job.notes.append(f"{name} was {'taken' if choice.keep else 'tried and left'}: {choice}")
+
+
 def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
     """Refuse what the engine cannot take, then build into the bundle."""
     job.listen(f"compile for {job.recipe.target}", 0, None)
@@ -145,9 +158,9 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
 def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session] | None = None) -> None:
     """Hold a program (in the oracle engine, or open as ``sessions``) against eager PyTorch on every case."""
     job.listen(f"parity after {stage}", 0, None)
-    assert program.reference is not None
     opened = sessions if sessions is not None else oracle(program)
     limits = job.limits if stage in ("quantize", "engine") else "fp32"
+    assert program.reference is not None
     job.parity.append(
         parity.judge(
             stage,
@@ -190,7 +203,7 @@ def time_it(job: Job, program: Program, sessions: Mapping[str, Session]) -> tupl
         pairs=job.recipe.latency.pairs,
         seed=job.recipe.seed,
         unit="inference" if wiring is None else "sequence",
-        threads=job.options.threads,
+        threads=job.threads,
         max_seconds=_LATENCY_SECONDS,
         progress=lambda done, total: job.listen("latency, paired with PyTorch", done, total),
     )
