@@ -73,11 +73,17 @@ class QdqDialect:
             the engine runs a convolution in INT8 only between two quantized tensors.
         bias_apart: a Gemm whose output stays in float gets its bias from an Add behind it: the engine adds biases in
             INT32, which is only right before quantizing again, and runs such a Gemm in float.
+        dynamic: how it quantizes activations while it runs: ``operators`` (DynamicQuantizeLinear and MatMulInteger),
+            ``engine`` (by itself, where a weight alone is INT8), or nothing: it cannot.
+        group: for ``engine``, how many values along a layer's depth share a scale; a depth that is no multiple of it
+            would be computed in float.
     """
 
     unsigned: bool = False
     requantize_conv_outputs: bool = False
     bias_apart: bool = False
+    dynamic: str = "operators"
+    group: int = 1
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ class Rewrite(_Section):
     """Which rules run: all but ``skip``, or ``only`` those named.
 
     ``measure``: rules that help on one engine and hurt on another are timed on the target, and stay where they make the
-    FP32 program faster. Off, the same recipe gives the same graph on every machine; in INT8 they are not tried.
+    FP32 program faster. Off, the same recipe gives the same graph on every machine. In INT8 they are not tried;
+    those that pay there on every engine (a recurrent cell as one Gemm) are applied.
     ``fix`` gives dynamic dimensions the size that the engine is built for, such as ``{batch: 1}``.
     """
 

@@ -4,13 +4,13 @@ What: every wide Gemm and MatMul becomes DynamicQuantizeLinear, MatMulInteger an
 read the same value share its quantization. Embeddings that are only looked up are stored as INT8 rows.
 Why: no calibration, no data, no range that new data could leave. A decoder step at batch 1 costs what reading its
 weights costs, and those are a quarter of the bytes.
-Scales: activations max - min of the whole tensor / 255 with a zero point, at each run; weights max |w| per output
-channel / 127, embeddings max |w| per column / 127.
+Scales: activations (max - min of the whole tensor) / 255 with a zero point, found at each run; weights max |w| per
+output channel / 127, embeddings max |w| per column / 127.
 Stays float: convolutions, recurrent operators, gates, layers narrower than 16 channels, Softmax, LayerNorm, biases,
 anything under ``--keep``.
-Where: ONNX Runtime fuses the form into one kernel a layer, the fastest it has for a decoder step. OpenVINO runs it
-slower
-than FP32. TensorRT has none of its operators.
+Where: ONNX Runtime fuses the form into one kernel a layer, the fastest it has for a decoder step. OpenVINO runs the
+operators slower than FP32, but quantizes activations by itself (32 along the depth share a scale) where a weight alone
+is INT8: there that is the form. TensorRT has neither.
 Source: ONNX DynamicQuantizeLinear-11 and MatMulInteger-10; the fusion is ONNX Runtime's ``MatMulIntegerToFloat``.
 """
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn.errors import UsageError
+from edgeattn.errors import Unsupported, UsageError
 from edgeattn.graphs import GraphIndex, attributes
 from edgeattn.program import Case, Program, Session
 from edgeattn.quantize import Settings
@@ -32,7 +32,7 @@ from edgeattn.quantize._plan import Plan, plan, unmatched
 if TYPE_CHECKING:
     import onnx
 
-    from edgeattn.program import Array
+    from edgeattn.program import Array, QdqDialect
 
 _ROWS = 16  # a table smaller than this in either direction is not worth unpacking
 
@@ -52,7 +52,17 @@ class Int8Dynamic:
         data: Iterable[Case],
         settings: Settings,
     ) -> tuple[Program, Mapping[str, Any]]:
-        """Plan every graph and spell its layers out; see :func:`edgeattn.quantize.quantize`. Looks at no data."""
+        """Plan every graph and spell its layers out; see :func:`edgeattn.quantize.quantize`. Looks at no data.
+
+        Raises:
+            UsageError: a keep pattern that matches nothing. BadInput: weights that are not finite.
+            Unsupported: the engine cannot quantize while it runs.
+        """
+        if not settings.qdq.dynamic:
+            raise Unsupported(
+                "this engine quantizes no activations while it runs (no DynamicQuantizeLinear, no MatMulInteger)",
+                hint="use int8-static",
+            )
         typos = unmatched(list(program.graphs.values()), settings.keep)
         if typos:
             raise UsageError(f"keep pattern '{typos[0]}' matches no node", hint="`edgeattn inspect` lists the names")
@@ -62,7 +72,7 @@ class Int8Dynamic:
         for graph, model in program.graphs.items():
             made = plan(model, settings)
             refuse_nonfinite(model, made)
-            writer = _Writer(GraphIndex(model), made)
+            writer = _Writer(GraphIndex(model), made, settings.qdq)
             graphs[graph] = writer.model()
             notes["activations"] += len(writer.quantized)
             notes["weights"] += len(writer.weights)
@@ -78,10 +88,12 @@ class _Writer:
 
     index: GraphIndex
     made: Plan
+    qdq: QdqDialect
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
     quantized: set[str] = field(default_factory=set)
     weights: set[str] = field(default_factory=set)
+    unpacked: set[str] = field(default_factory=set)
     tables: set[str] = field(default_factory=set)
     kept: dict[str, str] = field(default_factory=dict)
 
@@ -119,13 +131,18 @@ class _Writer:
         if len(self.index.constant_shape(node.input[1]) or ()) != 2:
             return "a stack of matrices, where one scale an output channel is not defined"
         given = attributes(node)
-        plain = not given.get("transA") and given.get("alpha", 1.0) == 1.0 and given.get("beta", 1.0) == 1.0
-        return "" if plain else "its Gemm transposes the input or scales the sum"
+        if given.get("transA") or given.get("alpha", 1.0) != 1.0 or given.get("beta", 1.0) != 1.0:
+            return "its Gemm transposes the input or scales the sum"
+        depth = (self.index.constant_shape(node.input[1]) or ())[1 if given.get("transB") else 0]
+        return f"its depth {depth} is no multiple of {self.qdq.group}" if depth % self.qdq.group else ""
 
     def _layer(self, node: onnx.NodeProto) -> None:
         """``y = s_x s_w · (q_x - z_x) Q_w + b``: the order in which ONNX Runtime finds its fused kernel."""
         value, output = node.input[0], node.output[0]
         weight, scale = self._weight(node)
+        if self.qdq.dynamic == "engine":
+            self._stored(node, weight, scale)
+            return
         self._quantize(value)
         biased = len(node.input) > 2 and bool(node.input[2])
         self._add("MatMulInteger", [f"{value}_q", weight, f"{value}_zero_point"], f"{output}_int32", like=node)
@@ -135,6 +152,17 @@ class _Writer:
         self._add("Mul", [f"{output}_sum", f"{output}_scale"], product)
         if biased:
             self._add("Add", [product, node.input[2]], output)
+
+    def _stored(self, node: onnx.NodeProto, weight: str, scale: str) -> None:
+        """``y = x (s_w Q_w) + b``: the weight alone is INT8, the engine sees to the activations."""
+        if f"{weight}_float" not in self.unpacked:
+            self.unpacked.add(f"{weight}_float")
+            self._add("DequantizeLinear", [weight, scale], f"{weight}_float", axis=1)
+        biased = len(node.input) > 2 and bool(node.input[2])
+        product = f"{node.output[0]}_product" if biased else node.output[0]
+        self._add("MatMul", [node.input[0], f"{weight}_float"], product, like=node)
+        if biased:
+            self._add("Add", [product, node.input[2]], node.output[0])
 
     def _weight(self, node: onnx.NodeProto) -> tuple[str, str]:
         """Names of the INT8 matrix ``(K, N)`` and of its scales ``(N,)``."""
