@@ -59,10 +59,11 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         judge(job, "engine", program, sessions)
         scored = score(job, program, sessions)
         timed, raw = time_it(job, program, sessions)
-        pictures = draw_attention(job, program, sessions)
-        result = make_report(job, name, exported, program, engine, scored, timed)
+        maps = draw_attention(job, program, sessions)
+        result = make_report(job, name, exported, program, engine, scored, timed, attention.agreement(maps))
         fill_bundle(job, program, engine, sessions, work / "bundle")
-        report.write(result, work, raw, pictures)
+        shown = maps[:: -(-len(maps) // _PICTURES) or 1]  # a deep network has a mask a block: a few, evenly
+        report.write(result, work, raw, shown)
         (work / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
     return result
 
@@ -227,8 +228,7 @@ def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) 
         return []
     tapped = job.backend.load(graphs.with_outputs(model, order), job.options)
     reference = export.spatial_masks(job.model.source, case.feeds)
-    figures = attention.spatial(feeds[0][1][0], reference, tapped.run(case.feeds), order)
-    return figures[:: -(-len(figures) // _PICTURES) or 1]  # a deep network has a mask a block: show a few, evenly
+    return attention.spatial(feeds[0][1][0], reference, tapped.run(case.feeds), order)
 
 
 def _calibration(job: Job, program: Program, samples: int) -> Iterator[Case]:
