@@ -164,7 +164,7 @@ def macs_by_node(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None)
     """Multiply-accumulates of each weighted node by its name (its first output's, if it has none)."""
     shapes = GraphIndex(_at_sizes(model, {**_TYPICAL, **(sizes or {})}))
     index = GraphIndex(model)
-    weighted = [n for n in index.nodes if n.op_type in ("Conv", "Gemm", "MatMul", *_RECURRENT)]
+    weighted = [n for n in index.nodes if n.op_type in ("Conv", "Gemm", "MatMul", "MatMulInteger", *_RECURRENT)]
     return {n.name or n.output[0]: _node_macs(index, shapes, n) for n in weighted}
 
 
@@ -211,7 +211,7 @@ def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> i
     sizes = [d if isinstance(d, int) else 1 for d in shape]
     if node.op_type == "Conv":
         return int(np.prod(sizes)) * int(np.prod(weight[1:]))
-    inner = weight[0] if node.op_type == "MatMul" or not attributes(node).get("transB") else weight[1]
+    inner = weight[0] if node.op_type != "Gemm" or not attributes(node).get("transB") else weight[1]
     return int(np.prod(sizes)) * int(inner)
 
 

@@ -73,6 +73,8 @@ class QdqDialect:
             the engine runs a convolution in INT8 only between two quantized tensors.
         bias_apart: a Gemm whose output stays in float gets its bias from an Add behind it: the engine adds biases in
             INT32, which is only right before quantizing again, and runs such a Gemm in float.
+        quantize_before_max: what a ReduceMax reads is quantized too, by the scale of its quantized result: the engine
+            computes wrong numbers where an INT8 layer reads a ReduceMax of float values.
         dynamic: how it quantizes activations while it runs: ``operators`` (DynamicQuantizeLinear and MatMulInteger),
             ``engine`` (by itself, where a weight alone is INT8), or nothing: it cannot.
         group: for ``engine``, how many values along a layer's depth share a scale; a depth that is no multiple of it
@@ -82,6 +84,7 @@ class QdqDialect:
     unsigned: bool = False
     requantize_conv_outputs: bool = False
     bias_apart: bool = False
+    quantize_before_max: bool = False
     dynamic: str = "operators"
     group: int = 1
 

@@ -88,7 +88,7 @@ class OpenVinoBackend:
     name = "openvino"
     extra = "openvino"
     devices = ("cpu",)
-    qdq = QdqDialect(dynamic="engine", group=_GROUP)
+    qdq = QdqDialect(quantize_before_max=True, dynamic="engine", group=_GROUP)
 
     def probe(self) -> Availability:
         """Whether ``openvino`` imports, and its version."""
@@ -219,6 +219,9 @@ def _executed(compiled: Any, model: onnx.ModelProto, options: Options) -> Iterat
     stored = options.precision != "int8" and all(node.op_type != "QuantizeLinear" for node in model.graph.node)
     given = {node.name for node in model.graph.node}
     writers = {output: node.name or output for node in model.graph.node for output in node.output}
+    products = {n.output[0]: n.name or n.output[0] for n in model.graph.node if n.op_type in ("MatMul", "Gemm")}
+    # A layer whose bias was added behind it is called after the addition.
+    behind = {n.name: products[v] for n in model.graph.node if n.op_type == "Add" for v in n.input if v in products}
     for op in compiled.get_runtime_model().get_ops():
         info = op.get_rt_info()
         layer = info["layerType"].astype(str) if "layerType" in info else ""
@@ -230,7 +233,8 @@ def _executed(compiled: Any, model: onnx.ModelProto, options: Options) -> Iterat
             # A node that writes a graph output is called after that output.
             label = _LABELS.get(precision, precision)
             label = options.precision if stored and label == "int8" else label
-            yield name if name in given else writers.get(name, name), label
+            name = name if name in given else writers.get(name, name)
+            yield behind.get(name, name), label
 
 
 def _spec(port: Any) -> TensorSpec:

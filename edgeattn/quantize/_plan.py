@@ -13,6 +13,7 @@ from edgeattn.recognise import Attention, recognise
 if TYPE_CHECKING:
     import onnx
 
+    from edgeattn.program import QdqDialect
     from edgeattn.quantize import Settings
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -68,7 +69,7 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
         if add.op_type == "Add" and not any(map(index.is_constant, add.input)):
             _take_residual(index, add, chosen, result, settings)
     for value in list(result.activations):
-        _link_scales(index, value, result)
+        _link_scales(index, value, result, settings.qdq)
     if settings.qdq.bias_apart:
         result.bias_apart.update(n.output[0] for n in chosen if _biased(n) and n.output[0] not in result.activations)
     signed = {root for value, root in result.activations.items() if not _never_negative(index, value)}
@@ -179,20 +180,20 @@ def _written(index: GraphIndex, node: onnx.NodeProto) -> str:
     return str(readers[0].output[0] if fused else node.output[0])
 
 
-def _link_scales(index: GraphIndex, value: str, result: Plan) -> None:
+def _link_scales(index: GraphIndex, value: str, result: Plan, qdq: QdqDialect) -> None:
     """Follow poolings and Concats up from a quantized value, so that both sides share one scale.
 
     A Concat of float values alone, such as [x; h] of a recurrent cell, is quantized behind: once, not a part at a time.
     """
     root = result.activations[value]
-    inputs = list(_same_scale_inputs(index, value))
+    inputs = list(_same_scale_inputs(index, value, qdq))
     joined = index.producer.get(value)
     if joined is not None and joined.op_type == "Concat" and not any(_in_int8(index, n, result) for n in inputs):
         return
     for name in inputs:
         if not index.is_constant(name):
             result.activations[name] = root
-            _link_scales(index, name, result)
+            _link_scales(index, name, result, qdq)
 
 
 def _in_int8(index: GraphIndex, name: str, result: Plan) -> bool:
@@ -216,7 +217,11 @@ def _never_negative(index: GraphIndex, value: str) -> bool:
     return producer.op_type in ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
 
 
-def _same_scale_inputs(index: GraphIndex, value: str) -> Iterator[str]:
+def _same_scale_inputs(index: GraphIndex, value: str, qdq: QdqDialect) -> Iterator[str]:
     producer = index.producer.get(value)
-    if producer is not None and producer.op_type in _SAME_SCALE:
+    if producer is None:
+        return
+    if producer.op_type in _SAME_SCALE:
         yield from producer.input
+    elif producer.op_type == "ReduceMax" and qdq.quantize_before_max:
+        yield producer.input[0]

@@ -124,6 +124,8 @@ class _Writer:
         elif why := self._obstacle(node):
             self.kept[node.name or node.output[0]] = why
             self.nodes.append(node)
+        elif self.qdq.dynamic == "engine":
+            self._stored(node)
         else:
             self._layer(node)
 
@@ -139,10 +141,8 @@ class _Writer:
     def _layer(self, node: onnx.NodeProto) -> None:
         """``y = s_x s_w · (q_x - z_x) Q_w + b``: the order in which ONNX Runtime finds its fused kernel."""
         value, output = node.input[0], node.output[0]
-        weight, scale = self._weight(node)
-        if self.qdq.dynamic == "engine":
-            self._stored(node, weight, scale)
-            return
+        transposed = bool(attributes(node).get("transB"))
+        weight, scale = self._weight(node.input[1], 0 if transposed else 1, transposed=transposed)
         self._quantize(value)
         biased = len(node.input) > 2 and bool(node.input[2])
         self._add("MatMulInteger", [f"{value}_q", weight, f"{value}_zero_point"], f"{output}_int32", like=node)
@@ -153,25 +153,28 @@ class _Writer:
         if biased:
             self._add("Add", [product, node.input[2]], output)
 
-    def _stored(self, node: onnx.NodeProto, weight: str, scale: str) -> None:
-        """``y = x (s_w Q_w) + b``: the weight alone is INT8, the engine sees to the activations."""
-        if f"{weight}_float" not in self.unpacked:
-            self.unpacked.add(f"{weight}_float")
-            self._add("DequantizeLinear", [weight, scale], f"{weight}_float", axis=1)
-        biased = len(node.input) > 2 and bool(node.input[2])
-        product = f"{node.output[0]}_product" if biased else node.output[0]
-        self._add("MatMul", [node.input[0], f"{weight}_float"], product, like=node)
-        if biased:
-            self._add("Add", [product, node.input[2]], node.output[0])
+    def _stored(self, node: onnx.NodeProto) -> None:
+        """The layer as it was, over a weight that alone is INT8: the engine sees to the activations."""
+        import onnx
 
-    def _weight(self, node: onnx.NodeProto) -> tuple[str, str]:
-        """Names of the INT8 matrix ``(K, N)`` and of its scales ``(N,)``."""
-        name, transposed = node.input[1], bool(attributes(node).get("transB"))
+        axis = 0 if attributes(node).get("transB") else 1
+        weight, scale = self._weight(node.input[1], axis, transposed=False)
+        unpacked = f"{weight}_float"
+        if unpacked not in self.unpacked:
+            self.unpacked.add(unpacked)
+            self._add("DequantizeLinear", [weight, scale], unpacked, axis=axis)
+        layer = onnx.NodeProto()
+        layer.CopyFrom(node)
+        layer.input[1] = unpacked
+        self.nodes.append(layer)
+
+    def _weight(self, name: str, axis: int, *, transposed: bool) -> tuple[str, str]:
+        """Names of an INT8 matrix with one scale along ``axis``, stored as it is or transposed, and of its scales."""
         stem = f"{name}_{'t_' if transposed else ''}int8"
         if stem not in self.constants:
             matrix = self.index.constant(name)
             assert matrix is not None
-            levels, scale = quantize_weight(matrix, 0 if transposed else 1)
+            levels, scale = quantize_weight(matrix, axis)
             self.constants[stem] = np.ascontiguousarray(levels.T) if transposed else levels
             self.constants[f"{stem}_scale"] = scale
             self.weights.add(name)
