@@ -69,6 +69,7 @@ class QdqDialect:
     Attributes:
         unsigned: activations are UINT8: zero point 0 and scale max/255 where a value cannot be negative, so that the
             quantizer's saturation at 0 replaces the ReLU; zero point 128 and the symmetric scale elsewhere.
+        signed_elsewhere: beside ``unsigned``: a value that may be negative is INT8 with zero point 0 after all.
         requantize_conv_outputs: quantize what each convolution writes, even where its reader computes in float:
             the engine runs a convolution in INT8 only between two quantized tensors.
         bias_apart: a Gemm whose output stays in float gets its bias from an Add behind it: the engine adds biases in
@@ -82,6 +83,7 @@ class QdqDialect:
     """
 
     unsigned: bool = False
+    signed_elsewhere: bool = False
     requantize_conv_outputs: bool = False
     bias_apart: bool = False
     quantize_before_max: bool = False

@@ -26,6 +26,7 @@ from edgeattn.backends._common import (
     refusal,
     usable_cores,
 )
+from edgeattn.backends._openvino_graph import fake_quantized
 from edgeattn.errors import MissingPackage
 from edgeattn.graphs import macs_by_node
 from edgeattn.phase import native
@@ -88,7 +89,14 @@ class OpenVinoBackend:
     name = "openvino"
     extra = "openvino"
     devices = ("cpu",)
-    qdq = QdqDialect(quantize_before_max=True, dynamic="engine", group=_GROUP)
+    qdq = QdqDialect(
+        unsigned=True,
+        signed_elsewhere=True,
+        requantize_conv_outputs=True,
+        quantize_before_max=True,
+        dynamic="engine",
+        group=_GROUP,
+    )
 
     def probe(self) -> Availability:
         """Whether ``openvino`` imports, and its version."""
@@ -163,7 +171,8 @@ def _read(model: onnx.ModelProto) -> Any:
     weights = {tensor.name: outside.array(tensor) for tensor in outside.tensors(model)}
     try:
         with native("OpenVINO", "reading the graph"):
-            return _with_constants(_core().read_model(outside.hollow(model).SerializeToString()), weights)
+            read = _core().read_model(outside.hollow(model).SerializeToString())
+            return fake_quantized(_with_constants(read, weights))
     except Exception as error:
         raise refusal("openvino", error) from error
 

@@ -39,7 +39,7 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
     after: dict[str, list[onnx.NodeProto]] = {}
     for value, root in plan.activations.items():
         peak = max(peaks[v] for v, r in plan.activations.items() if r == root and v in peaks)
-        kind = _kind(plan.unsigned, value in plan.nonnegative)
+        kind = _kind(plan.unsigned, value in plan.nonnegative, plan.signed_elsewhere)
         after[value] = _pair(value, peak / kind.levels if peak else 1.0, kind.zero_point, constants)
         renamed[value] = after[value][-1].output[0]
     before = [_weight(name, axis, graph, constants, renamed) for name, axis in plan.weights.items()]
@@ -102,8 +102,8 @@ class _Kind:
     zero_point: Array  # its dtype is the activation's
 
 
-def _kind(unsigned: bool, nonnegative: bool) -> _Kind:
-    if not unsigned:
+def _kind(unsigned: bool, nonnegative: bool, signed_elsewhere: bool = False) -> _Kind:
+    if not unsigned or (signed_elsewhere and not nonnegative):
         return _Kind(LEVELS, np.array(0, np.int8))
     return _Kind(2 * LEVELS + 1, np.array(0, np.uint8)) if nonnegative else _Kind(LEVELS, np.array(128, np.uint8))
 

@@ -29,7 +29,7 @@ class Plan:
     Attributes:
         activations: value -> the value whose scale it shares (itself, unless a pooling or Concat links them).
         nonnegative: activations that cannot be negative, and neither can any that shares their scale.
-        unsigned: activations are stored as UINT8.
+        unsigned: activations are stored as UINT8; signed_elsewhere: only where they cannot be negative.
         weights: constant value -> the axis of its output channels.
         bias_apart: outputs of Gemms whose bias an Add behind them gives.
         kept: node name -> why it stays in float, for nodes that could have been quantized.
@@ -39,6 +39,7 @@ class Plan:
     activations: dict[str, str] = field(default_factory=dict)
     nonnegative: set[str] = field(default_factory=set)
     unsigned: bool = False
+    signed_elsewhere: bool = False
     weights: dict[str, int] = field(default_factory=dict)
     bias_apart: set[str] = field(default_factory=set)
     kept: dict[str, str] = field(default_factory=dict)
@@ -51,7 +52,7 @@ def plan(model: onnx.ModelProto, settings: Settings) -> Plan:
     found = tuple(recognise(model))
     # Of an alignment the vector behind the tanh is narrow and stays float; its projections are layers like any other.
     gates = {output for a in found if a.family == "gate" for output in a.nodes}
-    result = Plan(attention=found, unsigned=settings.qdq.unsigned)
+    result = Plan(attention=found, unsigned=settings.qdq.unsigned, signed_elsewhere=settings.qdq.signed_elsewhere)
     chosen: list[onnx.NodeProto] = []
     for node in index.nodes:
         if node.op_type not in WEIGHTED:

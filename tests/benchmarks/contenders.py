@@ -141,8 +141,13 @@ def translators(threads: int) -> list[Step]:
 
 @cache
 def exported(name: str) -> Program:
-    """As PyTorch exports it, for batch 1: engines run attention slower when the batch is left open."""
-    return rewrite(export.export(source.resolve(name).source), oracle, only=("fix_sizes",), sizes={"batch": 1})
+    """As PyTorch exports it, at fixed sizes: engines run attention much slower where they are left open."""
+    return rewrite(
+        export.export(source.resolve(name).source),
+        oracle,
+        only=("fix_sizes",),
+        sizes={"batch": 1, "height": 224, "width": 224},
+    )
 
 
 @cache
