@@ -16,7 +16,7 @@ from edgeattn.job import Job, Listener, prepare, real_cases, refuse_unsupported,
 from edgeattn.outcome import fill_bundle, make_report, rules_applied
 from edgeattn.program import Case, Program, Reference, Session, Wiring
 from edgeattn.publish import new_directory
-from edgeattn.quantize import Budget, Settings, find, quantize
+from edgeattn.quantize import Budget, Settings, find, forms, quantize
 from edgeattn.recipe import Quantize, Recipe
 from edgeattn.recognise import masks, recognise
 from edgeattn.report import schema, searching
@@ -92,6 +92,7 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
             oracle,
             only=recipe.only,
             skip=recipe.skip,
+            also=[] if job.recipe.quantize is None else forms(job.recipe.quantize.scheme),
             chooser=_chooser(job) if timed else None,
             progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
             sizes=recipe.fix,

@@ -195,6 +195,17 @@ def quantizes_gates(scheme: Scheme) -> bool:
     return scheme.calibrated and scheme.precision == "int8"
 
 
+def forms(scheme: str) -> tuple[str, ...]:
+    """Rewrite rules that pay in this scheme whatever the engine, though in FP32 each is measured first.
+
+    INT8 layers of a decoder step are so short that every launch counts: a recurrent cell is one Gemm of [x; h].
+
+    Raises:
+        UnknownName: no such scheme.
+    """
+    return ("lower_recurrent_cell", "merge_summed_products") if find(scheme).precision == "int8" else ()
+
+
 def quantize(
     program: Program,
     scheme: str,

@@ -185,12 +185,27 @@ def _written(index: GraphIndex, node: onnx.NodeProto) -> str:
 
 
 def _link_scales(index: GraphIndex, value: str, result: Plan) -> None:
-    """Follow poolings and Concats up from a quantized value, so that both sides share one scale."""
+    """Follow poolings and Concats up from a quantized value, so that both sides share one scale.
+
+    A Concat of float values alone, such as [x; h] of a recurrent cell, is quantized behind: once, not a part at a time.
+    """
     root = result.activations[value]
-    for name in _same_scale_inputs(index, value):
+    inputs = list(_same_scale_inputs(index, value))
+    joined = index.producer.get(value)
+    if joined is not None and joined.op_type == "Concat" and not any(_in_int8(index, n, result) for n in inputs):
+        return
+    for name in inputs:
         if not index.is_constant(name) and name not in result.known:
             result.activations[name] = root
             _link_scales(index, name, result)
+
+
+def _in_int8(index: GraphIndex, name: str, result: Plan) -> bool:
+    """Whether a value is there in INT8 anyway: something else reads it so, or a quantized convolution writes it."""
+    producer = index.producer.get(name)
+    writer = None if producer is None else _weighted(index, producer)
+    convolved = writer is not None and writer.op_type == "Conv" and (writer.name or writer.output[0]) not in result.kept
+    return name in result.activations or convolved
 
 
 def _never_negative(index: GraphIndex, value: str) -> bool:

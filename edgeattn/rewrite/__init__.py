@@ -70,6 +70,7 @@ ORDER: tuple[str, ...] = (
     "canonicalise_general_score",  # to where hoist_keys finds the matrix, or where it is cheap in one graph
     "hoist_keys",  # after the score is split into a query side and a memory side
     "hoist_values",  # measured, against a program whose keys are hoisted
+    "merge_summed_products",  # measured; after what is left of a step's sums is there
     "lower_vector_product",  # measured
     "fuse_attention",  # measured
     "merge_projections",  # measured; after scales went into the weights of the queries alone

@@ -20,7 +20,7 @@ import torch
 from edgeattn import export, registry, source
 from edgeattn.backends import Options, oracle
 from edgeattn.program import Case, Program
-from edgeattn.quantize import Settings, quantize
+from edgeattn.quantize import Settings, forms, quantize
 from edgeattn.rewrite import rewrite
 from edgeattn.tasks.photos import TASK, crops
 from tests.benchmarks.decoders import BAHDANAU, handed, step
@@ -112,7 +112,7 @@ class Step:
 
     def ours(self, engine: str, scheme: str) -> Call:
         backend = registry.get("backends", engine)
-        rewritten = rewrite(self._exported, oracle)
+        rewritten = rewrite(self._exported, oracle, also=forms(scheme))
         program = quantize(rewritten, scheme, oracle, self._sentences(), Settings(qdq=backend.qdq))
         return step(engine, Options("cpu", "int8", self.threads), program, SOURCE)
 

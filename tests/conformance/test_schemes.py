@@ -43,4 +43,5 @@ def test_gives_valid_standard_graphs_that_compute_nearly_the_same(name: str, set
     assert foreign_nodes(result.graphs["main"]) == []
     before, after = (decode.run(backends.oracle(p), None, DATA[0].feeds)["features"] for p in (program, result))
     # 20 dB is where the parity gate fails a quantized output.
-    assert 20 * np.log10(np.linalg.norm(before) / np.linalg.norm(before - after)) > 20
+    noise = max(np.linalg.norm(before - after), 1e-9)  # a scheme that leaves convolutions alone gives the same
+    assert 20 * np.log10(np.linalg.norm(before) / noise) > 20

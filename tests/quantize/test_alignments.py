@@ -32,3 +32,12 @@ def test_a_query_projection_inside_the_score_is_a_layer_like_any_other():
     assert [a.kind for a in made.attention] == ["bahdanau"]
     assert set(made.kept) == {"node_e", "node_context"}
     assert made.kept["node_e"].startswith("narrow: 64 -> 1 channels")
+
+
+def test_the_input_and_state_of_a_cell_are_quantized_together_and_once():
+    model = graph(
+        """(float[batch,64] x, float[batch,64] h) => (float[batch,32] y) {
+            j = Concat <axis = 1> (x, h)  y = Gemm(j, w) }""",
+        w=(128, 32),
+    )
+    assert set(plan(model, Settings()).activations) == {"j"}

@@ -10,11 +10,11 @@ from edgeattn import backends, decode, models, registry, weights
 from edgeattn.backends import Options
 from edgeattn.harness.task import scores
 from edgeattn.program import Case
-from edgeattn.quantize import Settings, quantize
+from edgeattn.quantize import Settings, forms, quantize
 
 pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime, pytest.mark.slow]
 
-NAMES = ["bahdanau_numbers", "luong_dates", "luong_local_dates"]
+NAMES = ["bahdanau_numbers", "bahdanau_words", "luong_dates", "luong_local_dates"]
 SAMPLES = 500
 
 
@@ -26,17 +26,20 @@ def rewritten(name):
     family, config = models.find(name)
     module = family.build(**config.options).eval()
     weights.load(module, config.weights)
-    return rewrite(export(family.source(module)), backends.oracle), registry.get("tasks", config.task)
+    return rewrite(export(family.source(module)), backends.oracle, also=forms("int8-static")), registry.get(
+        "tasks", config.task
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.openvino)])
-def test_a_translator_keeps_its_exact_match_and_its_step_runs_in_int8(name, engine, tmp_path):
+@pytest.mark.parametrize("scheme", ["int8-static", "int8-dynamic"])
+def test_a_translator_keeps_its_exact_match_and_its_step_runs_in_int8(name, engine, scheme, tmp_path):
     program, task = rewritten(name)
     assert "step.memory_keys" in program.wiring.feeds
     backend = registry.get("backends", engine)
     data = (Case("real", batch.feeds) for batch in task.train(200, 50))
-    quantized = quantize(program, "int8-static", backends.oracle, data, Settings(qdq=backend.qdq))
+    quantized = quantize(program, scheme, backends.oracle, data, Settings(qdq=backend.qdq))
 
     def figure(sessions, wiring):
         return scores(lambda b: decode.run(sessions, wiring, b.feeds), task, SAMPLES, 100).scores.mean()
