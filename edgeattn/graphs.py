@@ -141,6 +141,11 @@ def with_outputs(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelPro
     return tapped
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard domain, 0 if it is not imported."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Attributes of a node as Python values (tensors stay TensorProto)."""
     import onnx
@@ -200,6 +205,20 @@ def typical_values(model: onnx.ModelProto) -> Iterator[tuple[str, list[int], str
         kind = value.type.tensor_type
         shape = [max(dim.dim_value, 1) if dim.HasField("dim_value") else 1 for dim in kind.shape.dim]
         yield value.name, shape, _DTYPES.get(kind.elem_type, "uint8")
+
+
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """``TensorProto.DataType`` of every value of a graph that has one and can be inferred, constants included."""
+    import onnx
+
+    try:
+        with native("ONNX", "inferring types"):
+            graph = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
+    except onnx.shape_inference.InferenceError:
+        graph = model.graph
+    found = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
+    found |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    return {name: kind for name, kind in found.items() if kind}
 
 
 def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:

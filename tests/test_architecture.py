@@ -25,6 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "graphs",
             "standard",
             "publish",
+            "rounding",
             "preflight",
             "plainyaml",
             "complaints",
