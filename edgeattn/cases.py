@@ -67,6 +67,22 @@ def of(
     return [replace(c, tokens=rng.integers(0, 2, (len(next(iter(c.feeds.values()))), steps))) for c in drawn]
 
 
+def fits(case: Case, specs: Sequence[TensorSpec]) -> bool:
+    """Whether a case has every input of ``specs`` at a shape that its numbers allow."""
+    shapes = {name: np.shape(value) for name, value in case.feeds.items()}
+    return all(
+        s.name in shapes
+        and len(s.shape) == len(shapes[s.name])
+        and all(not isinstance(d, int) or d == n for d, n in zip(s.shape, shapes[s.name], strict=True))
+        for s in specs
+    )
+
+
+def samples_at_once(specs: Sequence[TensorSpec], usual: int) -> int:
+    """How many samples a program takes in one run: ``usual``, or the number that its inputs' first axes say."""
+    return next((s.shape[0] for s in specs if s.shape and isinstance(s.shape[0], int)), usual)
+
+
 def text_lengths(usual: int, longest: int) -> dict[str, list[int]]:
     """Valid positions of each row, by case, that a model of texts is judged on.
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import choose, decode, export, graphs, report
+from edgeattn import cases, choose, decode, export, graphs, report
 from edgeattn.backends import Engine, oracle
+from edgeattn.errors import UsageError
 from edgeattn.harness import attention, latency, parity, task
 from edgeattn.harness.parity import Limits
 from edgeattn.job import Job, Listener, prepare, real_cases, refuse_unsupported, silent
 from edgeattn.outcome import fill_bundle, make_report, rules_applied
-from edgeattn.program import Case, Program, Session, Wiring
+from edgeattn.program import Case, Program, Reference, Session, Wiring
 from edgeattn.publish import new_directory
 from edgeattn.quantize import Budget, Settings, find, quantize
 from edgeattn.recipe import Recipe
@@ -81,21 +83,41 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
     """
     recipe = job.recipe.rewrite
     timed = recipe.measure and job.recipe.precision == "fp32"
-    result = rewrite(
-        program,
-        oracle,
-        only=recipe.only,
-        skip=recipe.skip,
-        chooser=choose.by_latency(job.backend.name, job.options, seed=job.recipe.seed) if timed else None,
-        progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
-        repro=undone,
-    )
+    try:
+        result = rewrite(
+            program,
+            oracle,
+            only=recipe.only,
+            skip=recipe.skip,
+            chooser=choose.by_latency(job.backend.name, job.options, seed=job.recipe.seed) if timed else None,
+            progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
+            sizes=recipe.fix,
+            repro=undone,
+        )
+    except UsageError as error:
+        raise UsageError(error.what, where=job.recipe.where("rewrite", "fix"), hint=error.hint) from error
+    if recipe.fix:
+        result = replace(result, reference=_fitting(program, result))
     for rule in rules_applied(result):
         if rule.get("undone"):
             seen = f" (see {UNDONE}/{rule['repro']}/)" if rule.get("repro") else ""
             job.notes.append(f"rewrite rule {rule['rule']} was undone: {rule['undone']}{seen}")
     judge(job, "rewrite", result)
     return result
+
+
+def _fitting(exported: Program, fixed: Program) -> Reference:
+    """PyTorch's answers to those cases that have the sizes which the program is built for.
+
+    Raises:
+        UsageError: none has.
+    """
+    assert exported.reference is not None
+    specs = graphs.program_inputs(fixed)
+    kept = tuple(case for case in exported.reference.cases if cases.fits(case, specs))
+    if not kept:
+        raise UsageError("no case that PyTorch answered has these sizes", where="rewrite.fix", hint="fix fewer of them")
+    return replace(exported.reference, cases=kept)
 
 
 def quantize_stage(job: Job, program: Program) -> Program:
@@ -105,7 +127,7 @@ def quantize_stage(job: Job, program: Program) -> Program:
         return program
     budget = Budget(wanted.max_drop, wanted.sqnr, wanted.minutes)
     settings = Settings(wanted.gate, tuple(wanted.keep), job.backend.qdq, wanted.ranges, budget)
-    data = _calibration(job, wanted.samples) if find(wanted.scheme).calibrated else ()
+    data = _calibration(job, program, wanted.samples) if find(wanted.scheme).calibrated else ()
     result = quantize(program, wanted.scheme, oracle, data, settings)
     judge(job, "quantize", result)
     return result
@@ -141,18 +163,19 @@ def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema
     if job.task is None or job.task.metric.name == "none":
         return None
     known = job.task
+    at_once = cases.samples_at_once(graphs.program_inputs(program), _TASK_BATCH)
 
-    def scored(what: str, opened: Mapping[str, Session], wiring: Wiring | None) -> task.Scored:
+    def scored(what: str, opened: Mapping[str, Session], wiring: Wiring | None, batch: int) -> task.Scored:
         return task.scores(
             lambda batch: decode.run(opened, wiring, batch.feeds, batch.tokens),
             known,
             None,
-            _TASK_BATCH,
+            batch,
             lambda done, total: job.listen(f"{known.metric.name} of {what}", done, total),
         )
 
-    reference = scored("PyTorch", job.eager, job.model.source.wiring)
-    engine = scored("the engine", sessions, program.wiring)
+    reference = scored("PyTorch", job.eager, job.model.source.wiring, _TASK_BATCH)
+    engine = scored("the engine", sessions, program.wiring, at_once)
     return task.compare(known, reference, engine, job.recipe.gates.task_drop, job.recipe.seed)
 
 
@@ -194,10 +217,11 @@ def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) 
     return figures[:: -(-len(figures) // _PICTURES) or 1]  # a deep network has a mask a block: show a few, evenly
 
 
-def _calibration(job: Job, samples: int) -> Iterator[Case]:
+def _calibration(job: Job, program: Program, samples: int) -> Iterator[Case]:
     assert job.task is not None
     done = 0
-    for batch in job.task.train(samples, _CALIBRATION_BATCH):
+    at_once = cases.samples_at_once(graphs.program_inputs(program), _CALIBRATION_BATCH)
+    for batch in job.task.train(samples, at_once):
         yield Case("calibration", batch.feeds, batch.tokens)
         done += len(batch.targets)
         job.listen("calibrate", done, samples)

@@ -97,11 +97,13 @@ class Rewrite(_Section):
 
     ``measure``: rules that help on one engine and hurt on another are timed on the target, and stay where they make the
     FP32 program faster. Off, the same recipe gives the same graph on every machine; in INT8 they are not tried.
+    ``fix`` gives dynamic dimensions the size that the engine is built for, such as ``{batch: 1}``.
     """
 
     skip: Names = ()
     only: Names = ()
     measure: bool = True
+    fix: Mapping[Name, Annotated[int, Field(ge=1, lt=2**31)]] = {}
 
     @model_validator(mode="after")
     def _one_of(self) -> Rewrite:
@@ -322,10 +324,10 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
 
 
 def _keys_at(loc: tuple[str, ...]) -> list[str] | None:
-    """Keys allowed inside ``loc``; None where any key is (``export.shapes``); empty inside a plain value."""
+    """Keys allowed inside ``loc``; None where any key is (dimensions, shapes); empty inside a plain value."""
     if not loc:
         return list(Recipe.model_fields)
-    if loc == ("export", "shapes"):
+    if loc in (("export", "shapes"), ("rewrite", "fix")):
         return None
     return list(_SECTIONS[loc[0]].model_fields) if len(loc) == 1 and loc[0] in _SECTIONS else []
 

@@ -27,7 +27,7 @@ import onnx_ir as ir
 
 from edgeattn import cases, graphs
 from edgeattn.errors import UsageError, did_you_mean, printable
-from edgeattn.program import Case, Program, Reference
+from edgeattn.program import Program, Reference
 from edgeattn.rewrite import _apply, _proto, _sizes
 from edgeattn.rewrite._rule import BIT_EXACT, Miss, Outcome, ProgramRule, as_programs
 from edgeattn.rewrite._sample import graph, i64
@@ -252,21 +252,11 @@ def _cases(program: Program) -> Reference:
     """Cases at the sizes that a program has now: those that fit of the ones it had, then new ones."""
     specs = graphs.program_inputs(program)
     old = program.reference.cases if program.reference is not None else ()
-    fitting = [replace(c, outputs={}, golden={}, rounded={}) for c in old if _fits(c, program)]
+    fitting = [replace(c, outputs={}, golden={}, rounded={}) for c in old if cases.fits(c, specs)]
     known = {s.name for s in specs}
     examples = {n: v for c in old for n, v in c.feeds.items() if n in known and np.asarray(v).size}
     drawn = [replace(c, name=f"fixed-{c.name}") for c in cases.of(program, specs, 0, examples)]
     return Reference("source graph", (*fitting, *drawn))
-
-
-def _fits(case: Case, program: Program) -> bool:
-    shapes = {n: np.shape(v) for n, v in case.feeds.items()}
-    return all(
-        s.name in shapes
-        and len(s.shape) == len(shapes[s.name])
-        and all(not isinstance(d, int) or d == n for d, n in zip(s.shape, shapes[s.name], strict=True))
-        for s in graphs.program_inputs(program)
-    )
 
 
 RULE = FixSizes()

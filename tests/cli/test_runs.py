@@ -34,9 +34,11 @@ def test_int8_cbam_loses_at_most_half_a_point_on_openvino(digits_run: Path) -> N
     assert task["drop"] <= 0.005
 
 
-def test_int8_cbam_on_onnxruntime_keeps_its_accuracy_and_an_impossible_gate_exits_1(tmp_path: Path) -> None:
+def test_int8_cbam_for_batch_1_on_onnxruntime_keeps_its_accuracy_and_an_impossible_gate_exits_1(tmp_path: Path) -> None:
+    import onnx
+
     recipe = ROOT / "export_configs" / "cbam_digits.onnxruntime.int8.yaml"
-    asked = (*QUICK, "--set", "gates.size_ratio=0.001")
+    asked = (*QUICK, "--set", "gates.size_ratio=0.001", "--set", "rewrite.fix.batch=1")
     done = edgeattn("run", recipe, "-o", tmp_path / "run", *asked, "-q")
     assert done.returncode == 1, done.stderr + done.stdout
     report = read(tmp_path / "run")
@@ -47,6 +49,9 @@ def test_int8_cbam_on_onnxruntime_keeps_its_accuracy_and_an_impossible_gate_exit
     assert 0.1 < failed["observed"] < 0.5
     assert "size_ratio" in done.stdout
     assert "verdict: fail" in done.stdout
+    (image,) = onnx.load(tmp_path / "run/bundle/engine/main.onnx").graph.input
+    assert image.type.tensor_type.shape.dim[0].dim_value == 1
+    assert report["task"]["samples"] == 450
 
 
 def test_most_of_the_work_really_runs_in_int8(digits_run: Path) -> None:

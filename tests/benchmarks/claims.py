@@ -1,0 +1,190 @@
+"""The benchmark table: what edgeattn promises of INT8, each line a paired measurement with its interval and control.
+
+    python -m tests.benchmarks.claims [--only cbam] [--pairs 100] [--out docs/benchmarks.md]
+
+A claim is a ratio of two callables that run in the same rounds. Results go to ``build/claims.json`` as they come, so a
+long table can be taken in parts (``--only``) and rendered from all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeattn import export
+from edgeattn.backends._common import usable_cores
+from edgeattn.harness import environment, latency
+from tests.benchmarks.contenders import Call, Vision
+
+SEEN = Path("build/claims.json")
+NAMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+STOCK = {"openvino": "NNCF", "onnxruntime": "quantize_static"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``time(slow) / time(fast)`` and what it should be.
+
+    Attributes:
+        key: short name for ``--only``. group: heading in the table. title: what is compared, in words.
+        above, below: builders of the two callables: the ratio is above's time over below's.
+        at_most, at_least: the target; neither for a peer's figure that stands beside ours.
+    """
+
+    key: str
+    group: str
+    title: str
+    above: Callable[[], tuple[str, Call]]
+    below: Callable[[], tuple[str, Call]]
+    at_most: float | None = None
+    at_least: float | None = None
+
+
+def claims(threads: int) -> Iterator[Claim]:
+    """Every line of the table, in its order."""
+    net = {name: Vision(f"{name}resnet50", threads) for name in ("", "se_", "cbam_")}
+    limits = {("se_", "openvino"): 1.08, ("se_", "onnxruntime"): 1.12}
+    limits |= {("cbam_", "openvino"): 1.20, ("cbam_", "onnxruntime"): 1.25}
+    for (kind, engine), limit in limits.items():
+        label = kind.rstrip("_").upper()
+        for who, make, target in (("ours", Vision.ours, limit), (STOCK[engine], Vision.stock, None)):
+            yield Claim(
+                f"{kind}{engine}-{who}",
+                "What attention costs in INT8 (time with it ÷ time without it, less is better)",
+                f"{label}-ResNet-50 ÷ ResNet-50, {NAMES[engine]}, {who}",
+                lambda v=net[kind], e=engine, m=make: ("with attention", m(v, e)),
+                lambda v=net[""], e=engine, m=make: ("without", m(v, e)),
+                at_most=target,
+            )
+    cbam = net["cbam_"]
+    group = "CBAM-ResNet-50, how many times faster our best artifact is"
+    ours = lambda: best({f"ours, {NAMES[e]}": lambda e=e: cbam.ours(e) for e in NAMES})  # noqa: E731
+    peers = {
+        "NNCF, OpenVINO": lambda: cbam.stock("openvino"),
+        "quantize_static, ONNX Runtime": lambda: cbam.stock("onnxruntime"),
+        "quantize_dynamic, ONNX Runtime": cbam.ort_dynamic,
+        "OpenVINO as exported": lambda: cbam.float32("openvino"),
+        "ONNX Runtime as exported": lambda: cbam.float32("onnxruntime"),
+        "torch.compile": cbam.compiled,
+    }
+    yield Claim("cbam-peer", group, "than the best of its peers", lambda: best(peers), ours, at_least=1.15)
+    yield Claim("cbam-eager", group, "than PyTorch eager FP32", lambda: ("eager", cbam.eager()), ours, at_least=6.5)
+
+
+def best(makers: dict[str, Callable[[], Call]]) -> tuple[str, Call]:
+    """The fastest of several, by a short race; a contender that does not build loses."""
+    calls: dict[str, Call] = {}
+    for name, make in makers.items():
+        try:
+            calls[name] = make()
+        except Exception as error:
+            sys.stderr.write(f"  {name} does not run: {str(error).splitlines()[0]}\n")
+    raced = latency.compare_many(calls, pairs=20, max_seconds=60)
+    for entry in raced.entries:
+        sys.stderr.write(f"  {entry.latency.p50_ms:9.3f} ms  {entry.name}\n")
+    name = min(raced.entries, key=lambda e: e.latency.p50_ms).name
+    return name, calls[name]
+
+
+def measure(claim: Claim, pairs: int, threads: int) -> dict[str, object]:
+    """One claim measured: both names and medians, the ratio with its interval, the control, and a verdict."""
+    (above, slow), (below, fast) = claim.above(), claim.below()
+    found = latency.compare_many({above: slow, f"{below} ": fast}, pairs=pairs, threads=threads, max_seconds=100)
+    baseline, other = found.entries
+    assert other.speedup is not None
+    return {
+        "group": claim.group,
+        "title": claim.title,
+        "above": above,
+        "below": below,
+        "above_ms": baseline.latency.p50_ms,
+        "below_ms": other.latency.p50_ms,
+        "ratio": other.speedup.median,
+        "ci95": list(other.speedup.ci95),
+        "control": list(found.aa_control.ci95),
+        "rounds": found.rounds,
+        "threads": threads,
+        "target": f"≤ {claim.at_most}" if claim.at_most else f"≥ {claim.at_least}" if claim.at_least else "",
+        "verdict": _verdict(claim, other.speedup.ci95, found.verdict),
+    }
+
+
+def _verdict(claim: Claim, interval: tuple[float | None, float | None], settled: str) -> str:
+    low, high = interval
+    if claim.at_most is None and claim.at_least is None:
+        return ""
+    if low is None or high is None:
+        return "not measured"
+    met = high <= claim.at_most if claim.at_most is not None else low >= (claim.at_least or 0)
+    missed = low > claim.at_most if claim.at_most is not None else high < (claim.at_least or 0)
+    word = "met" if met else "missed" if missed else "too close to tell"
+    return word if settled == "pass" else f"{word}, on a restless machine"
+
+
+def table(seen: dict[str, dict[str, object]]) -> str:
+    """The claims as Markdown, a table a group."""
+    lines: list[str] = []
+    for group in dict.fromkeys(str(row["group"]) for row in seen.values()):
+        lines += ["", f"## {group}", "", "| | times | 95 % interval | target | | ms | control |"]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+        for row in (r for r in seen.values() if r["group"] == group):
+            low, high = row["ci95"]  # type: ignore[misc]
+            c_low, c_high = row["control"]  # type: ignore[misc]
+            spent = f"{row['above']} {row['above_ms']:.2f}, {row['below']} {row['below_ms']:.2f}"
+            lines.append(
+                f"| {row['title']} | **{row['ratio']:.2f}** | {low:.2f} to {high:.2f} | {row['target']} "
+                f"| {row['verdict']} | {spent} | {c_low:.3f} to {c_high:.3f} |"
+            )
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def page(seen: dict[str, dict[str, object]]) -> str:
+    """The whole page."""
+    here = environment.describe()
+    return HEAD.format(machine=here) + table(seen)
+
+
+HEAD = """# Benchmarks
+
+Written by `make bench`. Every line is two programs timed in the same rounds of one process, in random order, with the
+same threads and input, batch 1. The figure is the median of the ratios within a round, with its 95 % bootstrap
+interval; the control is the faster side against itself, which should be 1. The large networks carry untrained weights:
+latency does not depend on them. What accuracy costs is in [the zoo](zoo.md).
+
+{machine}
+
+"""
+
+
+def main() -> None:
+    """Measure what is asked for, and write the page from everything measured so far."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="claims whose key contains this")
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--out", type=Path, help="the Markdown page")
+    asked = parser.parse_args()
+    export.use_threads(asked.threads)
+    SEEN.parent.mkdir(exist_ok=True)
+    seen = json.loads(SEEN.read_text()) if SEEN.exists() else {}
+    order = list(claims(asked.threads))
+    for claim in order:
+        if asked.only in claim.key:
+            seen[claim.key] = row = measure(claim, asked.pairs, asked.threads)
+            SEEN.write_text(json.dumps(seen, indent=2))
+            low, high = row["ci95"]  # type: ignore[misc]
+            print(
+                f"{claim.key:32} {row['ratio']:6.2f} ({low:.2f} to {high:.2f}) {row['target']:7} {row['verdict']}",
+                flush=True,
+            )
+    ordered = {claim.key: seen[claim.key] for claim in order if claim.key in seen}
+    if asked.out:
+        asked.out.write_text(page(ordered), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Who runs in the benchmark table: our INT8 engines and what a user would pick instead, each as one callable.
+
+Every contender computes the same thing on the same input, batch 1, with the same number of threads, through the
+thinnest call its engine offers: PyTorch under ``inference_mode``, the others as their sessions take NumPy arrays.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from edgeattn import export, registry, source
+from edgeattn.backends import Options, oracle
+from edgeattn.program import Case, Program
+from edgeattn.quantize import Settings, quantize
+from edgeattn.rewrite import rewrite
+from edgeattn.tasks.photos import TASK, crops
+
+Call = Callable[[], object]
+CALIBRATION = 32
+"""Samples: latency does not depend on how many."""
+
+
+@dataclass(frozen=True)
+class Vision:
+    """One network at 224 × 224 and everything built from it, each when first asked for."""
+
+    name: str
+    threads: int
+    feeds: dict[str, np.ndarray] = field(default_factory=lambda: {"image": crops(1, held_out=True)})
+
+    def eager(self) -> Call:
+        return _module(self._source.graphs["main"], self.feeds)
+
+    def compiled(self) -> Call:
+        return _module(self._source.graphs["main"], self.feeds, compiled=True)
+
+    def float32(self, engine: str) -> Call:
+        """As exported: what an engine makes of the file alone."""
+        return _engine(engine, self._exported.graphs["main"], self.feeds, Options("cpu", "fp32", self.threads))
+
+    def ours(self, engine: str) -> Call:
+        backend = registry.get("backends", engine)
+        settings = Settings(qdq=backend.qdq)
+        program = quantize(rewritten(self.name), "int8-static", oracle, _batches(), settings)
+        return _engine(engine, program.graphs["main"], self.feeds, Options("cpu", "int8", self.threads))
+
+    def stock(self, engine: str) -> Call:
+        """The quantizer that comes with the engine, by its defaults."""
+        return self._nncf() if engine == "openvino" else self._ort_static()
+
+    def ort_dynamic(self) -> Call:
+        model = _ort_dynamic(self._exported.graphs["main"])
+        return _engine("onnxruntime", model, self.feeds, Options("cpu", "int8", self.threads))
+
+    def _ort_static(self) -> Call:
+        model = _ort_static(self._exported.graphs["main"])
+        return _engine("onnxruntime", model, self.feeds, Options("cpu", "int8", self.threads))
+
+    def _nncf(self) -> Call:
+        """NNCF's defaults, compiled with the engine's own defaults, which is what its documentation shows."""
+        import nncf
+        import openvino as ov
+
+        core = ov.Core()
+        ir = core.read_model(self._exported.graphs["main"].SerializeToString())
+        samples = nncf.Dataset(list(crops(CALIBRATION, held_out=False)), lambda image: {"image": image[None]})
+        quantized = nncf.quantize(ir, samples, subset_size=CALIBRATION)
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": self.threads}
+        request = core.compile_model(quantized, "CPU", settings).create_infer_request()
+        return lambda: request.infer(self.feeds, share_inputs=True, share_outputs=True)
+
+    @property
+    def _source(self) -> Any:
+        return source.resolve(self.name).source
+
+    @property
+    def _exported(self) -> Program:
+        return exported(self.name)
+
+
+@cache
+def exported(name: str) -> Program:
+    """As PyTorch exports it, for batch 1: engines run attention slower when the batch is left open."""
+    return rewrite(export.export(source.resolve(name).source), oracle, only=("fix_sizes",), sizes={"batch": 1})
+
+
+@cache
+def rewritten(name: str) -> Program:
+    return rewrite(exported(name), oracle)
+
+
+def _batches() -> Iterator[Case]:
+    for batch in TASK.train(CALIBRATION, 1):
+        yield Case("calibration", batch.feeds)
+
+
+def _engine(engine: str, model: onnx.ModelProto, feeds: dict[str, np.ndarray], options: Options) -> Call:
+    session = registry.get("backends", engine).load(model, options)
+    return lambda: session.run(feeds)
+
+
+def _module(graph: Any, feeds: dict[str, np.ndarray], *, compiled: bool = False) -> Call:
+    module = torch.compile(graph.module.eval()) if compiled else graph.module.eval()
+    given = [torch.from_numpy(np.asarray(feeds[spec.name])) for spec in graph.inputs]
+
+    def call() -> object:
+        with torch.inference_mode():
+            return module(*given)
+
+    call()
+    return call
+
+
+def _ort_static(model: onnx.ModelProto) -> onnx.ModelProto:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.samples = iter({"image": image[None]} for image in crops(CALIBRATION, held_out=False))
+
+        def get_next(self) -> Any:
+            return next(self.samples, None)
+
+    return _through_files(
+        model, lambda a, b: quantize_static(a, b, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+    )
+
+
+def _ort_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
+    """ONNX Runtime's dynamic quantizer; it refuses the shapes that PyTorch's exporter notes, so they are dropped."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    return _through_files(bare, lambda a, b: quantize_dynamic(a, b, per_channel=True))
+
+
+def _through_files(model: onnx.ModelProto, tool: Callable[[Path, Path], object]) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as scratch:
+        before, after = Path(scratch) / "float.onnx", Path(scratch) / "int8.onnx"
+        onnx.save(model, before)
+        tool(before, after)
+        return onnx.load(after)
