@@ -6,7 +6,7 @@ Why: BF16 has FP32's range, so nothing overflows, and CPUs with AVX-512 BF16 or 
 How: decided by operator, and by constants that BF16 would change: whole numbers beyond 256. Graphs of opset 18 and
 newer are raised to 22, the first in which convolutions, pools and recurrent layers have the type.
 Stays float: sums over many elements (reductions, average pools, normalizations, Softmax): 256 + 1 is 256 in BF16;
-comparisons, what an older opset has no BF16 of, anything under ``--keep``.
+sines (a position times a frequency is a large angle); comparisons, what an older opset has no BF16 of, anything under ``--keep``.
 Where it runs: OpenVINO on CPUs that compute BF16 (elsewhere refused), TensorRT on GPUs from Ampere on, from version
 10.13 for opset 22. ONNX Runtime's CPU engine has no BF16 and is refused.
 Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training", section 3; ONNX opset 22.
@@ -24,6 +24,7 @@ from edgeattn.quantize._typing import Kind
 from edgeattn.rounding import BFLOAT16
 
 _SUMS = "adds up many elements, and BF16 has eight bits"
+_ANGLES = "turns by an angle, of which BF16 holds too few digits beyond one turn"
 
 KIND = Kind(
     name="bf16",
@@ -33,6 +34,7 @@ KIND = Kind(
     digits=2.0**-7,
     whole=256,
     operators={
+        **dict.fromkeys(("Sin", "Cos", "Tan"), _ANGLES),
         **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), _SUMS),
         **dict.fromkeys(("RMSNormalization", "LpNormalization", "MeanVarianceNormalization"), _SUMS),
         **dict.fromkeys(("Softmax", "LogSoftmax", "Attention", "CumSum"), _SUMS),

@@ -7,7 +7,7 @@ to "use FP16" decides by itself what overflows; here it is measured and written 
 How: every value is measured on the model's reference cases. What reaches beyond half of FP16's 65504, or lies so low
 that rounding loses a thousandth of it, stays in FP32 with its nodes, as do constants such as a mask's -1e9.
 Stays float: LayerNormalization and its kin (a square overflows from 256 on), Softmax, sums that the measurements say
-are too large, comparisons, anything under ``--keep``. A recurrent layer (LSTM, GRU) computes in FP16 as a whole; its
+are too large, sines (a position times a frequency is a large angle), comparisons, anything under ``--keep``. A recurrent layer (LSTM, GRU) computes in FP16 as a whole; its
 inner states were not measured.
 Where it runs: TensorRT, GPUs, and CPUs with FP16 arithmetic. ONNX Runtime's CPU engine would compute it in FP32 and is
 refused; on such a machine the file is judged with every operator's result rounded to FP16.
@@ -27,6 +27,7 @@ from edgeattn.rounding import FLOAT16
 
 _SQUARES = "adds up squares, which overflow FP16 from 256 on"
 _EXPONENTIALS = "adds up exponentials"
+_ANGLES = "turns by an angle, of which FP16 holds too few digits beyond one turn"
 
 KIND = Kind(
     name="fp16",
@@ -36,6 +37,7 @@ KIND = Kind(
     digits=2.0**-10,
     whole=2048,
     operators={
+        **dict.fromkeys(("Sin", "Cos", "Tan"), _ANGLES),
         **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "GroupNormalization"), _SQUARES),
         **dict.fromkeys(("RMSNormalization", "LpNormalization", "MeanVarianceNormalization"), _SQUARES),
         **dict.fromkeys(("Softmax", "LogSoftmax", "ReduceLogSumExp", "Attention"), _EXPONENTIALS),
