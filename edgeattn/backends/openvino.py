@@ -113,7 +113,7 @@ class OpenVinoBackend:
             ir = _read(model)
             with native("OpenVINO", "saving the graph"):
                 ov.save_model(ir, out / files[graph], compress_to_fp16=False)
-            compiled = _compile(out / files[graph], options)
+            compiled = _compile(_core().read_model(out / files[graph]), options)
             effective[graph] = {
                 "device": ",".join(compiled.get_property("EXECUTION_DEVICES")).lower(),
                 "precision": precision_summary(_executed(compiled, model), macs_by_node(model)),
@@ -187,7 +187,7 @@ def _shareable(array: Array) -> Array:
 def _compile(model: Any, options: Options) -> Any:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": _PINNED[options.precision],
+        "INFERENCE_PRECISION_HINT": _pinned(model, options),
         "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
     }
     try:
@@ -197,6 +197,12 @@ def _compile(model: Any, options: Options) -> Any:
         raise
     except Exception as error:
         raise refusal("openvino", error) from error
+
+
+def _pinned(model: Any, options: Options) -> str:
+    """The precision to pin; of a graph that says itself what computes in BF16, its own: the FP32 in it would go."""
+    typed = any(port.get_element_type().get_type_name() == "bf16" for op in model.get_ops() for port in op.outputs())
+    return "dynamic" if options.precision == "bf16" and typed else _PINNED[options.precision]
 
 
 def _executed(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
