@@ -19,6 +19,7 @@ from edgeattn.rewrite import Choice
 if TYPE_CHECKING:
     from edgeattn.backends import Backend
     from edgeattn.program import Program
+    from edgeattn.report.schema import LatencyReport
 
 PAIRS = 60
 SECONDS = 12.0
@@ -49,16 +50,21 @@ def by_latency(
             timed, _ = latency.measure(old, new, pairs=pairs, seed=seed, threads=options.threads, max_seconds=seconds)
         except EdgeattnError as error:
             return Choice(False, target, why=str(error))
-        low, high = timed.speedup.ci95
-        plain = low is not None and beyond_noise(low, timed.aa_control.ci95)
-        if low is None or high is None or (timed.verdict == "inconclusive" and not plain):
-            return Choice(False, target, timed.speedup.median, (low, high), f"not settled: {timed.why}")
-        keep = low > WORTH
-        faster = "faster" if timed.verdict != "inconclusive" else "faster, by more than this busy machine's noise"
-        why = faster if keep else "slower" if high < 1 else "no difference worth having"
-        return Choice(keep, target, timed.speedup.median, (low, high), why)
+        return verdict(timed, target)
 
     return choose
+
+
+def verdict(timed: LatencyReport, target: str) -> Choice:
+    """Whether what was measured as the engine is worth having in place of the reference."""
+    low, high = timed.speedup.ci95
+    plain = low is not None and beyond_noise(low, timed.aa_control.ci95)
+    if low is None or high is None or (timed.verdict == "inconclusive" and not plain):
+        return Choice(False, target, timed.speedup.median, (low, high), f"not settled: {timed.why}")
+    keep = low > WORTH
+    faster = "faster" if timed.verdict != "inconclusive" else "faster, by more than this busy machine's noise"
+    why = faster if keep else "slower" if high < 1 else "no difference worth having"
+    return Choice(keep, target, timed.speedup.median, (low, high), why)
 
 
 def beyond_noise(low: float, control: tuple[float | None, float | None]) -> bool:

@@ -47,6 +47,11 @@ class Job:
         return export.eager_sessions(self.model.source)
 
     @property
+    def threads(self) -> int:
+        """Threads that PyTorch is timed with; the engine's are in its options, fewer where that was faster."""
+        return self.recipe.latency.threads or usable_cores()
+
+    @property
     def limits(self) -> str:
         """The parity limits of what the engine runs: the scheme's, or those of the precision asked for."""
         wanted = self.recipe.quantize

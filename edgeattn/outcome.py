@@ -60,7 +60,7 @@ def make_report(
             reference_bytes=sum(outside.size(m) for m in exported.graphs.values()),
             engine_bytes=file_size(engine.directory, engine.files.values()),
         ),
-        environment=environment.describe(threads=job.options.threads),
+        environment=environment.describe(threads=job.threads),
         notes=tuple(job.notes),
     )
     gates, verdict = report.evaluate(ungated, job.recipe.gates.model_dump())

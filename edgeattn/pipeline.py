@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import cases, choose, decode, export, graphs, report
-from edgeattn.backends import Engine, oracle
+from edgeattn import cases, choose, decode, export, graphs, report, tune
+from edgeattn.backends import Engine, oracle, rounded
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, latency, parity, task
 from edgeattn.harness.parity import Limits
@@ -53,6 +53,7 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         program = exported = export_stage(job)
         program = rewrite_stage(job, program, work / UNDONE)
         program = quantize_stage(job, program)
+        tune_stage(job, program)
         engine = compile_stage(job, program, work / "bundle")
         sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
         judge(job, "engine", program, sessions)
@@ -133,6 +134,23 @@ def quantize_stage(job: Job, program: Program) -> Program:
     return result
 
 
+def tune_stage(job: Job, program: Program) -> None:
+    """Measure the engine's settings where the recipe asks for it; the job goes on with the fastest."""
+    if not job.recipe.tune:
+        return
+    job.listen("measure the engine's settings", 0, None)
+    refuse_unsupported(job, program)
+
+    def right(sessions: Mapping[str, Session]) -> str:
+        judged = _held_against_pytorch(job, "settings", program, sessions, job.limits)
+        failed = [name for name, output in judged.outputs.items() if output.verdict == "fail"]
+        return f"parity fails on {', '.join(failed)}" if failed else ""
+
+    job.options, tried = tune.settings(program, job.backend, job.options, right, seed=job.recipe.seed)
+    for name, choice in tried:
+        job.notes.append(f"{name} was {'taken' if choice.keep else 'tried and left'}: {choice}")
+
+
 def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
     """Refuse what the engine cannot take, then build into the bundle."""
     job.listen(f"compile for {job.recipe.target}", 0, None)
@@ -143,18 +161,22 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
 
 
 def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session] | None = None) -> None:
-    """Hold a program (in the oracle engine, or open as ``sessions``) against eager PyTorch on every case."""
+    """Hold a program (in the oracle engine, FP16 and BF16 rounded there, or ``sessions``) against eager PyTorch."""
     job.listen(f"parity after {stage}", 0, None)
-    assert program.reference is not None
-    opened = sessions if sessions is not None else oracle(program)
+    opened = sessions if sessions is not None else rounded(program)
     limits = job.limits if stage in ("quantize", "engine") else "fp32"
-    job.parity.append(
-        parity.judge(
-            stage,
-            lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
-            program.reference.cases,
-            Limits.of(limits),
-        )
+    job.parity.append(_held_against_pytorch(job, stage, program, opened, limits))
+
+
+def _held_against_pytorch(
+    job: Job, stage: str, program: Program, opened: Mapping[str, Session], limits: str
+) -> schema.StageParity:
+    assert program.reference is not None
+    return parity.judge(
+        stage,
+        lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
+        program.reference.cases,
+        Limits.of(limits),
     )
 
 
@@ -190,7 +212,7 @@ def time_it(job: Job, program: Program, sessions: Mapping[str, Session]) -> tupl
         pairs=job.recipe.latency.pairs,
         seed=job.recipe.seed,
         unit="inference" if wiring is None else "sequence",
-        threads=job.options.threads,
+        threads=job.threads,
         max_seconds=_LATENCY_SECONDS,
         progress=lambda done, total: job.listen("latency, paired with PyTorch", done, total),
     )

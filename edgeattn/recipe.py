@@ -171,7 +171,10 @@ class _Source:
 
 
 class Recipe(_Section):
-    """One complete run: which model, to which engine, in which precision, judged how."""
+    """One complete run: which model, to which engine, in which precision, judged how.
+
+    ``tune`` measures the engine's settings (threads, the float type around INT8) and builds with the fastest.
+    """
 
     model: Name
     weights: Name = "default"
@@ -181,6 +184,7 @@ class Recipe(_Section):
     export: Export = Export()
     rewrite: Rewrite = Rewrite()
     quantize: Quantize | None = None
+    tune: bool = False
     latency: Latency = Latency()
     gates: Gates = Gates()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

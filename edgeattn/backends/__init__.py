@@ -48,12 +48,14 @@ class Options:
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``: the precision asked for.
         threads: intra-op threads; 0 means the physical cores this process may use.
         optimize: False switches graph optimisation off (for judging rewrites, never for timing).
+        around: what an INT8 graph computes its float parts in: ``fp32``, or ``bf16`` where the engine offers it.
     """
 
     device: str = "cpu"
     precision: str = "fp32"
     threads: int = 0
     optimize: bool = True
+    around: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ class Backend(Protocol):
 
     def load(self, model: onnx.ModelProto, options: Options) -> Session:
         """Open a graph that is in memory, without touching the disk."""
+        ...
+
+    def variants(self, options: Options) -> list[Mapping[str, Any]]:
+        """Changes to ``options`` that may be faster on this machine, such as ``{"threads": 1}``; none is fine."""
         ...
 
 

@@ -16,12 +16,18 @@ from edgeattn.errors import BadInput, EdgeattnError, EngineFailed, OutOfResource
 from edgeattn.program import TensorSpec
 
 if TYPE_CHECKING:
+    from edgeattn.backends import Options
     from edgeattn.program import Arrays, Program
 
 
 def usable_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fewer_threads(options: Options) -> list[Mapping[str, Any]]:
+    """One thread instead of several: small graphs lose more to handing work over than they gain."""
+    return [{"threads": 1}] if (options.threads or usable_cores()) > 1 else []
 
 
 def probe_package(package: str, extra: str) -> Availability:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.backends import Availability, Engine, Options, Refusal
 from edgeattn.backends._common import (
     explain_failure,
+    fewer_threads,
     newer_opsets,
     precision_summary,
     probe_package,
@@ -116,6 +117,10 @@ class OnnxRuntimeBackend:
 
         data = outside.rooted(model) if outside.tensors(model) else model.SerializeToString()
         return OnnxRuntimeSession(_inference_session(data, options))
+
+    def variants(self, options: Options) -> list[Mapping[str, Any]]:
+        """One thread."""
+        return fewer_threads(options)
 
 
 def _inference_session(model: str | bytes, options: Options, optimized: str = "") -> Any:

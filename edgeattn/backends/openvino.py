@@ -19,6 +19,7 @@ import numpy as np
 from edgeattn.backends import Availability, Engine, Options, Refusal
 from edgeattn.backends._common import (
     explain_failure,
+    fewer_threads,
     newer_opsets,
     precision_summary,
     probe_package,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 _DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "boolean": "bool"}
 _DTYPES |= {f"{s}{n}": f"{k}{n}" for s, k in (("i", "int"), ("u", "uint")) for n in (8, 16, 32, 64)}
-_PINNED = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
+_PINNED = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _LABELS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 _MAC_LAYERS = {"Convolution", "FullyConnected", "MatMul", "Deconvolution", "RNNCell", "RNNSeq", "LSTMCell", "LSTMSeq"}
 _FUSION_MARKS = re.compile("(/WithoutBiases|/DequantizationMultiply)+$")
@@ -137,6 +138,12 @@ class OpenVinoBackend:
         """Open a graph that is in memory."""
         return OpenVinoSession(_compile(_read(model), options), [value.name for value in model.graph.output])
 
+    def variants(self, options: Options) -> list[Mapping[str, Any]]:
+        """One thread; bf16 around INT8 on a CPU that computes in it."""
+        around = options.precision == "int8" and options.around != "bf16"
+        there = around and self._computes(replace(options, precision="bf16"))
+        return [*fewer_threads(options), *([{"around": "bf16"}] if there else [])]
+
 
 def _core() -> Any:
     try:
@@ -201,8 +208,9 @@ def _compile(model: Any, options: Options) -> Any:
 
 def _pinned(model: Any, options: Options) -> str:
     """The precision to pin; of a graph that says itself what computes in BF16, its own: the FP32 in it would go."""
+    asked = options.around if options.precision == "int8" else options.precision
     typed = any(port.get_element_type().get_type_name() == "bf16" for op in model.get_ops() for port in op.outputs())
-    return "dynamic" if options.precision == "bf16" and typed else _PINNED[options.precision]
+    return "dynamic" if asked == "bf16" and typed else _PINNED[asked]
 
 
 def _executed(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:

@@ -104,6 +104,7 @@ def pack(
             "device": engine.options.device,
             "precision": engine.options.precision,
             "threads": engine.options.threads,
+            "around": engine.options.around,
         },
         engine=engine.effective,
         created_with=_versions(engine.backend),

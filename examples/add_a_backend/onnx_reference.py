@@ -91,5 +91,9 @@ class ReferenceBackend:
         except Exception as error:
             raise EngineFailed(first_line(error), where="onnx_reference") from error
 
+    def variants(self, options: Options) -> list[dict[str, object]]:
+        """Nothing to tune."""
+        return []
+
 
 BACKEND = ReferenceBackend()
