@@ -6,6 +6,7 @@ Engine file: ``<graph>.onnx``. Effective precision is read from the graph ONNX R
 
 from __future__ import annotations
 
+import mmap
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -41,8 +42,9 @@ _DTYPES = {
     **{t: t for t in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
 }
 _INT8_OPS = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "MatMulIntegerToFloat"}
-_INT8_OPS |= {"DynamicQuantizeMatMul", "QLinearConvTranspose", "DynamicQuantizeLSTM"}
+_INT8_OPS |= {"MatMulNBits", "DynamicQuantizeMatMul", "QLinearConvTranspose", "DynamicQuantizeLSTM"}
 _FLOAT_OPS = {"Conv", "FusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "LSTM", "GRU", "RNN"}
+_DEQUANTIZES, _QUANTIZES = b"DequantizeLinear", b"QuantizeLinear"  # the second is no part of the first
 _NEWEST_OPSET = 26
 # One node for two Adds and a LayerNormalization, at six times their cost (version 1.31, AVX-512, 64 to 196 positions).
 _SLOWER_FUSED = ["SkipLayerNormFusion"]
@@ -138,6 +140,8 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", "/")
         if not options.optimize:  # a copy of every weight in another layout pays off only where time is measured
             settings.add_session_config_entry("session.disable_prepacking", "1")
+    if options.precision == "fp32" and _weights_alone(model):  # else it rounds what they multiply to INT8 as well
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized:
         settings.optimized_model_filepath = optimized
         weights = f"{Path(optimized).name}.data"  # a graph of more than 2 GiB cannot be saved in one file
@@ -149,6 +153,17 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
             )
     except Exception as error:
         raise refusal("onnxruntime", error) from error
+
+
+def _weights_alone(model: str | bytes) -> bool:
+    """Whether a graph dequantizes and quantizes nothing: looked up as words in the file, which needs no parser."""
+    if isinstance(model, bytes):
+        return _DEQUANTIZES in model and _QUANTIZES not in model
+    try:
+        with open(model, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(_DEQUANTIZES) >= 0 and data.find(_QUANTIZES) < 0
+    except (OSError, ValueError):  # missing or empty: ONNX Runtime says so better
+        return False
 
 
 def _executed(file: Path, options: Options) -> Iterator[tuple[str, str]]:

@@ -197,6 +197,8 @@ def _compile(model: Any, options: Options) -> Any:
         "INFERENCE_PRECISION_HINT": _pinned(model, options),
         "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
     }
+    if options.precision != "int8":  # else it rounds what weights stored in INT8 multiply to INT8 as well
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     try:
         with native("OpenVINO", "compiling the graph"):
             return _core().compile_model(model, options.device.upper(), settings)
@@ -217,12 +219,15 @@ def _executed(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]
     """``(node, precision)`` of every multiply-accumulate layer in the compiled model, by the names in ``model``."""
     given = {node.name for node in model.graph.node}
     writers = {output: node.name or output for node in model.graph.node for output in node.output}
+    rounds = int(compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) > 0
     for op in compiled.get_runtime_model().get_ops():
         info = op.get_rt_info()
         layer = info["layerType"].astype(str) if "layerType" in info else ""
         if layer in _MAC_LAYERS:
             precision = info["runtimePrecision"].astype(str)
             fused = info["originalLayersNames"].astype(str).split(",") if "originalLayersNames" in info else [""]
+            if precision == "i8" and not rounds and op.get_input_element_type(0).is_real():
+                precision = "f32"  # its weights alone are INT8
             # The first name is the layer's own; what was fused into it may have left its mark there.
             name = _FUSION_MARKS.sub("", fused[0])
             # A node that writes a graph output is called after that output.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeattn import registry
 from edgeattn.errors import UnknownName, UsageError
 from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
+from edgeattn.quantize._source import assert_float32
 from edgeattn.standard import assert_standard
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Scheme(Protocol):
             only storage shrinks.
         limits: the parity limits the result is held to (:meth:`edgeattn.harness.limits.Limits.of`).
         calibrated: needs real data to set its ranges.
+
+    A scheme whose result is worth running in other precisions too names them in ``also``.
     """
 
     name: str
@@ -112,7 +115,8 @@ def quantize(
 
     Raises:
         UnknownName: no such scheme. UsageError: unknown gate policy, or a keep pattern that matches nothing.
-        BadInput: no calibration sample, or samples with NaN. Unsupported: a vendor operator in the result.
+        BadInput: no calibration sample, or samples with NaN. Unsupported: a vendor operator in the result, or a program
+            that is quantized already or not in float32.
     """
     settings = settings or Settings()
     chosen = find(scheme)
@@ -120,6 +124,7 @@ def quantize(
         raise UsageError(f"unknown gate policy '{settings.gate}'", hint=f"known: {', '.join(GATE_POLICIES)}")
     if settings.ranges not in RANGES:
         raise UsageError(f"unknown range method '{settings.ranges}'", hint=f"known: {', '.join(RANGES)}")
+    assert_float32(program)
     started = time.perf_counter()
     quantized, notes = chosen.quantize(program, opener, data, settings)
     record = StageRecord("quantize", time.perf_counter() - started, {"scheme": scheme, **asdict(settings), **notes})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgeattn.quantize import Settings
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-_NARROW = 16  # INT8 kernels work on 16 and more channels; below, float is faster and more accurate
+NARROW = 16  # INT8 kernels work on 16 and more channels; below, float is faster and more accurate
 _SAME_SCALE = ("MaxPool", "Concat")  # pick or stack values: input and output share one scale
 _ACTIVATIONS = ("Relu", "Clip")  # every engine fuses these into the convolution before them
 
@@ -103,8 +103,8 @@ def _why_float(index: GraphIndex, node: onnx.NodeProto, gates: set[str], setting
         return "kept by request"
     outputs, inputs = _channels(node, shape)
     reads_input = node.input[0] not in index.producer
-    if outputs < _NARROW or (inputs < _NARROW and not reads_input and attributes(node).get("group", 1) == 1):
-        return f"narrow: {inputs} -> {outputs} channels, INT8 pays from {_NARROW}"
+    if outputs < NARROW or (inputs < NARROW and not reads_input and attributes(node).get("group", 1) == 1):
+        return f"narrow: {inputs} -> {outputs} channels, INT8 pays from {NARROW}"
     return ""
 
 

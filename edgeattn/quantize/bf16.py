@@ -6,9 +6,11 @@ Why: BF16 has FP32's range, so nothing overflows, and CPUs with AVX-512 BF16 or 
 How: decided by operator, and by constants that BF16 would change: whole numbers beyond 256. Graphs of opset 18 and
 newer are raised to 22, the first in which convolutions, pools and recurrent layers have the type.
 Stays float: sums over many elements (reductions, average pools, normalizations, Softmax): 256 + 1 is 256 in BF16;
-sines (a position times a frequency is a large angle); comparisons, what an older opset has no BF16 of, anything under ``--keep``.
-Where it runs: OpenVINO on CPUs that compute BF16 (elsewhere refused), TensorRT on GPUs from Ampere on, from version
-10.13 for opset 22. ONNX Runtime's CPU engine has no BF16 and is refused.
+sines (a position times a frequency is a large angle); comparisons, what an older opset has no BF16 of, anything under
+``--keep``.
+Where it runs: OpenVINO on CPUs that compute BF16 (elsewhere refused) computes exactly what the graph says: measured,
+its convolutions run in BF16 and its sums in FP32. TensorRT on GPUs from Ampere on, if its version reads opset 22. ONNX
+Runtime's CPU engine has no BF16 and is refused.
 Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training", section 3; ONNX opset 22.
 """
 

@@ -7,8 +7,8 @@ to "use FP16" decides by itself what overflows; here it is measured and written 
 How: every value is measured on the model's reference cases. What reaches beyond half of FP16's 65504, or lies so low
 that rounding loses a thousandth of it, stays in FP32 with its nodes, as do constants such as a mask's -1e9.
 Stays float: LayerNormalization and its kin (a square overflows from 256 on), Softmax, sums that the measurements say
-are too large, sines (a position times a frequency is a large angle), comparisons, anything under ``--keep``. A recurrent layer (LSTM, GRU) computes in FP16 as a whole; its
-inner states were not measured.
+are too large, sines (a position times a frequency is a large angle), comparisons, anything under ``--keep``. A
+recurrent layer (LSTM, GRU) computes in FP16 as a whole; its inner states are not measured.
 Where it runs: TensorRT, GPUs, and CPUs with FP16 arithmetic. ONNX Runtime's CPU engine would compute it in FP32 and is
 refused; on such a machine the file is judged with every operator's result rounded to FP16.
 Source: IEEE 754-2019 binary16; Micikevicius et al. 2018, "Mixed Precision Training", section 3.

@@ -1,0 +1,190 @@
+"""int8-weights: weights stored as INT8, one scale a channel, behind a DequantizeLinear; activations stay float.
+
+What: the weights of wide Conv, Gemm, MatMul, LSTM and GRU layers and the tables that Gather looks tokens up in become
+INT8; a looked-up row is unpacked behind the Gather, so the table is never unpacked whole. Nothing else changes.
+Why: a quarter of the file, and no calibration: only weights are rounded. Where reading weights is what takes the time
+(a decoder's step at batch 1), engines that keep them packed are faster too.
+How: max |w| over each output channel / 127, zero point 0; a table has one scale a column. What engines make of it was
+measured (ONNX Runtime 1.31, OpenVINO 2026.4): convolutions and recurrent layers are unpacked when a graph is opened,
+so their memory and time are FP32's; matrix products stay packed, unless ``precision: fp32`` asks ONNX Runtime to
+compute in float, which unpacks them too. With ``precision: int8`` both engines also round what such a product reads
+to INT8 while they run, 32 numbers to a scale: faster by far, about 44 dB instead of exact.
+Stays float: activations, gates, layers narrower than 16 channels, biases, anything under ``--keep``.
+Source: ONNX DequantizeLinear-13.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from edgeattn import outside
+from edgeattn.errors import UsageError
+from edgeattn.graphs import GraphIndex, attributes
+from edgeattn.program import Case, Program, Session
+from edgeattn.quantize import Settings
+from edgeattn.quantize._insert import insert, quantize_weight, refuse_nonfinite
+from edgeattn.quantize._plan import NARROW, WEIGHTED, Plan, node_names, plan, unmatched
+from edgeattn.rounding import FLOAT
+
+if TYPE_CHECKING:
+    import onnx
+
+_RECURRENT = ("LSTM", "GRU", "RNN")
+
+
+class Int8Weights:
+    """The scheme; see the module docstring."""
+
+    name = "int8-weights"
+    precision = "fp32"
+    also = ("int8",)
+    limits = "int8"
+    calibrated = False
+
+    def quantize(
+        self,
+        program: Program,
+        opener: Callable[[Program], Mapping[str, Session]],
+        data: Iterable[Case],
+        settings: Settings,
+    ) -> tuple[Program, Mapping[str, Any]]:
+        """Plan as for INT8 with activations, and store the weights alone; see :func:`edgeattn.quantize.quantize`."""
+        typos = unmatched(list(program.graphs.values()), settings.keep)
+        if typos:
+            raise UsageError(f"keep pattern '{typos[0]}' matches no node", hint="`edgeattn inspect` lists the names")
+        plans = {graph: plan(model, settings) for graph, model in program.graphs.items()}
+        written = {graph: _write(model, plans[graph], settings) for graph, model in program.graphs.items()}
+        notes = {
+            "weights": sum(count for _, count in written.values()),
+            "bytes": sum(map(outside.size, program.graphs.values())),
+            "bytes_after": sum(outside.size(model) for model, _ in written.values()),
+            "kept_float": {name: why for p in plans.values() for name, why in p.kept.items()},
+            "attention": [f"{a.kind}: {a.describe()}" for p in plans.values() for a in p.attention],
+        }
+        return replace(program, graphs={graph: model for graph, (model, _) in written.items()}), notes
+
+
+def _laid_out(model: onnx.ModelProto, weights: Mapping[str, int]) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """Every Gemm's weight as ``(inputs, outputs)``, the form in which ONNX Runtime multiplies packed weights.
+
+    Args:
+        model: not edited. weights: constants to pack -> the axis of their output channels.
+
+    Returns:
+        The graph, and ``weights`` as they are now.
+    """
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    stored = {tensor.name: tensor for tensor in result.graph.initializer}
+    turned: dict[str, str] = {}
+    for node in result.graph.node:
+        name = node.input[1] if node.op_type == "Gemm" else ""
+        transposed = next((a for a in node.attribute if a.name == "transB" and a.i), None)
+        if name not in weights or name not in stored or transposed is None:
+            continue
+        if name not in turned:
+            turned[name] = f"{name}_transposed"
+            array = np.ascontiguousarray(outside.array(stored[name]).T)
+            result.graph.initializer.append(numpy_helper.from_array(array, turned[name]))
+        node.input[1], transposed.i = turned[name], 0
+    read = {name for node in result.graph.node for name in node.input}
+    kept = [t for t in result.graph.initializer if t.name in read or t.name not in turned]
+    del result.graph.initializer[:]
+    result.graph.initializer.extend(kept)
+    multiplied = {name for node in result.graph.node if node.op_type in WEIGHTED for name in node.input}
+    return result, {**{n: a for n, a in weights.items() if n in multiplied}, **dict.fromkeys(turned.values(), 1)}
+
+
+def _write(model: onnx.ModelProto, chosen: Plan, settings: Settings) -> tuple[onnx.ModelProto, int]:
+    """The graph with its weights packed, and how many there are."""
+    index = GraphIndex(model)
+    tables = [n for n in index.nodes if _is_table(index, n) and not _kept(n, settings)]
+    recurrent = [n for n in index.nodes if n.op_type in _RECURRENT and not _kept(n, settings)]
+    others = {n.input[0]: 1 for n in tables}
+    others |= {name: 1 for n in recurrent for name in n.input[1:3] if _is_wide(index, name)}
+    refuse_nonfinite(model, Plan(weights={**others, **chosen.weights}))
+    turned, weights = _laid_out(model, chosen.weights)
+    result = insert(turned, Plan(weights=weights), {})
+    graph = result.graph
+    packed: dict[str, str] = {}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Gather" and node.input[0] in others:
+            nodes += _unpacked_rows(node, graph, packed)
+        else:
+            for i in (1, 2) if node.op_type in _RECURRENT else ():
+                if node.input[i] in others:
+                    nodes += _unpacked(node, i, graph, packed)
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    kept = [t for t in graph.initializer if t.name in read or t.name not in others]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return result, len(weights) + len(packed)
+
+
+def _is_table(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    reads_rows = node.op_type == "Gather" and attributes(node).get("axis", 0) == 0
+    return reads_rows and len(index.constant_shape(node.input[0]) or ()) == 2 and _is_wide(index, node.input[0])
+
+
+def _is_wide(index: GraphIndex, name: str) -> bool:
+    tensor = next((t for t in index.model.graph.initializer if t.name == name), None)
+    return tensor is not None and tensor.data_type == FLOAT and min(tensor.dims[1:], default=0) >= NARROW
+
+
+def _kept(node: onnx.NodeProto, settings: Settings) -> bool:
+    return any(name and fnmatchcase(name, pattern) for name in node_names(node) for pattern in settings.keep)
+
+
+def _unpacked_rows(node: onnx.NodeProto, graph: onnx.GraphProto, packed: dict[str, str]) -> Iterator[onnx.NodeProto]:
+    """A Gather of INT8 rows, and what unpacks those that it read."""
+    names = _pack(node.input[0], graph, packed)
+    rows, output = f"{node.output[0]}_int8", node.output[0]
+    node.input[0], node.output[0] = names[0], rows
+    yield node
+    yield _dequantize([rows, *names[1:]], output, axis=-1)
+
+
+def _unpacked(
+    node: onnx.NodeProto, position: int, graph: onnx.GraphProto, packed: dict[str, str]
+) -> Iterator[onnx.NodeProto]:
+    """What unpacks one weight ``(directions, gates · H, …)`` of a recurrent layer."""
+    name = node.input[position]
+    first = name not in packed
+    names = _pack(name, graph, packed)
+    node.input[position] = f"{name}_dq"
+    if first:
+        yield _dequantize(names, f"{name}_dq", axis=1)
+
+
+def _pack(name: str, graph: onnx.GraphProto, packed: dict[str, str]) -> list[str]:
+    """Store a constant as INT8 with a scale along axis 1, once; names of its values, scales and zero points."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    names = [f"{name}_packed", f"{name}_packed_scale", f"{name}_packed_zero_point"]
+    if name not in packed:
+        packed[name] = names[0]
+        levels, scale = quantize_weight(outside.array(next(t for t in graph.initializer if t.name == name)), 1)
+        arrays = (levels, scale, np.zeros(scale.shape, np.int8))
+        graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True))
+    return names
+
+
+def _dequantize(inputs: list[str], output: str, axis: int) -> onnx.NodeProto:
+    from onnx import helper
+
+    return helper.make_node("DequantizeLinear", inputs, [output], name=f"{output}_dequantize", axis=axis)
+
+
+SCHEME = Int8Weights()
