@@ -33,6 +33,7 @@ def make_report(
     engine: Engine,
     scored: schema.TaskReport | None,
     timed: schema.LatencyReport,
+    attention: schema.AttentionReport | None = None,
 ) -> schema.Report:
     """The report of a run, judged by the recipe's gates.
 
@@ -41,7 +42,7 @@ def make_report(
         name: what the report calls the recipe.
         exported: the program before any rewrite, whose size the engine's is held against.
         program: the program the engine was built from. engine: what was built.
-        scored, timed: the task and latency sections.
+        scored, timed, attention: the task, latency and attention sections.
     """
     built = StageRecord("compile", engine.seconds, {"backend": engine.backend, "graphs": dict(engine.effective)})
     ungated = schema.Report(
@@ -55,6 +56,7 @@ def make_report(
         operators=schema.Operators(domains=tuple(graphs.domains(program)), histogram=graphs.histogram(program)),
         parity=schema.ParityReport.of(job.parity),
         task=scored,
+        attention=attention,
         latency=timed,
         size=schema.SizeReport(
             reference_bytes=sum(outside.size(m) for m in exported.graphs.values()),

@@ -59,10 +59,11 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         judge(job, "engine", program, sessions)
         scored = score(job, program, sessions)
         timed, raw = time_it(job, program, sessions)
-        pictures = draw_attention(job, program, sessions)
-        result = make_report(job, name, exported, program, engine, scored, timed)
+        maps = draw_attention(job, program, sessions)
+        result = make_report(job, name, exported, program, engine, scored, timed, attention.agreement(maps))
         fill_bundle(job, program, engine, sessions, work / "bundle")
-        report.write(result, work, raw, pictures)
+        shown = maps[:: -(-len(maps) // _PICTURES) or 1]  # a deep network has a mask a block: a few, evenly
+        report.write(result, work, raw, shown)
         (work / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
     return result
 
@@ -140,12 +141,7 @@ def tune_stage(job: Job, program: Program) -> None:
         return
     job.listen("measure the engine's settings", 0, None)
     refuse_unsupported(job, program)
-
-    def right(sessions: Mapping[str, Session]) -> str:
-        judged = _held_against_pytorch(job, "settings", program, sessions, job.limits)
-        failed = [name for name, output in judged.outputs.items() if output.verdict == "fail"]
-        return f"parity fails on {', '.join(failed)}" if failed else ""
-
+    right = tune.within(program, Limits.of(job.limits))
     job.options, tried = tune.settings(program, job.backend, job.options, right, seed=job.recipe.seed)
     for name, choice in tried:
         job.notes.append(f"{name} was {'taken' if choice.keep else 'tried and left'}: {choice}")
@@ -165,18 +161,14 @@ def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session
     job.listen(f"parity after {stage}", 0, None)
     opened = sessions if sessions is not None else rounded(program)
     limits = job.limits if stage in ("quantize", "engine") else "fp32"
-    job.parity.append(_held_against_pytorch(job, stage, program, opened, limits))
-
-
-def _held_against_pytorch(
-    job: Job, stage: str, program: Program, opened: Mapping[str, Session], limits: str
-) -> schema.StageParity:
     assert program.reference is not None
-    return parity.judge(
-        stage,
-        lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
-        program.reference.cases,
-        Limits.of(limits),
+    job.parity.append(
+        parity.judge(
+            stage,
+            lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
+            program.reference.cases,
+            Limits.of(limits),
+        )
     )
 
 
@@ -235,8 +227,7 @@ def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) 
         return []
     tapped = job.backend.load(graphs.with_outputs(model, order), job.options)
     reference = export.spatial_masks(job.model.source, case.feeds)
-    figures = attention.spatial(feeds[0][1][0], reference, tapped.run(case.feeds), order)
-    return figures[:: -(-len(figures) // _PICTURES) or 1]  # a deep network has a mask a block: show a few, evenly
+    return attention.spatial(feeds[0][1][0], reference, tapped.run(case.feeds), order)
 
 
 def _calibration(job: Job, program: Program, samples: int) -> Iterator[Case]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from edgeattn import choose, decode
 from edgeattn.errors import EdgeattnError
-from edgeattn.harness import latency
+from edgeattn.harness import latency, parity
 from edgeattn.rewrite import Choice
 
 if TYPE_CHECKING:
     from edgeattn.backends import Backend, Options
+    from edgeattn.harness.limits import Limits
     from edgeattn.program import Program, Session
 
 PAIRS = 60
@@ -51,6 +52,23 @@ def settings(
         if choice.keep:
             options = replace(options, **change)
     return options, tried
+
+
+def within(program: Program, limits: Limits) -> Callable[[Mapping[str, Session]], str]:
+    """A ``right`` that holds opened graphs to the answers of the program's reference."""
+
+    def right(sessions: Mapping[str, Session]) -> str:
+        assert program.reference is not None
+        judged = parity.judge(
+            "settings",
+            lambda case: decode.run(sessions, program.wiring, case.feeds, case.tokens),
+            program.reference.cases,
+            limits,
+        )
+        failed = [name for name, output in judged.outputs.items() if output.verdict == "fail"]
+        return f"parity fails on {', '.join(failed)}" if failed else ""
+
+    return right
 
 
 def _race(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,7 @@ from edgeattn.cli.ui import Ui
 from edgeattn.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
+    from edgeattn.backends import Backend, Options
     from edgeattn.program import Program, TensorSpec
 
 _INPUTS = "Real inputs: an .npz, one array per input, to judge on beside seeded ones."
@@ -172,6 +174,9 @@ def compile_(
     target: Target,
     precision: Precision = "fp32",
     threads: Threads = 0,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Measure the engine's settings here, and build with the fastest.")
+    ] = False,
     inputs: Inputs = None,
     shape: Shapes = None,
     force: Force = False,
@@ -200,6 +205,9 @@ def compile_(
         options = backends.Options(device, precision, threads)
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
+        tried: list[dict[str, Any]] = []
+        if tune:
+            options, tried = _tuned(ui, program, backend, options)
         ui.listen(f"compile for {target}", 0, None)
         with new_directory(out, force) as work:
             (work / "engine").mkdir()
@@ -214,9 +222,27 @@ def compile_(
         if precision == "int8" and not ran.int8_share:
             ui.warn(f"asked for int8, but nothing runs in INT8 ({ran.effective}); quantize the graph first")
         ui.emit(
-            {"out": str(out), "target": target, "seconds": engine.seconds, "precision": ran.model_dump(mode="json")},
+            {
+                "out": str(out),
+                "target": target,
+                "seconds": engine.seconds,
+                "precision": ran.model_dump(mode="json"),
+                "tuned": tried,
+            },
             f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s",
         )
+
+
+def _tuned(ui: Ui, program: Program, backend: Backend, options: Options) -> tuple[Options, list[dict[str, Any]]]:
+    """The fastest options, and each setting that was tried, for people and for programs."""
+    from edgeattn import tune
+    from edgeattn.harness.limits import Limits
+
+    ui.listen("measure the engine's settings", 0, None)
+    options, tried = tune.settings(program, backend, options, tune.within(program, Limits.of(options.precision)))
+    for setting, choice in tried:
+        ui.listen(f"{setting}: {choice}", 0, None)
+    return options, [{"setting": setting, **asdict(choice)} for setting, choice in tried]
 
 
 def _sizes(texts: list[str]) -> dict[str, int]:

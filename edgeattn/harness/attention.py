@@ -1,11 +1,14 @@
-"""Pictures of attention: the same mask or alignment as PyTorch and as the engine compute it, for one real sample."""
+"""Attention compared: the same mask or alignment as PyTorch and as the engine compute it, for one real sample."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeattn.report.evidence import AttentionFigure
+from edgeattn.report.schema import AttentionReport
 
 if TYPE_CHECKING:
     from edgeattn.program import Array, Arrays
@@ -45,3 +48,38 @@ def alignment(
     if ours.shape != theirs.shape or len(ours) != len(target):
         return []
     return [AttentionFigure("alignment", "alignment, target by source", ours, theirs, source=source, target=target)]
+
+
+def agreement(figures: Sequence[AttentionFigure]) -> AttentionReport | None:
+    """The figures in numbers; None without any.
+
+    A map without contrast has no correlation: it counts as 1 where both sides are flat at the same height to a
+    thousandth, else as 0.
+    """
+    if not figures:
+        return None
+    pairs = [(np.asarray(f.reference, np.float64), np.asarray(f.engine, np.float64)) for f in figures]
+    correlations = [_correlation(a, b) for a, b in pairs]
+    errors = np.concatenate([np.abs(a - b).ravel() for a, b in pairs])
+    by_row = [f.kind == "alignment" for f in figures]
+    rows = [
+        (a, b) if as_is else (a.reshape(1, -1), b.reshape(1, -1)) for as_is, (a, b) in zip(by_row, pairs, strict=True)
+    ]
+    focus = np.concatenate([a.argmax(-1) == b.argmax(-1) for a, b in rows])
+    worst = int(np.argmin(correlations))
+    return AttentionReport(
+        kind=figures[0].kind,
+        maps=len(figures),
+        correlation=correlations[worst],
+        worst=figures[worst].title,
+        mean_abs=float(errors.mean()),
+        max_abs=float(errors.max()),
+        same_focus=float(focus.mean()),
+    )
+
+
+def _correlation(a: Array, b: Array) -> float:
+    spread = a.std() * b.std()
+    if not spread:
+        return float(np.abs(a - b).max() <= 1e-3)
+    return float(((a - a.mean()) * (b - b.mean())).mean() / spread)

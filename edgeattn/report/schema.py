@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from edgeattn.errors import BadInput, printable
 from edgeattn.report.sections import (
     Attempt,
+    AttentionReport,
     Comparison,
     Contender,
     Environment,
@@ -46,6 +47,7 @@ from edgeattn.report.strictjson import loads
 __all__ = [
     "SCHEMA_VERSION",
     "Attempt",
+    "AttentionReport",
     "Comparison",
     "Contender",
     "Environment",
@@ -95,6 +97,7 @@ class Report(Value):
     operators: Operators = Operators()
     parity: ParityReport = ParityReport()
     task: TaskReport | None = None
+    attention: AttentionReport | None = None
     latency: LatencyReport | None = None
     size: SizeReport | None = None
     environment: Environment | None = None

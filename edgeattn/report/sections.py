@@ -49,6 +49,25 @@ class StageReport(Value):
     notes: Notes = {}
 
 
+class AttentionReport(Value):
+    """How far the engine attends where PyTorch does, over all maps of one real sample.
+
+    Attributes:
+        kind: ``spatial`` (masks over an image) or ``alignment`` (target by source). maps: how many were compared.
+        correlation: Pearson's, of the worst map. worst: which that is.
+        mean_abs, max_abs: differences of the weights, which lie in [0, 1].
+        same_focus: share of maps (of an alignment: of target positions) whose largest weight is at the same place.
+    """
+
+    kind: Literal["spatial", "alignment"]
+    maps: int
+    correlation: Figure
+    worst: str
+    mean_abs: Figure
+    max_abs: Figure
+    same_focus: Figure
+
+
 class MeasuredChoice(Value):
     """What a paired measurement on the target said about a rule: ``speedup`` is the median of before / after."""
 

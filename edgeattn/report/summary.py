@@ -16,7 +16,8 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 
 def render(report: Report) -> str:
     """Verdict, headline figures, gates, parity, task, latency, rewrites, environment."""
-    parts = [_head(report), _gates(report), _parity(report), _task(report), _latency(report), _rewrites(report)]
+    parts = [_head(report), _gates(report), _parity(report), _task(report), _attention(report)]
+    parts += [_latency(report), _rewrites(report)]
     return "\n\n".join(filter(None, [*parts, _notes(report), _environment(report)])) + "\n"
 
 
@@ -133,6 +134,10 @@ def _rewrite_story(report: Report) -> list[str]:
         return []
     lines = [f"- {what}: {escape(text.replace(' -> ', ' → '))}" for what, text in rewriting.changes(notes)]
     return [f"In the graph: {escape(rewriting.found(notes['attention']))}.", "\n".join(lines)]
+
+
+def _attention(report: Report) -> str:
+    return "" if report.attention is None else escape(w.attention(report.attention))
 
 
 def _notes(report: Report) -> str:

@@ -17,6 +17,7 @@ HEADS = (
     "precision",
     "in INT8",
     "parity with PyTorch",
+    "attention",
     "task",
     "PyTorch",
     "engine",
@@ -53,6 +54,9 @@ def _row(report: Report) -> tuple[str, ...]:
         asked if asked == effective else f"{asked} (runs {effective})",
         w.percent(share, 1) if asked == "int8" else "",
         _parity(report.parity.outputs),
+        ""
+        if report.attention is None or report.attention.correlation is None
+        else f"{report.attention.correlation:.4f}",
         *_task(report.task),
         _size(report),
         f"{MARKS[report.verdict]} {report.verdict}",

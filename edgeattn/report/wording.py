@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeattn.report.schema import GateReport, Interval
+from edgeattn.report.schema import AttentionReport, GateReport, Interval
 
 GATE_MEANING = {
     "parity": "outputs match PyTorch",
@@ -145,3 +145,13 @@ def gate_limit(gate: GateReport) -> str:
     shown = gate_value(gate, gate.limit)
     signed = gate.name in _SIGNS and gate.limit is not None and not isinstance(gate.limit, str)
     return f"{_SIGNS[gate.name]} {shown}" if signed else shown
+
+
+def attention(seen: AttentionReport) -> str:
+    """How far both sides attend to the same places, in one sentence."""
+    places = "target positions" if seen.kind == "alignment" else "maps"
+    worst = "" if seen.maps == 1 else f" or more (least in {seen.worst})"
+    correlation = "no figure" if seen.correlation is None else f"{seen.correlation:.4f}"
+    focus = "" if seen.same_focus is None else f"; {percent(seen.same_focus, 1)} of {places} peak at the same place"
+    count = f"{seen.maps} attention map{'s' if seen.maps > 1 else ''}"
+    return f"{count} of a real sample correlate with PyTorch's by {correlation}{worst}{focus}."
