@@ -141,6 +141,11 @@ def with_outputs(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelPro
     return tapped
 
 
+def packed_weights(model: onnx.ModelProto) -> list[str]:
+    """Matrices stored in INT8: weights that somebody quantized."""
+    return [t.name for t in model.graph.initializer if t.data_type in (2, 3) and len(t.dims) > 1]
+
+
 def opset_of(model: onnx.ModelProto) -> int:
     """The version of the standard domain, 0 if it is not imported."""
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
@@ -236,7 +241,8 @@ def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> i
 
 def _recurrent_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:
     """Both weights ``(directions, gates · H, …)`` once for every position and sample of ``(S, B, I)``."""
-    weights, shape = [index.constant_shape(name) for name in node.input[1:3]], shapes.shape(node.input[0])
+    weights = [index.constant_shape(_weight_source(index, name)) for name in node.input[1:3]]
+    shape = shapes.shape(node.input[0])
     if shape is None or any(weight is None for weight in weights):
         return 0
     positions = [d if isinstance(d, int) else 1 for d in shape[:2]]
@@ -244,8 +250,11 @@ def _recurrent_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto)
 
 
 def _weight_source(index: GraphIndex, name: str) -> str:
-    """Look through the DequantizeLinear of a quantized weight."""
+    """Look through what unpacks a quantized weight: DequantizeLinear, or Cast and Mul."""
     node = index.producer.get(name)
+    if node is not None and node.op_type == "Mul":
+        node = index.producer.get(node.input[0])
+        return node.input[0] if node is not None and node.op_type == "Cast" else name
     return node.input[0] if node is not None and node.op_type == "DequantizeLinear" else name
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, Out, Patience, Quiet, Target, app
-from edgeattn.cli.stages import In, save
+from edgeattn.cli.stages import In, Inputs, Shapes, save, specs
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import UsageError
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edgeattn.program import Case, Program
 
 _TOLD = {"samples": "samples", "activations": "activations in INT8", "weights": "weights in INT8"}
+_TOLD |= {"layers": "layers with weights in the low type", "nodes": "nodes in it", "casts": "Casts", "border": "border"}
+_TOLD |= {"cases": "cases that ranges were measured on", "bytes": "bytes before", "bytes_after": "bytes after"}
 
 
 @app.command()
@@ -35,6 +37,8 @@ def quantize(
     gate: Annotated[str, typer.Option(help="How attention gates are treated: float.")] = "float",
     ranges: Annotated[str, typer.Option(help="How ranges follow from the data: minmax.")] = "minmax",
     target: Target = "onnxruntime",
+    inputs: Inputs = None,
+    shape: Shapes = None,
     force: Force = False,
     timeout: Patience = A_JOB_S,
     as_json: Json = False,
@@ -42,14 +46,15 @@ def quantize(
     debug: Debug = False,
 ) -> None:
     """FP32 ONNX -> ONNX of a lower precision in standard operators, attention gates kept in float."""
-    from edgeattn import backends, registry, storage
+    from edgeattn import backends, drawing, registry, storage
     from edgeattn.publish import guard
     from edgeattn.quantize import Settings, find
     from edgeattn.quantize import quantize as quantizer
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
-        calibrated = find(scheme).calibrated
+        chosen = find(scheme)
+        calibrated = chosen.calibrated
         if calib is not None and not calibrated:
             raise UsageError(f"{scheme} takes no calibration data", where="--calib", hint="leave --calib out")
         program = storage.load(source, ui.warn)
@@ -59,6 +64,12 @@ def quantize(
                 where="--calib",
                 hint="give data.npz with one array per input, samples on axis 0, a task name, or your task.py",
             )
+        if chosen.precision == "fp16":  # its narrow range is measured, on inputs that the program takes
+            given = drawing.Given(inputs, specs(shape or []))
+            program = storage.with_reference(program, backends.oracle, given=given, warn=ui.warn)
+        elif inputs or shape:
+            option = "--inputs" if inputs else "--shape"
+            raise UsageError(f"{scheme} measures nothing on inputs", where=option, hint=f"leave {option} out")
         engine = registry.get("backends", backends.parse_target(target)[0])
         settings = Settings(gate, tuple(keep or ()), engine.qdq, ranges)
         data = () if calib is None else _calibration(calib, program, samples)

@@ -73,7 +73,7 @@ def export(
 
     with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
         ui.listen("export to ONNX", 0, None)
-        said = source.Inputs(_specs(shape or []), _dynamics(dynamic or []), inputs)
+        said = source.Inputs(specs(shape or []), _dynamics(dynamic or []), inputs)
         found = source.resolve(model, weights, said)
         for note in found.notes:
             ui.warn(note)
@@ -146,7 +146,7 @@ def rewrite(
         if out is not None:
             guard(out, [source])
         chooser = _chooser(target, threads) if target else None
-        given = drawing.Given(inputs, _specs(shape or []))
+        given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
         with tempfile.TemporaryDirectory(prefix="edgeattn-undone-") as scratch:
             result = rewriter(
@@ -200,7 +200,7 @@ def compile_(
         if not backend.probe().available:
             raise MissingPackage(name, backend.extra, why=backend.probe().why)
         guard(out, [source])
-        given = drawing.Given(inputs, _specs(shape or []))
+        given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
         options = backends.Options(device, precision, threads)
         for refusal in backend.unsupported(program, options):
@@ -270,7 +270,8 @@ def _chooser(target: str, threads: int) -> Any:
     return choose.by_latency(name, backends.Options(device, "fp32", threads or usable_cores()))
 
 
-def _specs(texts: list[str]) -> list[TensorSpec]:
+def specs(texts: list[str]) -> list[TensorSpec]:
+    """``--shape`` options as specs, one an input."""
     from edgeattn.recipe import parse_spec
 
     found: dict[str, TensorSpec] = {}

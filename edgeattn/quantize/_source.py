@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edgeattn import rounding
+from edgeattn import graphs, rounding
 from edgeattn.errors import Unsupported, printable
 from edgeattn.standard import all_nodes
 
@@ -32,6 +32,9 @@ def assert_float32(program: Program) -> None:
                 name = printable(node.name or node.output[0], 80)
                 hint = "give the float32 model that it was made from"
                 raise Unsupported(f"is quantized already ({kind}, node '{name}')", where=where, hint=hint)
+        for name in graphs.packed_weights(model):
+            hint = "give the float32 model that it was made from"
+            raise Unsupported(f"is quantized already (weight '{printable(name, 80)}' is INT8)", where=where, hint=hint)
         for what, dtype in _other_floats(model):
             hint = "export it in float32: a lower type is chosen here, from there"
             raise Unsupported(f"{what} is {dtype}, and schemes start from float32", where=where, hint=hint)

@@ -1,14 +1,16 @@
-"""int8-weights: weights stored as INT8, one scale a channel, behind a DequantizeLinear; activations stay float.
+"""int8-weights: weights stored as INT8, one scale a channel; activations stay float.
 
 What: the weights of wide Conv, Gemm, MatMul, LSTM and GRU layers and the tables that Gather looks tokens up in become
 INT8; a looked-up row is unpacked behind the Gather, so the table is never unpacked whole. Nothing else changes.
 Why: a quarter of the file, and no calibration: only weights are rounded. Where reading weights is what takes the time
-(a decoder's step at batch 1), engines that keep them packed are faster too.
-How: max |w| over each output channel / 127, zero point 0; a table has one scale a column. What engines make of it was
-measured (ONNX Runtime 1.31, OpenVINO 2026.4): convolutions and recurrent layers are unpacked when a graph is opened,
-so their memory and time are FP32's; matrix products stay packed, unless ``precision: fp32`` asks ONNX Runtime to
-compute in float, which unpacks them too. With ``precision: int8`` both engines also round what such a product reads
-to INT8 while they run, 32 numbers to a scale: faster by far, about 44 dB instead of exact.
+(a decoder's step at batch 1), engines that multiply them packed are faster too.
+How: max |w| over each output channel / 127, zero point 0; a table has one scale a column. Matrix products read their
+weight from a DequantizeLinear, laid out as (inputs, outputs): ONNX Runtime and OpenVINO multiply that form packed. No
+engine does so for convolutions and recurrent layers: their weights stand behind Cast and Mul, which every engine
+computes once, when it opens the graph, so only the file is smaller and memory and time are FP32's. With
+``precision: int8`` both engines also round what a packed product reads to INT8 while they run, 32 numbers to a scale
+(44 dB a product): faster by far. With ``precision: fp32`` nothing but the weights is rounded, and ONNX Runtime unpacks
+them all when it opens the graph.
 Stays float: activations, gates, layers narrower than 16 channels, biases, anything under ``--keep``.
 Source: ONNX DequantizeLinear-13.
 """
@@ -94,42 +96,44 @@ def _laid_out(model: onnx.ModelProto, weights: Mapping[str, int]) -> tuple[onnx.
             array = np.ascontiguousarray(outside.array(stored[name]).T)
             result.graph.initializer.append(numpy_helper.from_array(array, turned[name]))
         node.input[1], transposed.i = turned[name], 0
-    read = {name for node in result.graph.node for name in node.input}
-    kept = [t for t in result.graph.initializer if t.name in read or t.name not in turned]
-    del result.graph.initializer[:]
-    result.graph.initializer.extend(kept)
+    _drop_unread(result.graph, turned)
     multiplied = {name for node in result.graph.node if node.op_type in WEIGHTED for name in node.input}
     return result, {**{n: a for n, a in weights.items() if n in multiplied}, **dict.fromkeys(turned.values(), 1)}
 
 
 def _write(model: onnx.ModelProto, chosen: Plan, settings: Settings) -> tuple[onnx.ModelProto, int]:
     """The graph with its weights packed, and how many there are."""
-    index = GraphIndex(model)
-    tables = [n for n in index.nodes if _is_table(index, n) and not _kept(n, settings)]
-    recurrent = [n for n in index.nodes if n.op_type in _RECURRENT and not _kept(n, settings)]
-    others = {n.input[0]: 1 for n in tables}
-    others |= {name: 1 for n in recurrent for name in n.input[1:3] if _is_wide(index, name)}
-    refuse_nonfinite(model, Plan(weights={**others, **chosen.weights}))
     turned, weights = _laid_out(model, chosen.weights)
-    result = insert(turned, Plan(weights=weights), {})
+    index = GraphIndex(turned)
+    convolved = {n.input[1]: 0 for n in index.nodes if n.op_type == "Conv" and n.input[1] in weights}
+    multiplied = {name: axis for name, axis in weights.items() if name not in convolved}
+    recurrent = [n for n in index.nodes if n.op_type in _RECURRENT and not _kept(n, settings)]
+    folded = convolved | {name: 1 for n in recurrent for name in n.input[1:3] if _is_wide(index, name)}
+    tables = {n.input[0]: 1 for n in index.nodes if _is_table(index, n) and not _kept(n, settings)}
+    refuse_nonfinite(turned, Plan(weights={**tables, **folded, **multiplied}))
+    result = insert(turned, Plan(weights=multiplied), {})
     graph = result.graph
-    packed: dict[str, str] = {}
-    nodes: list[onnx.NodeProto] = []
+    nodes = [new for name, axis in folded.items() for new in _folded(name, axis, graph)]
+    packed: dict[str, list[str]] = {}
     for node in graph.node:
-        if node.op_type == "Gather" and node.input[0] in others:
+        if node.op_type == "Gather" and node.input[0] in tables:
             nodes += _unpacked_rows(node, graph, packed)
-        else:
-            for i in (1, 2) if node.op_type in _RECURRENT else ():
-                if node.input[i] in others:
-                    nodes += _unpacked(node, i, graph, packed)
-            nodes.append(node)
+            continue
+        for i in (1, 2) if node.op_type in ("Conv", *_RECURRENT) else ():
+            node.input[i] = f"{node.input[i]}_unpacked" if node.input[i] in folded else node.input[i]
+        nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
-    kept = [t for t in graph.initializer if t.name in read or t.name not in others]
+    _drop_unread(graph, {*folded, *tables})
+    return result, len(multiplied) + len(folded) + len(tables)
+
+
+def _drop_unread(graph: onnx.GraphProto, names: Iterable[str]) -> None:
+    """Remove those of the named constants that no node reads any more."""
+    read = {name for node in graph.node for name in node.input}
+    kept = [t for t in graph.initializer if t.name in read or t.name not in names]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    return result, len(weights) + len(packed)
 
 
 def _is_table(index: GraphIndex, node: onnx.NodeProto) -> bool:
@@ -146,45 +150,42 @@ def _kept(node: onnx.NodeProto, settings: Settings) -> bool:
     return any(name and fnmatchcase(name, pattern) for name in node_names(node) for pattern in settings.keep)
 
 
-def _unpacked_rows(node: onnx.NodeProto, graph: onnx.GraphProto, packed: dict[str, str]) -> Iterator[onnx.NodeProto]:
-    """A Gather of INT8 rows, and what unpacks those that it read."""
-    names = _pack(node.input[0], graph, packed)
-    rows, output = f"{node.output[0]}_int8", node.output[0]
-    node.input[0], node.output[0] = names[0], rows
-    yield node
-    yield _dequantize([rows, *names[1:]], output, axis=-1)
-
-
-def _unpacked(
-    node: onnx.NodeProto, position: int, graph: onnx.GraphProto, packed: dict[str, str]
+def _unpacked_rows(
+    node: onnx.NodeProto, graph: onnx.GraphProto, packed: dict[str, list[str]]
 ) -> Iterator[onnx.NodeProto]:
-    """What unpacks one weight ``(directions, gates · H, …)`` of a recurrent layer."""
-    name = node.input[position]
-    first = name not in packed
-    names = _pack(name, graph, packed)
-    node.input[position] = f"{name}_dq"
-    if first:
-        yield _dequantize(names, f"{name}_dq", axis=1)
-
-
-def _pack(name: str, graph: onnx.GraphProto, packed: dict[str, str]) -> list[str]:
-    """Store a constant as INT8 with a scale along axis 1, once; names of its values, scales and zero points."""
-    import numpy as np
-    from onnx import numpy_helper
-
-    names = [f"{name}_packed", f"{name}_packed_scale", f"{name}_packed_zero_point"]
-    if name not in packed:
-        packed[name] = names[0]
-        levels, scale = quantize_weight(outside.array(next(t for t in graph.initializer if t.name == name)), 1)
-        arrays = (levels, scale, np.zeros(scale.shape, np.int8))
-        graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True))
-    return names
-
-
-def _dequantize(inputs: list[str], output: str, axis: int) -> onnx.NodeProto:
+    """A Gather of INT8 rows, and what unpacks those that it read."""
     from onnx import helper
 
-    return helper.make_node("DequantizeLinear", inputs, [output], name=f"{output}_dequantize", axis=axis)
+    name, output = node.input[0], node.output[0]
+    if name not in packed:
+        packed[name] = _pack(name, 1, graph)
+    node.input[0], node.output[0] = packed[name][0], f"{output}_int8"
+    yield node
+    yield helper.make_node(
+        "DequantizeLinear", [node.output[0], packed[name][1]], [output], name=f"{output}_dequantize", axis=-1
+    )
+
+
+def _folded(name: str, axis: int, graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """What unpacks a whole weight: arithmetic on constants, which engines do once."""
+    from onnx import helper
+
+    levels, scale = _pack(name, axis, graph)
+    stored = next(t for t in graph.initializer if t.name == scale)
+    rank = len(next(t for t in graph.initializer if t.name == levels).dims)
+    stored.dims[:] = [stored.dims[0] if i == axis else 1 for i in range(rank)]
+    yield helper.make_node("Cast", [levels], [f"{name}_levels"], name=f"{name}_cast", to=FLOAT)
+    yield helper.make_node("Mul", [f"{name}_levels", scale], [f"{name}_unpacked"], name=f"{name}_scaled")
+
+
+def _pack(name: str, axis: int, graph: onnx.GraphProto) -> list[str]:
+    """Store a constant as INT8 with a scale along an axis; the names of its values and its scales."""
+    from onnx import numpy_helper
+
+    names = [f"{name}_packed", f"{name}_packed_scale"]
+    arrays = quantize_weight(outside.array(next(t for t in graph.initializer if t.name == name)), axis)
+    graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True))
+    return names
 
 
 SCHEME = Int8Weights()
