@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from edgeattn import backends, decode, registry
+from edgeattn.errors import Unsupported
 from edgeattn.program import Case, Program, StageRecord
 from edgeattn.quantize import Settings, names, quantize
 from edgeattn.standard import foreign_nodes
@@ -26,7 +27,7 @@ def test_has_a_card_and_names_its_precision(name: str) -> None:
     stem = name.replace("-", "_")
     scheme = registry.get("quantize", stem)
     assert scheme.name == name
-    assert scheme.precision in ("int8", "fp16", "bf16")
+    assert scheme.precision in ("int8", "fp16", "bf16", "fp32")
     card = registry.card("quantize", stem)
     assert card.startswith(f"{name}: ")
     assert all(part in card for part in ("What:", "Why:", "Source:"))
@@ -41,6 +42,15 @@ def test_gives_valid_standard_graphs_that_compute_nearly_the_same(name: str, set
     assert result.history[-1].name == "quantize"
     onnx.checker.check_model(result.graphs["main"], full_check=True)
     assert foreign_nodes(result.graphs["main"]) == []
-    before, after = (decode.run(backends.oracle(p), None, DATA[0].feeds)["features"] for p in (program, result))
+    before, after = (decode.run(backends.rounded(p), None, DATA[0].feeds)["features"] for p in (program, result))
     # 20 dB is where the parity gate fails a quantized output.
     assert 20 * np.log10(np.linalg.norm(before) / np.linalg.norm(before - after)) > 20
+
+
+@pytest.mark.parametrize("name", names())
+def test_refuses_what_is_quantized_or_typed_already(name: str) -> None:
+    made = [s for s in ("int8-static", "int8-weights", "fp16") if s in names()]
+    for first in made:
+        before = quantize(Program({"main": conv_net()}), first, backends.oracle, iter(DATA))
+        with pytest.raises(Unsupported, match=r"is quantized already|is float16, and schemes start from float32"):
+            quantize(before, name, backends.oracle, iter(DATA))
