@@ -18,7 +18,8 @@ from pathlib import Path
 from edgeattn import export
 from edgeattn.backends._common import usable_cores
 from edgeattn.harness import environment, latency
-from tests.benchmarks.contenders import Call, Vision
+from tests.benchmarks import contenders
+from tests.benchmarks.contenders import Call, Step, Vision
 
 SEEN = Path("build/claims.json")
 NAMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
@@ -73,6 +74,27 @@ def claims(threads: int) -> Iterator[Claim]:
     }
     yield Claim("cbam-peer", group, "than the best of its peers", lambda: best(peers), ours, at_least=1.15)
     yield Claim("cbam-eager", group, "than PyTorch eager FP32", lambda: ("eager", cbam.eager()), ours, at_least=6.5)
+
+    for model in contenders.translators(threads):
+        yield from _step_claims(model)
+
+
+def _step_claims(model: Step) -> Iterator[Claim]:
+    group = "A decoder step (source 30, vocabulary 8,000), how many times faster our best artifact is"
+    ways = [(engine, scheme) for engine in NAMES for scheme in ("int8-static", "int8-dynamic")]
+    ours = lambda: best({f"ours, {s}, {NAMES[e]}": lambda e=e, s=s: model.ours(e, s) for e, s in ways})  # noqa: E731
+    peers = {
+        "ONNX Runtime as exported": lambda: model.float32("onnxruntime"),
+        "OpenVINO as exported": lambda: model.float32("openvino"),
+        "quantize_dynamic, ONNX Runtime": model.ort_dynamic,
+        "torch.compile": lambda: model.eager(compiled=True),
+    }
+    key = model.name.split()[0].lower()
+    eager = lambda: ("eager", model.eager())  # noqa: E731
+    yield Claim(f"{key}-eager", group, f"{model.name}: than PyTorch eager FP32", eager, ours, at_least=25)
+    plain = lambda: ("ONNX Runtime", model.float32("onnxruntime"))  # noqa: E731
+    yield Claim(f"{key}-ort", group, f"{model.name}: than ONNX Runtime FP32", plain, ours, at_least=5)
+    yield Claim(f"{key}-peer", group, f"{model.name}: than the best of its peers", lambda: best(peers), ours)
 
 
 def best(makers: dict[str, Callable[[], Call]]) -> tuple[str, Call]:

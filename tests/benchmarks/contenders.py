@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,13 @@ from edgeattn.program import Case, Program
 from edgeattn.quantize import Settings, quantize
 from edgeattn.rewrite import rewrite
 from edgeattn.tasks.photos import TASK, crops
+from tests.benchmarks.decoders import BAHDANAU, handed, step
 
 Call = Callable[[], object]
 CALIBRATION = 32
 """Samples: latency does not depend on how many."""
+SOURCE = 30
+"""Tokens of the sentence that a decoder step attends to."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,55 @@ class Vision:
     @property
     def _exported(self) -> Program:
         return exported(self.name)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One decoder step at batch 1 on what its own encoder makes of a source of 30 tokens."""
+
+    name: str
+    source: Any
+    threads: int
+
+    def eager(self, *, compiled: bool = False) -> Call:
+        sessions = export.eager_sessions(self.source)
+        loop = self.source.wiring.loop
+        return _module(self.source.graphs[loop], handed(sessions, self.source.wiring, SOURCE), compiled=compiled)
+
+    def float32(self, engine: str) -> Call:
+        return step(engine, Options("cpu", "fp32", self.threads), self._exported, SOURCE)
+
+    def ort_dynamic(self) -> Call:
+        graphs = {name: _ort_dynamic(model) for name, model in self._exported.graphs.items()}
+        return step("onnxruntime", Options("cpu", "int8", self.threads), replace(self._exported, graphs=graphs), SOURCE)
+
+    def ours(self, engine: str, scheme: str) -> Call:
+        backend = registry.get("backends", engine)
+        rewritten = rewrite(self._exported, oracle)
+        program = quantize(rewritten, scheme, oracle, self._sentences(), Settings(qdq=backend.qdq))
+        return step(engine, Options("cpu", "int8", self.threads), program, SOURCE)
+
+    @cached_property
+    def _exported(self) -> Program:
+        return export.export(self.source)
+
+    def _sentences(self) -> Iterator[Case]:
+        """Random tokens: the weights are untrained, and only speed is read from these engines."""
+        rng = np.random.default_rng(0)
+        for _ in range(4):
+            src = rng.integers(3, 1000, (1, SOURCE))
+            feeds = {"src": src, "src_mask": np.ones(src.shape, bool)}
+            yield Case("calibration", feeds, rng.integers(3, 1000, (1, 8)))
+
+
+def translators(threads: int) -> list[Step]:
+    """Luong (2×LSTM-512) and Bahdanau (GRU-512), vocabulary 8,000."""
+    family = registry.get("models", "rnnsearch")
+    bahdanau = family.source(family.build(**BAHDANAU).eval())
+    return [
+        Step("Luong 2×LSTM-512", source.resolve("luong_2x512").source, threads),
+        Step("Bahdanau GRU-512", bahdanau, threads),
+    ]
 
 
 @cache

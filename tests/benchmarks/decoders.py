@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ import onnx
 from edgeattn import choose, export, registry, source
 from edgeattn.backends import Options, oracle
 from edgeattn.models import Source
-from edgeattn.program import Program
+from edgeattn.program import Program, Session, Wiring
 from edgeattn.rewrite import rewrite
 
 BAHDANAU = {
@@ -49,17 +49,23 @@ def step(engine: str, options: Options, program: Program, length: int) -> Callab
     backend = registry.get("backends", engine)
     sessions = {graph: backend.load(model, options) for graph, model in program.graphs.items()}
     assert program.wiring is not None
+    loop, feeds = sessions[program.wiring.loop], handed(sessions, program.wiring, length)
+    return lambda: loop.run(feeds)
+
+
+def handed(sessions: Mapping[str, Session], wiring: Wiring, length: int) -> dict[str, np.ndarray]:
+    """What one decoder step is fed after the encoder has read a source of some length."""
     src = np.random.default_rng(0).integers(3, 10, (1, length))
     given = {"src": src, "src_mask": np.ones(src.shape, bool)}
-    encoder, loop = sessions["encoder"], sessions[program.wiring.loop]
-    handed = encoder.run({s.name: given[s.name] for s in encoder.inputs})
+    encoder, loop = sessions["encoder"], sessions[wiring.loop]
+    memory = encoder.run({s.name: given[s.name] for s in encoder.inputs})
     feeds = {s.name: given[s.name] for s in loop.inputs if s.name in given}
-    feeds[program.wiring.stop.token.split(".")[1]] = np.array([5])
-    feeds |= {to.split(".")[1]: handed[origin.split(".")[1]] for to, origin in program.wiring.feeds.items()}
+    feeds[wiring.stop.token.split(".")[1]] = np.array([5])
+    feeds |= {to.split(".")[1]: memory[origin.split(".")[1]] for to, origin in wiring.feeds.items()}
     for spec in loop.inputs:
         if spec.name not in feeds:
             feeds[spec.name] = np.zeros([1 if isinstance(d, str) else d for d in spec.shape], spec.dtype)
-    return lambda: loop.run(feeds)
+    return feeds
 
 
 def _translators() -> Iterator[tuple[str, Source, str]]:
