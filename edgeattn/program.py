@@ -73,11 +73,14 @@ class QdqDialect:
             the engine runs a convolution in INT8 only between two quantized tensors.
         bias_apart: a Gemm whose output stays in float gets its bias from an Add behind it: the engine adds biases in
             INT32, which is only right before quantizing again, and runs such a Gemm in float.
+        unpacks_at_once: a stored weight behind a DequantizeLinear is unpacked once, when the graph is opened, unless
+            it is multiplied packed. Otherwise it would be at every run, and is given as arithmetic on constants.
     """
 
     unsigned: bool = False
     requantize_conv_outputs: bool = False
     bias_apart: bool = False
+    unpacks_at_once: bool = True
 
 
 @dataclass(frozen=True)

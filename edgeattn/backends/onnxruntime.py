@@ -76,7 +76,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     extra = "onnxruntime"
     devices = ("cpu",)
-    qdq = QdqDialect(unsigned=True, requantize_conv_outputs=True, bias_apart=True)
+    qdq = QdqDialect(unsigned=True, requantize_conv_outputs=True, bias_apart=True, unpacks_at_once=False)
 
     def probe(self) -> Availability:
         """Whether ``onnxruntime`` imports, and its version."""

@@ -1,16 +1,16 @@
 """int8-weights: weights stored as INT8, one scale a channel; activations stay float.
 
 What: the weights of wide Conv, Gemm, MatMul, LSTM and GRU layers and the tables that Gather looks tokens up in become
-INT8; a looked-up row is unpacked behind the Gather, so the table is never unpacked whole. Nothing else changes.
+INT8 behind a DequantizeLinear. Nothing else changes.
 Why: a quarter of the file, and no calibration: only weights are rounded. Where reading weights is what takes the time
 (a decoder's step at batch 1), engines that multiply them packed are faster too.
 How: max |w| over each output channel / 127, zero point 0; a table has one scale a column. Matrix products read their
-weight from a DequantizeLinear, laid out as (inputs, outputs): ONNX Runtime and OpenVINO multiply that form packed. No
-engine does so for convolutions and recurrent layers: their weights stand behind Cast and Mul, which every engine
-computes once, when it opens the graph, so only the file is smaller and memory and time are FP32's. With
-``precision: int8`` both engines also round what a packed product reads to INT8 while they run, 32 numbers to a scale
-(44 dB a product): faster by far. With ``precision: fp32`` nothing but the weights is rounded, and ONNX Runtime unpacks
-them all when it opens the graph.
+weight laid out as (inputs, outputs), the form that ONNX Runtime multiplies packed; OpenVINO does so as well. No engine
+here does for convolutions and recurrent layers: their weights are unpacked when the graph is opened, and only the file
+is smaller. ONNX Runtime would unpack them anew at every run, so its dialect has Cast and Mul there, which it computes
+once, and unpacks a table's rows behind the Gather. With ``precision: int8`` both engines also round what a packed
+product reads to INT8 while they run, 32 numbers to a scale (44 dB a product). With ``precision: fp32`` nothing but the
+weights is rounded, and ONNX Runtime unpacks them all when it opens the graph.
 Stays float: activations, gates, layers narrower than 16 channels, biases, anything under ``--keep``.
 Source: ONNX DequantizeLinear-13.
 """
@@ -108,24 +108,25 @@ def _write(model: onnx.ModelProto, chosen: Plan, settings: Settings) -> tuple[on
     convolved = {n.input[1]: 0 for n in index.nodes if n.op_type == "Conv" and n.input[1] in weights}
     multiplied = {name: axis for name, axis in weights.items() if name not in convolved}
     recurrent = [n for n in index.nodes if n.op_type in _RECURRENT and not _kept(n, settings)]
-    folded = convolved | {name: 1 for n in recurrent for name in n.input[1:3] if _is_wide(index, name)}
+    whole = convolved | {name: 1 for n in recurrent for name in n.input[1:3] if _is_wide(index, name)}
     tables = {n.input[0]: 1 for n in index.nodes if _is_table(index, n) and not _kept(n, settings)}
-    refuse_nonfinite(turned, Plan(weights={**tables, **folded, **multiplied}))
+    refuse_nonfinite(turned, Plan(weights={**tables, **whole, **multiplied}))
     result = insert(turned, Plan(weights=multiplied), {})
-    graph = result.graph
-    nodes = [new for name, axis in folded.items() for new in _folded(name, axis, graph)]
-    packed: dict[str, list[str]] = {}
+    graph, apart = result.graph, not settings.qdq.unpacks_at_once
+    packed = {name: _pack(name, axis, graph, apart) for name, axis in {**whole, **tables}.items()}
+    ahead = whole if apart else {**whole, **tables}
+    nodes = [new for name, axis in ahead.items() for new in _unpacked(name, axis, packed[name], apart)]
     for node in graph.node:
-        if node.op_type == "Gather" and node.input[0] in tables:
-            nodes += _unpacked_rows(node, graph, packed)
-            continue
-        for i in (1, 2) if node.op_type in ("Conv", *_RECURRENT) else ():
-            node.input[i] = f"{node.input[i]}_unpacked" if node.input[i] in folded else node.input[i]
-        nodes.append(node)
+        if apart and node.op_type == "Gather" and node.input[0] in tables:
+            nodes += _unpacked_rows(node, packed[node.input[0]])
+        else:
+            reads = node.op_type in ("Conv", "Gather", *_RECURRENT)
+            node.input[:] = [f"{name}_unpacked" if reads and name in ahead else name for name in node.input]
+            nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unread(graph, {*folded, *tables})
-    return result, len(multiplied) + len(folded) + len(tables)
+    _drop_unread(graph, {*whole, *tables})
+    return result, len(multiplied) + len(packed)
 
 
 def _drop_unread(graph: onnx.GraphProto, names: Iterable[str]) -> None:
@@ -150,41 +151,40 @@ def _kept(node: onnx.NodeProto, settings: Settings) -> bool:
     return any(name and fnmatchcase(name, pattern) for name in node_names(node) for pattern in settings.keep)
 
 
-def _unpacked_rows(
-    node: onnx.NodeProto, graph: onnx.GraphProto, packed: dict[str, list[str]]
-) -> Iterator[onnx.NodeProto]:
+def _unpacked_rows(node: onnx.NodeProto, packed: list[str]) -> Iterator[onnx.NodeProto]:
     """A Gather of INT8 rows, and what unpacks those that it read."""
     from onnx import helper
 
-    name, output = node.input[0], node.output[0]
-    if name not in packed:
-        packed[name] = _pack(name, 1, graph)
-    node.input[0], node.output[0] = packed[name][0], f"{output}_int8"
+    output = node.output[0]
+    node.input[0], node.output[0] = packed[0], f"{output}_int8"
     yield node
     yield helper.make_node(
-        "DequantizeLinear", [node.output[0], packed[name][1]], [output], name=f"{output}_dequantize", axis=-1
+        "DequantizeLinear", [node.output[0], packed[1]], [output], name=f"{output}_dequantize", axis=-1
     )
 
 
-def _folded(name: str, axis: int, graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """What unpacks a whole weight: arithmetic on constants, which engines do once."""
+def _unpacked(name: str, axis: int, packed: list[str], apart: bool) -> Iterator[onnx.NodeProto]:
+    """What unpacks a whole weight: DequantizeLinear, or ``apart`` as plain arithmetic."""
     from onnx import helper
 
-    levels, scale = _pack(name, axis, graph)
-    stored = next(t for t in graph.initializer if t.name == scale)
-    rank = len(next(t for t in graph.initializer if t.name == levels).dims)
-    stored.dims[:] = [stored.dims[0] if i == axis else 1 for i in range(rank)]
-    yield helper.make_node("Cast", [levels], [f"{name}_levels"], name=f"{name}_cast", to=FLOAT)
-    yield helper.make_node("Mul", [f"{name}_levels", scale], [f"{name}_unpacked"], name=f"{name}_scaled")
+    levels, scale, unpacked = *packed, f"{name}_unpacked"
+    if apart:
+        yield helper.make_node("Cast", [levels], [f"{name}_levels"], name=f"{name}_cast", to=FLOAT)
+        yield helper.make_node("Mul", [f"{name}_levels", scale], [unpacked], name=f"{name}_scaled")
+    else:
+        yield helper.make_node("DequantizeLinear", packed, [unpacked], name=f"{name}_dequantize", axis=axis)
 
 
-def _pack(name: str, axis: int, graph: onnx.GraphProto) -> list[str]:
-    """Store a constant as INT8 with a scale along an axis; the names of its values and its scales."""
+def _pack(name: str, axis: int, graph: onnx.GraphProto, apart: bool) -> list[str]:
+    """Store a constant as INT8 with a scale along an axis (``apart``: shaped to be multiplied); their names."""
     from onnx import numpy_helper
 
     names = [f"{name}_packed", f"{name}_packed_scale"]
-    arrays = quantize_weight(outside.array(next(t for t in graph.initializer if t.name == name)), axis)
-    graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True))
+    array = outside.array(next(t for t in graph.initializer if t.name == name))
+    levels, scale = quantize_weight(array, axis)
+    if apart and array.ndim > 2:  # a table, of rank 2, has its scales behind the Gather
+        scale = scale.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+    graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip((levels, scale), names, strict=True))
     return names
 
 

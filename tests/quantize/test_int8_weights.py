@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from edgeattn import backends, graphs, outside, registry
 from edgeattn.backends import Options
 from edgeattn.errors import BadInput, UsageError
-from edgeattn.program import Program
+from edgeattn.program import Program, QdqDialect
 from edgeattn.quantize import Settings, quantize
 from edgeattn.quantize._insert import quantize_weight
 from edgeattn.rewrite._sample import graph
@@ -20,6 +20,7 @@ from tests.graphs import conv_net
 
 pytestmark = pytest.mark.onnxruntime
 RNG = np.random.default_rng(0)
+AT_EVERY_RUN = Settings(qdq=QdqDialect(unpacks_at_once=False))
 ENGINES = ["onnxruntime", pytest.param("openvino", marks=pytest.mark.openvino)]
 
 
@@ -82,46 +83,54 @@ def test_the_file_is_a_quarter_and_products_lie_as_engines_multiply_them():
     assert (notes["bytes"], notes["bytes_after"]) == (outside.size(net), outside.size(result.graphs["main"]))
 
 
-def test_convolutions_and_recurrent_weights_are_unpacked_by_arithmetic_on_constants():
+@pytest.mark.parametrize(("settings", "operators"), [(Settings(), []), (AT_EVERY_RUN, ["Cast", "Mul"])])
+def test_weights_that_are_not_multiplied_packed_stand_as_the_engine_unpacks_them_once(settings, operators):
     net = conv_net(32)
-    index = graphs.GraphIndex(quantized(net).graphs["main"])
-    unpacked = index.producer[index.producer["c2"].input[1]]
-    assert [unpacked.op_type, index.producer[unpacked.input[0]].op_type] == ["Mul", "Cast"]
-    assert all(index.is_constant(name) for name in (unpacked.input[1], index.producer[unpacked.input[0]].input[0]))
-    assert graphs.macs_by_node(index.model) == graphs.macs_by_node(net)
+    model = quantized(net, settings).graphs["main"]
+    index = graphs.GraphIndex(model)
+    assert index.producer[index.producer["c2"].input[1]].op_type == (operators or ["DequantizeLinear"])[-1]
+    assert graphs.macs_by_node(model) == graphs.macs_by_node(net)
     lstm = graph(
         "(float[s,n,32] x) => (float[s,1,n,32] y) { y, last, cell = LSTM <hidden_size = 32> (x, w, r) }",
         w=(1, 128, 32),
         r=(1, 128, 32),
     )
-    result = quantized(lstm)
+    result = quantized(lstm, settings)
     assert len(graphs.packed_weights(result.graphs["main"])) == 2
     x = {"x": RNG.standard_normal((5, 2, 32)).astype(np.float32)}
     before, after = (backends.oracle(p)["main"].run(x)["y"] for p in (Program({"main": lstm}), result))
     assert snr(before, after) > 35  # half a step of 127 in every weight, averaged over 64 products: near 42 dB
 
 
-def test_a_table_is_looked_up_packed_and_only_its_rows_are_unpacked():
+@pytest.mark.parametrize(
+    ("settings", "order"),
+    [(Settings(), ["DequantizeLinear", "Gather"]), (AT_EVERY_RUN, ["Gather", "DequantizeLinear"])],
+)
+def test_where_unpacking_costs_at_every_run_only_the_rows_looked_up_are(settings, order):
     net = graph("(int64[n] token) => (float[n,32] y) { y = Gather(table, token) }", table=(100, 32))
-    index = graphs.GraphIndex(quantized(net).graphs["main"])
-    unpacking = index.producer["y"]
-    assert unpacking.op_type == "DequantizeLinear"
-    assert index.producer[unpacking.input[0]].op_type == "Gather"
-    run = backends.oracle(Program({"main": index.model}))["main"].run
+    model = quantized(net, settings).graphs["main"]
+    assert [node.op_type for node in model.graph.node] == order
+    run = backends.oracle(Program({"main": model}))["main"].run
     table = numpy_helper.to_array(net.graph.initializer[0])
     steps = np.abs(table).max(axis=0) / 127
     error = np.abs(run({"token": np.arange(100)})["y"] - table)
     assert (error <= 0.5001 * steps).all()  # half a step of each column, and float32's last digit
 
 
-def test_a_table_that_is_the_output_map_too_is_packed_for_both():
+@pytest.mark.parametrize("settings", [Settings(), AT_EVERY_RUN])
+def test_a_table_that_is_the_output_map_too_is_packed_for_both(settings):
     net = graph(
         "(int64[n] token) => (float[n,100] y) { x = Gather(table, token) \n y = Gemm <transB = 1> (x, table) }",
         table=(100, 32),
     )
-    model = quantized(net).graphs["main"]
+    model = quantized(net, settings).graphs["main"]
     assert sorted(graphs.packed_weights(model)) == ["table_packed", "table_transposed_int8"]
     assert {t.data_type for t in model.graph.initializer if len(t.dims) > 1} == {TensorProto.INT8}
+
+
+def test_a_convolution_without_bias_is_packed_too():
+    net = graph("(float[n,32,4,4] x) => (float[n,32,4,4] y) { y = Conv(x, w) }", w=(32, 32, 1, 1))
+    assert graphs.packed_weights(quantized(net).graphs["main"]) == ["w_packed"]
 
 
 def test_what_is_kept_stays_and_what_is_not_finite_is_refused():
