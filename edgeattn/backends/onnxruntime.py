@@ -142,6 +142,7 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
             settings.add_session_config_entry("session.disable_prepacking", "1")
     if options.precision == "fp32" and _weights_alone(model):  # else it rounds what they multiply to INT8 as well
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
+    settings.add_session_config_entry("session.qdq_matmulnbits_block_size", "-1")  # as few scales as waste no room
     if optimized:
         settings.optimized_model_filepath = optimized
         weights = f"{Path(optimized).name}.data"  # a graph of more than 2 GiB cannot be saved in one file

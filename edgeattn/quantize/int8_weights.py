@@ -4,13 +4,14 @@ What: the weights of wide Conv, Gemm, MatMul, LSTM and GRU layers and the tables
 INT8 behind a DequantizeLinear. Nothing else changes.
 Why: a quarter of the file, and no calibration: only weights are rounded. Where reading weights is what takes the time
 (a decoder's step at batch 1), engines that multiply them packed are faster too.
-How: max |w| over each output channel / 127, zero point 0; a table has one scale a column. Matrix products read their
+How: max |w| over each output channel / 127, zero point 0; a table has one scale a row. Matrix products read their
 weight laid out as (inputs, outputs), the form that ONNX Runtime multiplies packed; OpenVINO does so as well. No engine
 here does for convolutions and recurrent layers: their weights are unpacked when the graph is opened, and only the file
 is smaller. ONNX Runtime would unpack them anew at every run, so its dialect has Cast and Mul there, which it computes
-once, and unpacks a table's rows behind the Gather. With ``precision: int8`` both engines also round what a packed
-product reads to INT8 while they run, 32 numbers to a scale (44 dB a product). With ``precision: fp32`` nothing but the
-weights is rounded, and ONNX Runtime unpacks them all when it opens the graph.
+once, and a table's rows are unpacked behind the Gather, with one scale a column. With ``precision: int8`` both engines
+also round what a packed product reads to INT8 while they run, 32 to 256 numbers to a scale (42 dB a product or
+better). With ``precision: fp32`` nothing but the weights is rounded, and ONNX Runtime unpacks them all when it opens
+the graph.
 Stays float: activations, gates, layers narrower than 16 channels, biases, anything under ``--keep``.
 Source: ONNX DequantizeLinear-13.
 """
@@ -109,10 +110,14 @@ def _write(model: onnx.ModelProto, chosen: Plan, settings: Settings) -> tuple[on
     multiplied = {name: axis for name, axis in weights.items() if name not in convolved}
     recurrent = [n for n in index.nodes if n.op_type in _RECURRENT and not _kept(n, settings)]
     whole = convolved | {name: 1 for n in recurrent for name in n.input[1:3] if _is_wide(index, name)}
-    tables = {n.input[0]: 1 for n in index.nodes if _is_table(index, n) and not _kept(n, settings)}
+    apart = not settings.qdq.unpacks_at_once
+    # A scale a column can be applied to rows of any shape behind the Gather. Before it, a scale a row is finer, and
+    # OpenVINO 2026.4 dies of the other.
+    found = (n for n in index.nodes if _is_table(index, n) and not _kept(n, settings))
+    tables = {n.input[0]: 1 if apart else 0 for n in found}
     refuse_nonfinite(turned, Plan(weights={**tables, **whole, **multiplied}))
     result = insert(turned, Plan(weights=multiplied), {})
-    graph, apart = result.graph, not settings.qdq.unpacks_at_once
+    graph = result.graph
     packed = {name: _pack(name, axis, graph, apart) for name, axis in {**whole, **tables}.items()}
     ahead = whole if apart else {**whole, **tables}
     nodes = [new for name, axis in ahead.items() for new in _unpacked(name, axis, packed[name], apart)]
