@@ -91,7 +91,7 @@ def measure(
     return seen
 
 
-_MARKS = ("_peak", "_power", "_lost", "_count")
+_MARKS = ("@peak", "@power", "@lost", "@count")  # no exporter writes such names
 _ZERO, _SCALAR = "edgeattn_zero", "edgeattn_zero_scalar"
 
 
@@ -119,16 +119,16 @@ def _meters(name: str, element: int) -> Iterator[onnx.NodeProto]:
     def node(kind: str, inputs: list[str], mark: str, **attributes: Any) -> onnx.NodeProto:
         return helper.make_node(kind, inputs, [f"{name}{mark}"], name=f"{name}{mark}_meter", **attributes)
 
-    finite = f"{name}_finite"
-    yield node("IsInf", [name], "_infinite")
-    yield node("Where", [f"{name}_infinite", _SCALAR, name], "_seen")
-    yield node("Flatten", [f"{name}_seen"], "_flat", axis=0)
-    yield node("Concat", [f"{name}_flat", _ZERO], "_finite", axis=1)  # an empty value has no largest element
-    yield node("Abs", [finite], "_magnitude")
-    yield node("ReduceMax", [f"{name}_magnitude"], "_peak", keepdims=0)
-    yield node("ReduceSumSquare", [finite], "_power", keepdims=0)
-    yield node("Cast", [finite], "_narrow", to=element)
-    yield node("Cast", [f"{name}_narrow"], "_back", to=TensorProto.FLOAT)
-    yield node("Sub", [finite, f"{name}_back"], "_error")
-    yield node("ReduceSumSquare", [f"{name}_error"], "_lost", keepdims=0)
-    yield node("Size", [name], "_count")
+    finite = f"{name}@finite"
+    yield node("IsInf", [name], "@infinite")
+    yield node("Where", [f"{name}@infinite", _SCALAR, name], "@seen")
+    yield node("Flatten", [f"{name}@seen"], "@flat", axis=0)
+    yield node("Concat", [f"{name}@flat", _ZERO], "@finite", axis=1)  # an empty value has no largest element
+    yield node("Abs", [finite], "@magnitude")
+    yield node("ReduceMax", [f"{name}@magnitude"], "@peak", keepdims=0)
+    yield node("ReduceSumSquare", [finite], "@power", keepdims=0)
+    yield node("Cast", [finite], "@narrow", to=element)
+    yield node("Cast", [f"{name}@narrow"], "@back", to=TensorProto.FLOAT)
+    yield node("Sub", [finite, f"{name}@back"], "@error")
+    yield node("ReduceSumSquare", [f"{name}@error"], "@lost", keepdims=0)
+    yield node("Size", [name], "@count")

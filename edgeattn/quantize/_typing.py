@@ -35,6 +35,7 @@ _LAYERS = (*graphs.MAC_OPS, "BatchNormalization", "Einsum")
 _EXACT = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "ArgMax", "ArgMin", "TopK", "NonZero", "Cast"}
 _EXACT |= {"IsNaN", "IsInf", "Shape", "Size", "CastLike", "QuantizeLinear", "NonMaxSuppression", "Round", "Floor"}
 _EXACT |= {"Ceil", "Mod", "Unique", "OneHot", "Range"}
+_PIECE = 1 << 20  # elements
 _SUMS = ("ReduceMean", "GlobalAveragePool", "AveragePool")
 
 
@@ -175,17 +176,19 @@ def _why_constant(
 
 def _lost_constant(value: Array, kind: Kind) -> str:
     """Why a constant has to stay in FP32: too large, too small, or a whole number that would become another."""
-    finite = value[np.isfinite(value)].astype(np.float64)
-    if not finite.size or not finite.any():
-        return ""
-    peak = float(np.abs(finite).max())
+    flat, peak, power, lost, whole = value.reshape(-1), 0.0, 0.0, 0.0, True
+    for start in range(0, flat.size, _PIECE):  # in float64, so piece by piece
+        piece = flat[start : start + _PIECE]
+        finite = piece[np.isfinite(piece)].astype(np.float64)
+        error = finite - kind.rounded(finite.astype(np.float32)).astype(np.float64)
+        peak = max(peak, float(np.abs(finite).max(initial=0.0)))
+        power, lost = power + float(finite @ finite), lost + float(error @ error)
+        whole = whole and bool((finite == np.rint(finite)).all())
     if peak > kind.largest:
         return f"reads a constant of {peak:.3g}, beyond {kind.label}'s {kind.largest:.4g}"
-    error = finite - kind.rounded(finite.astype(np.float32)).astype(np.float64)
-    if peak > kind.whole and error.any() and (finite == np.rint(finite)).all():
+    if peak > kind.whole and lost and whole:
         return f"reads whole numbers up to {peak:.0f}, of which {kind.label} holds each up to {kind.whole}"
-    lost = float(np.linalg.norm(error))
-    if lost > kind.digits * float(np.linalg.norm(finite)):
+    if lost > kind.digits**2 * power:
         return f"reads a constant of {peak:.3g}, too small for {kind.label} to hold well"
     return ""
 
