@@ -86,7 +86,7 @@ class OnnxRuntimeBackend:
         """Opsets newer than this engine knows, and precisions its CPU provider only simulates."""
         refusals = newer_opsets(program, _NEWEST_OPSET)
         if options.precision in ("fp16", "bf16"):
-            why = f"the CPU provider computes {options.precision} in fp32"
+            why = "the CPU provider computes fp16 in fp32" if options.precision == "fp16" else "there is no bf16 here"
             refusals.append(Refusal("*", "", why, "use precision fp32 or int8 here"))
         return refusals
 

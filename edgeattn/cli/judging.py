@@ -49,7 +49,7 @@ def parity(
         first, second = open_any(reference, target, rounded=True), open_any(candidate, target, rounded=True)
         for opened in (first, second):
             if "rounded" in opened.engine:
-                ui.warn(f"{opened.name}: {target} would compute it in fp32; judged with {opened.engine}")
+                ui.warn(f"{opened.name}: {target} does not compute in the types it names; judged with {opened.engine}")
         cases = _cases(first, inputs, seed)
         oracle = answered(cases, reference, lambda c: first.run(c.feeds, c.tokens))
         result = judge("parity", lambda c: second.run(c.feeds, c.tokens), oracle.cases, limits)
