@@ -4,22 +4,21 @@ A node that *must* stay in FP32 has a reason: its operator, what it reads or wri
 layer with weights that has none computes in the low type. What lies between may do either, and is labelled so that the
 graph needs the fewest Casts: a minimum cut between the FP32 side (graph inputs and outputs, nodes with reasons) and
 the low side (layers with weights), where cutting a value costs its one, shared Cast. Of several such cuts the one with
-the fewest nodes in FP32 is taken. (Ford and Fulkerson 1956)
+the fewest nodes in FP32 is taken.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeattn import graphs
 from edgeattn.graphs import GraphIndex, attributes
+from edgeattn.quantize._flow import ENDLESS, Flow
 from edgeattn.quantize._plan import node_names
 from edgeattn.rounding import FLOAT
 from edgeattn.standard import all_nodes
@@ -222,13 +221,13 @@ def _inside(node: onnx.NodeProto, seen: Mapping[str, Seen]) -> float:
 
 def _fewest_casts(index: GraphIndex, result: Typing, fixed: set[int]) -> set[int]:
     """Nodes that compute in the low type; ``fixed`` must not."""
-    flow = _Flow()
+    flow = Flow()
     float_side, low_side = -1, -2
     layers = {i for i, n in enumerate(index.nodes) if i not in fixed and _is_layer(index, n)}
     for i in fixed:
-        flow.add((float_side, i), _ENDLESS)
+        flow.add((float_side, i), ENDLESS)
     for i in layers:
-        flow.add((i, low_side), _ENDLESS)
+        flow.add((i, low_side), ENDLESS)
     producer = {name: i for i, n in enumerate(index.nodes) for name in n.output if name}
     readers: dict[str, set[int]] = {}
     for i, node in enumerate(index.nodes):
@@ -243,9 +242,9 @@ def _fewest_casts(index: GraphIndex, result: Typing, fixed: set[int]) -> set[int
         flow.add((widening, source), 1)
         for user in users:
             reads_low = user == float_side or value in {index.nodes[user].input[p] for p in result.inputs[user]}
-            flow.add((user if reads_low else float_side, widening), _ENDLESS)
+            flow.add((user if reads_low else float_side, widening), ENDLESS)
             if reads_low and user != float_side:
-                flow.add((narrowing, user), _ENDLESS)
+                flow.add((narrowing, user), ENDLESS)
     in_float = flow.source_side(float_side, low_side)
     return {i for i in range(len(index.nodes)) if i not in in_float and i not in fixed}
 
@@ -275,49 +274,3 @@ def reads(node: onnx.NodeProto) -> set[str]:
     inner = (name for a in node.attribute for g in (a.g, *a.graphs) for n in all_nodes(g) for name in n.input)
     captured = (v.name for a in node.attribute for g in (a.g, *a.graphs) for v in g.output)
     return {name for name in (*node.input, *inner, *captured) if name}
-
-
-_ENDLESS = 1 << 40
-_Node = object
-
-
-class _Flow:
-    """A network with integer capacities, and its minimum cut by shortest augmenting paths."""
-
-    def __init__(self) -> None:
-        self._room: dict[_Node, dict[_Node, int]] = {}
-
-    def add(self, edge: tuple[_Node, _Node], capacity: int) -> None:
-        """An edge, in addition to what is there."""
-        source, target = edge
-        if source != target:
-            out = self._room.setdefault(source, {})
-            out[target] = out.get(target, 0) + capacity
-            self._room.setdefault(target, {}).setdefault(source, 0)
-
-    def source_side(self, source: _Node, sink: _Node) -> set[_Node]:
-        """What is still reached from the source once the flow is largest: the smallest source side of a cut."""
-        while True:
-            before = self._reached(source, sink)
-            if sink not in before:
-                return set(before)
-            path = [sink]
-            while path[-1] != source:
-                path.append(before[path[-1]])
-            edges = [(b, a) for a, b in pairwise(path)]
-            least = min(self._room[a][b] for a, b in edges)
-            for a, b in edges:
-                self._room[a][b] -= least
-                self._room[b][a] += least
-
-    def _reached(self, source: _Node, sink: _Node) -> dict[_Node, _Node]:
-        """Node -> the one before it on a shortest way from the source."""
-        before: dict[_Node, _Node] = {source: source}
-        queue = deque([source])
-        while queue and sink not in before:
-            here = queue.popleft()
-            for there, room in self._room.get(here, {}).items():
-                if room > 0 and there not in before:
-                    before[there] = here
-                    queue.append(there)
-        return before
