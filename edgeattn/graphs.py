@@ -142,6 +142,16 @@ def with_outputs(model: onnx.ModelProto, values: Iterable[str]) -> onnx.ModelPro
     return tapped
 
 
+def packed_weights(model: onnx.ModelProto) -> list[str]:
+    """Matrices stored in INT8: weights that somebody quantized."""
+    return [t.name for t in model.graph.initializer if t.data_type in (2, 3) and len(t.dims) > 1]
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard domain, 0 if it is not imported."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Attributes of a node as Python values (tensors stay TensorProto)."""
     import onnx
@@ -203,6 +213,20 @@ def typical_values(model: onnx.ModelProto) -> Iterator[tuple[str, list[int], str
         yield value.name, shape, _DTYPES.get(kind.elem_type, "uint8")
 
 
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """``TensorProto.DataType`` of every value of a graph that has one and can be inferred, constants included."""
+    import onnx
+
+    try:
+        with native("ONNX", "inferring types"):
+            graph = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
+    except onnx.shape_inference.InferenceError:
+        graph = model.graph
+    found = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
+    found |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    return {name: kind for name, kind in found.items() if kind}
+
+
 def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:
     if node.op_type in _RECURRENT:
         return _recurrent_macs(index, shapes, node)
@@ -219,7 +243,8 @@ def _node_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> i
 
 def _recurrent_macs(index: GraphIndex, shapes: GraphIndex, node: onnx.NodeProto) -> int:
     """Both weights ``(directions, gates · H, …)`` once for every position and sample of ``(S, B, I)``."""
-    weights, shape = [index.constant_shape(name) for name in node.input[1:3]], shapes.shape(node.input[0])
+    weights = [index.constant_shape(_weight_source(index, name)) for name in node.input[1:3]]
+    shape = shapes.shape(node.input[0])
     if shape is None or any(weight is None for weight in weights):
         return 0
     positions = [d if isinstance(d, int) else 1 for d in shape[:2]]

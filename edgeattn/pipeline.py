@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, report, tune
-from edgeattn.backends import Engine, calibrator, oracle
+from edgeattn.backends import Engine, calibrator, oracle, rounded
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
 from edgeattn.harness.parity import Limits
@@ -192,9 +192,9 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
 
 
 def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session] | None = None) -> None:
-    """Hold a program (in the oracle engine, or open as ``sessions``) against eager PyTorch on every case."""
+    """Hold a program (in the oracle engine, FP16 and BF16 rounded there, or ``sessions``) against eager PyTorch."""
     job.listen(f"parity after {stage}", 0, None)
-    opened = sessions if sessions is not None else oracle(program)
+    opened = sessions if sessions is not None else rounded(program)
     limits = job.limits if stage in ("quantize", "engine") else "fp32"
     assert program.reference is not None
     job.parity.append(

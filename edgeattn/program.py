@@ -80,6 +80,8 @@ class QdqDialect:
             ``engine`` (by itself, where a weight alone is INT8), or nothing: it cannot.
         group: for ``engine``, how many values along a layer's depth share a scale; a depth that is no multiple of it
             would be computed in float.
+        unpacks_at_once: a stored weight behind a DequantizeLinear is unpacked once, when the graph is opened, unless
+            it is multiplied packed. Otherwise it would be at every run, and is given as arithmetic on constants.
     """
 
     unsigned: bool = False
@@ -89,6 +91,7 @@ class QdqDialect:
     gates_as_scales: bool = False
     dynamic: str = "operators"
     group: int = 1
+    unpacks_at_once: bool = True
 
 
 @dataclass(frozen=True)

@@ -283,8 +283,9 @@ class Recipe(_Section):
                 self._known("rule", "rewrite", rule, "rewrite", key)
 
     def _check_scheme(self, scheme: str) -> None:
-        gives = registry.get("quantize", scheme.replace("-", "_")).precision
-        if gives != self.precision:
+        found = registry.get("quantize", scheme.replace("-", "_"))
+        gives = " or ".join((found.precision, *getattr(found, "also", ())))
+        if self.precision not in gives.split(" or "):
             raise RecipeError(
                 f"scheme '{scheme}' is for precision {gives}, and precision is {self.precision}",
                 where=self.where("quantize", "scheme"),

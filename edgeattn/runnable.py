@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeattn import backends, decode, graphs, registry
+from edgeattn import backends, decode, graphs, registry, rounding
 from edgeattn.errors import UsageError
 from edgeattn.harness.precision import labelled
 from edgeattn.memory import assert_fits
@@ -42,7 +42,7 @@ class Runnable:
         return decode.run(self.sessions, self.wiring, feeds, tokens)
 
 
-def open_any(name: str, target: str = "onnxruntime", threads: int = 0) -> Runnable:
+def open_any(name: str, target: str = "onnxruntime", threads: int = 0, rounded: bool = False) -> Runnable:
     """Open what ``name`` stands for.
 
     Args:
@@ -50,6 +50,8 @@ def open_any(name: str, target: str = "onnxruntime", threads: int = 0) -> Runnab
             MODEL is anything :func:`edgeattn.source.resolve` takes.
         target: engine for ONNX files.
         threads: for every engine; 0 takes all usable cores.
+        rounded: FP16 and BF16 graphs that the target would compute in FP32 are computed as they are written, slowly
+            (:func:`edgeattn.backends.rounded`): right for judging numbers, wrong for timing.
 
     Raises:
         UsageError: neither a path that exists nor ``pytorch:…``.
@@ -67,9 +69,24 @@ def open_any(name: str, target: str = "onnxruntime", threads: int = 0) -> Runnab
     assert_fits(program)
     engine, device = backends.parse_target(target)
     backend: backends.Backend = registry.get("backends", engine)
-    options = backends.Options(device, threads=threads)
+    asked = _precision(program)
+    options, told = backends.Options(device, asked, threads), target
+    inputs = tuple(graphs.program_inputs(program))
+    if asked in rounding.NAMES.values() and backend.unsupported(program, options):
+        if rounded:
+            told = f"every {asked} operator rounded"
+            return Runnable(name, told, inputs, backends.rounded(program), program.wiring, program)
+        options, told = backends.Options(device, threads=threads), f"{target}: {asked} in fp32"
     sessions = {graph: backend.load(model, options) for graph, model in program.graphs.items()}
-    return Runnable(name, target, tuple(graphs.program_inputs(program)), sessions, program.wiring, program)
+    return Runnable(name, told, inputs, sessions, program.wiring, program)
+
+
+def _precision(program: Program) -> str:
+    """What the graphs themselves say that they compute in."""
+    typed = {kind for model in program.graphs.values() for kind in rounding.types_in(model)}
+    if typed:
+        return min(typed)  # bf16 where both occur: more engines round FP16 than run BF16
+    return "int8" if "DequantizeLinear" in graphs.histogram(program) else "fp32"
 
 
 def _bundle(path: Path) -> Runnable:

@@ -26,6 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "standard",
             "twin",
             "publish",
+            "rounding",
             "preflight",
             "plainyaml",
             "complaints",

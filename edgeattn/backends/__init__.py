@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -183,6 +183,16 @@ def _opened(program: Program, options: Options, engines: tuple[str, ...]) -> dic
         if backend.probe().available:
             return {graph: backend.load(model, options) for graph, model in program.graphs.items()}
     raise MissingPackage("onnxruntime", "onnxruntime", why="rewrites and calibration are computed with it")
+
+
+def rounded(program: Program) -> dict[str, Session]:
+    """As :func:`oracle`; FP16 and BF16 graphs compute with every operator's result rounded to their type.
+
+    This is what such a program is judged by where it cannot run: see :mod:`edgeattn.rounding`.
+    """
+    from edgeattn import rounding
+
+    return oracle(replace(program, graphs={g: rounding.visible(m) for g, m in program.graphs.items()}))
 
 
 def parse_target(target: str) -> tuple[str, str]:

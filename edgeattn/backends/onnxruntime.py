@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -45,7 +46,7 @@ _DTYPES = {
     **{t: t for t in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
 }
 _INT8_OPS = {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "MatMulIntegerToFloat"}
-_INT8_OPS |= {"DynamicQuantizeMatMul", "QLinearConvTranspose", "DynamicQuantizeLSTM"}
+_INT8_OPS |= {"MatMulNBits", "DynamicQuantizeMatMul", "QLinearConvTranspose", "DynamicQuantizeLSTM"}
 _FLOAT_OPS = {"Conv", "FusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "LSTM", "GRU", "RNN"}
 _ROLES = {
     **dict.fromkeys(_INT8_OPS | _FLOAT_OPS, "product"),
@@ -57,6 +58,7 @@ _LABELS = {1: "fp32", 2: "int8", 3: "int8", 10: "fp16", 11: "fp64", 16: "bf16"} 
 # What ONNX Runtime appends to the name of a node that it fused, moved or copied.
 _MARKS = re.compile(r"^InsertedPrecisionFreeCast_|(_token_\d+|/duplicated|_nchwc)+$")
 _WARM_UP_RUNS = 3
+_DEQUANTIZES, _QUANTIZES = b"DequantizeLinear", b"QuantizeLinear"  # the second is no part of the first
 _NEWEST_OPSET = 26
 # One node for two Adds and a LayerNormalization, at six times their cost (version 1.31, AVX-512, 64 to 196 positions).
 _SLOWER_FUSED = ["SkipLayerNormFusion"]
@@ -88,7 +90,9 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     extra = "onnxruntime"
     devices = ("cpu",)
-    qdq = QdqDialect(unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True)
+    qdq = QdqDialect(
+        unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True, unpacks_at_once=False
+    )
 
     def probe(self) -> Availability:
         """Whether ``onnxruntime`` imports, and its version."""
@@ -101,7 +105,7 @@ class OnnxRuntimeBackend:
             hint = "quantize with int8-static, which is the portable one"
             refusals.append(Refusal("*", "", "the program was made for OpenVINO alone", hint))
         if options.precision in ("fp16", "bf16"):
-            why = f"the CPU provider computes {options.precision} in fp32"
+            why = "the CPU provider computes fp16 in fp32" if options.precision == "fp16" else "there is no bf16 here"
             refusals.append(Refusal("*", "", why, "use precision fp32 or int8 here"))
         return refusals
 
@@ -172,6 +176,9 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", "/")
         if not options.optimize:  # a copy of every weight in another layout pays off only where time is measured
             settings.add_session_config_entry("session.disable_prepacking", "1")
+    if options.precision == "fp32" and _weights_alone(model):  # else it rounds what they multiply to INT8 as well
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
+    settings.add_session_config_entry("session.qdq_matmulnbits_block_size", "-1")  # as few scales as waste no room
     if optimized:
         settings.optimized_model_filepath = optimized
         weights = f"{Path(optimized).name}.data"  # a graph of more than 2 GiB cannot be saved in one file
@@ -185,6 +192,17 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
             )
     except Exception as error:
         raise refusal("onnxruntime", error) from error
+
+
+def _weights_alone(model: str | bytes) -> bool:
+    """Whether a graph dequantizes and quantizes nothing: looked up as words in the file, which needs no parser."""
+    if isinstance(model, bytes):
+        return _DEQUANTIZES in model and _QUANTIZES not in model
+    try:
+        with open(model, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(_DEQUANTIZES) >= 0 and data.find(_QUANTIZES) < 0
+    except (OSError, ValueError):  # missing or empty: ONNX Runtime says so better
+        return False
 
 
 def _products(file: Path, options: Options, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:

@@ -131,7 +131,7 @@ class OpenVinoBackend:
             ir = _thawed(program.ir[graph]) if graph in program.ir else _read(model)
             with native("OpenVINO", "saving the graph"):
                 ov.save_model(ir, out / files[graph], compress_to_fp16=False)
-            compiled = _compile(out / files[graph], options)
+            compiled = _compile(_core().read_model(out / files[graph]), options)
             effective[graph] = {
                 "device": ",".join(compiled.get_property("EXECUTION_DEVICES")).lower(),
                 "precision": precision_summary(_products(compiled, model), macs_by_node(model)),
@@ -249,10 +249,17 @@ def _shareable(array: Array) -> Array:
     return shared
 
 
+def _pinned(model: Any, options: Options) -> str:
+    """The precision to pin; of a graph that says itself what computes in BF16, its own: the FP32 in it would go."""
+    asked = options.around if options.precision == "int8" else options.precision
+    typed = any(port.get_element_type().get_type_name() == "bf16" for op in model.get_ops() for port in op.outputs())
+    return "dynamic" if asked == "bf16" and typed else _PINNED[asked]
+
+
 def _compile(model: Any, options: Options, counted: bool = False) -> Any:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": _PINNED[options.around if options.precision == "int8" else options.precision],
+        "INFERENCE_PRECISION_HINT": _pinned(model, options),
         "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
         **({"PERF_COUNT": True} if counted else {}),
         # By default the engine quantizes activations wherever a weight is INT8, whatever precision is asked for.
@@ -287,6 +294,7 @@ def _executed(compiled: Any, model: onnx.ModelProto, ran: bool = False) -> list[
     """The layers of a compiled model, in the names of the graph it was made from; once it ran, those that did."""
     given = Given(model)
     nodes, reads, idle = [], {}, set()
+    rounds = int(compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) > 0
     for op in compiled.get_runtime_model().get_ordered_ops():
         told = op.get_rt_info()
         info = {key: told[key].astype(str) for key in _TOLD if key in told}
@@ -294,6 +302,13 @@ def _executed(compiled: Any, model: onnx.ModelProto, ran: bool = False) -> list[
             continue
         name = op.get_friendly_name()
         reads[name] = [port.get_source_output().get_node().get_friendly_name() for port in op.inputs()]
+        if (
+            info.get("runtimePrecision") == "i8"
+            and not rounds
+            and op.inputs()
+            and op.get_input_element_type(0).is_real()
+        ):
+            info["runtimePrecision"] = "f32"  # its weights alone are INT8
         nodes.append(_layer(name, info, given))
         if ran and info.get("execTimeMcs") == "not_executed":
             idle.add(name)

@@ -46,7 +46,10 @@ def parity(
 
     with Ui(as_json, quiet, [reference, candidate], timeout=timeout) as ui:
         limits = Limits.of(precision).override(atol=atol or (), rtol=rtol or (), sqnr=sqnr or ())
-        first, second = open_any(reference, target), open_any(candidate, target)
+        first, second = open_any(reference, target, rounded=True), open_any(candidate, target, rounded=True)
+        for opened in (first, second):
+            if "rounded" in opened.engine:
+                ui.warn(f"{opened.name}: {target} does not compute in the types it names; judged with {opened.engine}")
         cases = _cases(first, inputs, seed)
         oracle = answered(cases, reference, lambda c: first.run(c.feeds, c.tokens))
         result = judge("parity", lambda c: second.run(c.feeds, c.tokens), oracle.cases, limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,7 +120,6 @@ def _facts_of(model: Any) -> dict[str, Any]:
     from edgeattn.recognise import recognise
 
     counts = Counter(node.op_type for node in model.graph.node)
-    quantized = counts["QuantizeLinear"] + counts["DequantizeLinear"] > 0
     return {
         "inputs": [str(s) for s in graphs.input_specs(model)],
         "outputs": [str(s) for s in graphs.output_specs(model)],
@@ -128,7 +128,7 @@ def _facts_of(model: Any) -> dict[str, Any]:
         "parameters": graphs.parameters(model),
         "macs": graphs.multiply_accumulates(model),
         "bytes": outside.size(model),
-        "precision": "int8 (QDQ)" if quantized else "float",
+        "precision": _precision(model, counts),
         "nodes": sum(counts.values()),
         "operators": dict(counts.most_common()),
         "attention": [
@@ -136,6 +136,22 @@ def _facts_of(model: Any) -> dict[str, Any]:
             for a in recognise(model)
         ],
     }
+
+
+def _precision(model: Any, counts: Mapping[str, int]) -> str:
+    """What a graph says that it computes in."""
+    from edgeattn import graphs, rounding
+
+    if counts["QuantizeLinear"]:
+        return "int8 (QDQ)"
+    if graphs.packed_weights(model):
+        return "int8 weights, float activations"
+    if not (kinds := rounding.types_in(model)):
+        return "float"
+    types = graphs.element_types(model)
+    layers = [types.get(node.output[0]) for node in model.graph.node if node.op_type in graphs.MAC_OPS]
+    typed = sum(kind in rounding.NAMES for kind in layers)
+    return f"{' and '.join(sorted(kinds))}, {typed} of {len(layers)} layers; {counts['Cast']} Casts"
 
 
 def _show(ui: Ui, graph: str, known: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, Out, Patience, Quiet, Target, app
-from edgeattn.cli.stages import In, save
+from edgeattn.cli.stages import In, Inputs, Shapes, save, specs
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import UsageError
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _JUDGED = 8  # calibration samples that the forms of a gate are judged on
 _TOLD = {"activations": "activations in INT8", "weights": "weights in INT8"}
+_TOLD |= {"layers": "layers with weights in the low type", "nodes": "nodes in it", "casts": "Casts", "border": "border"}
+_TOLD |= {"cases": "cases that ranges were measured on", "bytes": "bytes before", "bytes_after": "bytes after"}
 
 
 @app.command()
@@ -57,6 +59,8 @@ def quantize(
     sqnr: Annotated[float | None, typer.Option(help="mixed: dB that every output must keep, like 30.")] = None,
     minutes: Annotated[float | None, typer.Option(help="mixed: how long to search; it goes on the next time.")] = None,
     target: Target = "onnxruntime",
+    inputs: Inputs = None,
+    shape: Shapes = None,
     force: Force = False,
     timeout: Patience = A_JOB_S,
     as_json: Json = False,
@@ -64,7 +68,7 @@ def quantize(
     debug: Debug = False,
 ) -> None:
     """FP32 ONNX -> ONNX of a lower precision in standard operators, attention gates kept in float."""
-    from edgeattn import backends, graphs, registry, storage
+    from edgeattn import backends, drawing, graphs, registry, storage
     from edgeattn import calib as calibration
     from edgeattn.publish import guard
     from edgeattn.quantize import Budget, Settings, assert_runs_in, find
@@ -73,7 +77,8 @@ def quantize(
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
-        calibrated = find(scheme).calibrated
+        chosen = find(scheme)
+        calibrated = chosen.calibrated
         if calib is not None and not calibrated:
             raise UsageError(f"{scheme} takes no calibration data", where="--calib", hint="leave --calib out")
         assert_runs_in(scheme, backends.parse_target(target)[0])
@@ -87,15 +92,21 @@ def quantize(
                 where="--calib",
                 hint=calibration.HINT,
             )
+        if chosen.precision == "fp16":  # its narrow range is measured, on inputs that the program takes
+            wanted = drawing.Given(inputs, specs(shape or []))
+            program = storage.with_reference(program, backends.oracle, given=wanted, warn=ui.warn)
+        elif inputs or shape:
+            option = "--inputs" if inputs else "--shape"
+            raise UsageError(f"{scheme} measures nothing on inputs", where=option, hint=f"leave {option} out")
         engine = registry.get("backends", backends.parse_target(target)[0])
         settings = Settings(gate, tuple(keep or ()), engine.qdq, ranges, Budget(max_drop, sqnr, minutes))
         judge = _judge(ui, target, program, calib, samples)
 
         def given(most: int) -> Iterable[Case]:
-            specs = graphs.program_inputs(program)
             if calib is None:
                 return ()
-            return calibration.cases(calib, specs, most, pixels, lambda done: ui.listen("calibrate", done, None))
+            taken = graphs.program_inputs(program)
+            return calibration.cases(calib, taken, most, pixels, lambda done: ui.listen("calibrate", done, None))
 
         def make(gate: str) -> Program:
             ui.listen("quantize" if calib is None else "calibrate", 0, None)

@@ -17,6 +17,7 @@ from edgeattn.errors import UnknownName, Unsupported, UsageError
 from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
 from edgeattn.quantize._evidence import Watched
 from edgeattn.quantize._policy import Policy, attention_policy, refuse_unmatched
+from edgeattn.quantize._source import assert_float32
 from edgeattn.standard import assert_standard
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Scheme(Protocol):
 
     A scheme whose result runs in some engines only names them in ``targets``.
     A scheme that takes long names another in ``timed_as`` whose graphs are timed in its place.
+    A scheme whose result is worth running in other precisions too names them in ``also``.
     """
 
     name: str
@@ -227,7 +229,8 @@ def quantize(
     Raises:
         UnknownName: no such scheme. UsageError: unknown gate policy, a keep pattern that matches nothing, or a budget
             for a scheme that does not search. BadInput: no calibration sample, or samples with NaN.
-        Unsupported: a vendor operator in the result. BudgetMissed, OutOfResources: see :class:`Searching`.
+        Unsupported: a vendor operator in the result, or a program that is quantized already or not in float32.
+            BudgetMissed, OutOfResources: see :class:`Searching`.
     """
     settings = settings or Settings()
     chosen = find(scheme)
@@ -243,6 +246,7 @@ def quantize(
     if settings.budget != Budget() and not isinstance(chosen, Searching):
         hint = "leave max_drop, sqnr and minutes out, or take scheme mixed"
         raise UsageError(f"scheme '{scheme}' does not search, so it keeps no budget", hint=hint)
+    assert_float32(program)
     started = time.perf_counter()
     watched = Watched(data)
     if isinstance(chosen, Searching):

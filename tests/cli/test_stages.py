@@ -78,6 +78,24 @@ def test_calibration_comes_from_an_npz_whose_faults_are_told(tmp_path: Path) -> 
     assert not (tmp_path / "r.onnx").exists()
 
 
+def test_fp16_is_measured_without_calibration_data_and_judged_with_every_operator_rounded(tmp_path: Path) -> None:
+    source, typed = tmp_path / "m.onnx", tmp_path / "m.fp16.onnx"
+    onnx.save(conv_net(), source)
+    notes = json.loads(done("quantize", source, "-o", typed, "--scheme", "fp16", "--json").stdout)
+    assert (notes["layers"], notes["casts"], notes["cases"]) == (2, 2, 6)
+    assert json.loads(done("inspect", typed, "--json").stdout)["graphs"]["main"]["precision"] == (
+        "fp16, 2 of 2 layers; 2 Casts"
+    )
+    judged = done("parity", source, typed, "--precision", "fp16", "--json")
+    assert (
+        "onnxruntime does not compute in the types it names; judged with every fp16 operator rounded" in judged.stderr
+    )
+    assert 40 < json.loads(judged.stdout)["outputs"]["features"]["sqnr_db"] < 90  # FP32 would be beyond 120 dB
+    again = edgeattn("quantize", typed, "-o", tmp_path / "n.onnx", "--scheme", "int8-weights")
+    assert again.returncode == 4
+    assert f"{typed}: graph 'main': weight 'w1_fp16' is float16, and schemes start from float32" in again.stderr
+
+
 def test_a_program_of_several_graphs_is_a_directory(tmp_path: Path) -> None:
     graphs, wiring = counter()
     source = tmp_path / "program"
