@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from edgeattn import backends, decode, registry
+from edgeattn.errors import Unsupported
 from edgeattn.program import Case, Program, StageRecord
 from edgeattn.quantize import Settings, names, quantize
 from edgeattn.standard import foreign_nodes
@@ -45,3 +46,11 @@ def test_gives_valid_standard_graphs_that_compute_nearly_the_same(name: str, set
     # 20 dB is where the parity gate fails a quantized output.
     noise = max(np.linalg.norm(before - after), 1e-9)  # a scheme that leaves convolutions alone gives the same
     assert 20 * np.log10(np.linalg.norm(before) / noise) > 20
+
+
+@pytest.mark.parametrize("name", names())
+def test_refuses_what_is_quantized_or_typed_already(name: str) -> None:
+    for first in ("int8-static", "int8-weights", "fp16"):
+        before = quantize(Program({"main": conv_net()}), first, backends.oracle, iter(DATA))
+        with pytest.raises(Unsupported, match=r"is quantized already|is float16, and schemes start from float32"):
+            quantize(before, name, backends.oracle, iter(DATA))
