@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from edgeattn.program import Array
 
 _LARGEST_BIAS = 2**30  # of an INT32, with room for the sum it is added to
+_SHARE = 100  # a spatial gate's matrix may take one part in so many of the file
 _SMALL_MAP = 256  # positions: a matrix of 512 KB at most, no more than its convolution costs
 
 
 class _Writer:
     """New nodes and constants, named after the value they lead to."""
 
-    def __init__(self, name: str, stored: dict[str, Array], opset: int) -> None:
-        self.name, self.stored, self.opset = name, stored, opset
+    def __init__(self, name: str, stored: dict[str, Array], opset: int, room: int) -> None:
+        self.name, self.stored, self.opset, self.room = name, stored, opset, room
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Array] = {}
 
@@ -86,9 +87,10 @@ def carry(model: onnx.ModelProto, carried: Sequence[Carried]) -> onnx.ModelProto
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     stored = {t.name: outside.array(t) for t in graph.initializer if t.name.endswith(("_zero_point", "_scale"))}
     tensors = {t.name: t for t in graph.initializer}
+    room = sum(outside.array(t).nbytes for t in graph.initializer) // _SHARE
     written: dict[str, list[onnx.NodeProto]] = {}
     for gate in carried:
-        writer = _Writer(gate.result, stored, opset)
+        writer = _Writer(gate.result, stored, opset, room)
         if isinstance(gate, SpatialGate):
             _positions(writer, gate)
         elif gate.convolution is None:
@@ -244,7 +246,7 @@ def _mask(w: _Writer, gate: SpatialGate, planes: str) -> str:
     (height, width), rows = gate.size, len(gate.pools)
     bias = [gate.bias] if gate.bias is not None else []
     matrix = dense(gate.weight, attributes(gate.convolution), gate.size) if height * width <= _SMALL_MAP else None
-    if matrix is not None:
+    if matrix is not None and matrix.nbytes <= w.room:
         flat = w.reshape(planes, "row", 1, rows * height * width)
         names = [flat, w.const("matrix", matrix), *(w.const("matrix_bias", b.reshape(1)) for b in bias)]
         return _squash(w, gate.squash, w("Gemm", names, "score"))

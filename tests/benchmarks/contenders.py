@@ -18,7 +18,7 @@ import onnx
 import torch
 
 from edgeattn import export, registry, source
-from edgeattn.backends import Options, oracle
+from edgeattn.backends import Options, calibrator, oracle
 from edgeattn.program import Case, Program
 from edgeattn.quantize import Settings, forms, quantize
 from edgeattn.rewrite import rewrite
@@ -50,15 +50,23 @@ class Vision:
         """As exported: what an engine makes of the file alone."""
         return _engine(engine, self._exported.graphs["main"], self.feeds, Options("cpu", "fp32", self.threads))
 
-    def ours(self, engine: str) -> Call:
-        backend = registry.get("backends", engine)
-        settings = Settings(qdq=backend.qdq)
-        program = quantize(rewritten(self.name), "int8-static", oracle, _batches(), settings)
-        return _engine(engine, program.graphs["main"], self.feeds, Options("cpu", "int8", self.threads))
+    def ours(self, engine: str) -> dict[str, Callable[[], Call]]:
+        """Every form that ``gate: auto`` and ``tune: true`` choose from, by name."""
+        asked = Options("cpu", "int8", self.threads)
+        around = [c["around"] for c in registry.get("backends", engine).variants(asked) if "around" in c]
+        gates = ["float"] if self.name == "resnet50" else ["float", "int8"]
+        forms = [(gate, kind) for gate in gates for kind in ("fp32", *around)]
+        return {f"gate={g}, {k} around": lambda g=g, k=k: self._ours(engine, g, k) for g, k in forms}
 
-    def stock(self, engine: str) -> Call:
+    def _ours(self, engine: str, gate: str, around: str) -> Call:
+        model = _quantized(self.name, engine, gate)
+        return _engine(engine, model, self.feeds, Options("cpu", "int8", self.threads, around=around))
+
+    def stock(self, engine: str) -> dict[str, Callable[[], Call]]:
         """The quantizer that comes with the engine, by its defaults."""
-        return self._nncf() if engine == "openvino" else self._ort_static()
+        if engine == "onnxruntime":
+            return {"quantize_static": self._ort_static}
+        return {"NNCF": self._nncf, "NNCF, pinned to f32": lambda: self._nncf("f32")}
 
     def ort_dynamic(self) -> Call:
         model = _ort_dynamic(self._exported.graphs["main"])
@@ -68,8 +76,8 @@ class Vision:
         model = _ort_static(self._exported.graphs["main"])
         return _engine("onnxruntime", model, self.feeds, Options("cpu", "int8", self.threads))
 
-    def _nncf(self) -> Call:
-        """NNCF's defaults, compiled with the engine's own defaults, which is what its documentation shows."""
+    def _nncf(self, pinned: str = "") -> Call:
+        """NNCF's defaults, compiled with the engine's own default precision or a pinned one."""
         import nncf
         import openvino as ov
 
@@ -78,6 +86,7 @@ class Vision:
         samples = nncf.Dataset(list(crops(CALIBRATION, held_out=False)), lambda image: {"image": image[None]})
         quantized = nncf.quantize(ir, samples, subset_size=CALIBRATION)
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": self.threads}
+        settings |= {"INFERENCE_PRECISION_HINT": pinned} if pinned else {}
         request = core.compile_model(quantized, "CPU", settings).create_infer_request()
         return lambda: request.infer(self.feeds, share_inputs=True, share_outputs=True)
 
@@ -153,6 +162,12 @@ def exported(name: str) -> Program:
 @cache
 def rewritten(name: str) -> Program:
     return rewrite(exported(name), oracle)
+
+
+@cache
+def _quantized(name: str, engine: str, gate: str) -> onnx.ModelProto:
+    settings = Settings(gate=gate, qdq=registry.get("backends", engine).qdq)
+    return quantize(rewritten(name), "int8-static", calibrator, _batches(), settings).graphs["main"]
 
 
 def _batches() -> Iterator[Case]:

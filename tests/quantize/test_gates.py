@@ -13,7 +13,7 @@ from edgeattn import backends, registry
 from edgeattn.backends import Options
 from edgeattn.graphs import macs_by_node, with_outputs
 from edgeattn.program import Case, Program, QdqDialect, StageRecord
-from edgeattn.quantize import Settings, quantize
+from edgeattn.quantize import Settings, _carry, quantize
 from edgeattn.quantize._carry import _integers, dense
 from tests.graphs import model
 
@@ -139,8 +139,12 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("share", [1, 100], ids=["with room for a matrix", "without"])
 @pytest.mark.parametrize("case", CASES)
-def test_gates_as_scales_are_the_float_gates_and_lose_no_more_than_the_plain_form(case: str) -> None:
+def test_gates_as_scales_are_the_float_gates_and_lose_no_more_than_the_plain_form(
+    case: str, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_carry, "_SHARE", share)
     graph, count, gates = CASES[case]
     carried, notes = quantized(graph)
     plain, _ = quantized(graph, PLAIN)
