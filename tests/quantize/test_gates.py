@@ -139,12 +139,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("share", [1, 100], ids=["with room for a matrix", "without"])
 @pytest.mark.parametrize("case", CASES)
 def test_gates_as_scales_are_the_float_gates_and_lose_no_more_than_the_plain_form(
-    case: str, share: int, monkeypatch: pytest.MonkeyPatch
+    case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_carry, "_SHARE", share)
+    monkeypatch.setattr(_carry, "_SHARE", 1)  # these files are too small for a small map's matrix
     graph, count, gates = CASES[case]
     carried, notes = quantized(graph)
     plain, _ = quantized(graph, PLAIN)
