@@ -42,6 +42,7 @@ type: $(VENV)/.ready ## Types: mypy --strict
 bench: $(VENV)/.ready ## Time our engines beside what you would use instead, interleaved in one process
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m tests.benchmarks.bench
+	$(BIN)/python -m tests.benchmarks.claims --out docs/benchmarks.md
 
 growth: $(VENV)/.ready ## Time and memory of the rewrite stage on graphs of 1,000 to 50,000 nodes (ten minutes)
 	$(BIN)/python -m tests.benchmarks.rewrite_growth

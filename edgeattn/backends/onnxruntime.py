@@ -170,6 +170,8 @@ def _inference_session(model: str | bytes, options: Options, optimized: str = ""
     settings.log_severity_level = 4  # what goes wrong is raised too, and told in one line
     settings.intra_op_num_threads = options.threads or usable_cores()
     settings.inter_op_num_threads = 1
+    # Threads wait busily within a run, not after it: an idle session leaves the cores to others.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     level = ort.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if options.optimize else level.ORT_DISABLE_ALL
     if isinstance(model, bytes):

@@ -170,7 +170,9 @@ def table(seen: dict[str, dict[str, object]]) -> str:
 def page(seen: dict[str, dict[str, object]]) -> str:
     """The whole page."""
     here = environment.describe()
-    return HEAD.format(machine=here) + table(seen)
+    versions = ", ".join(f"{name} {version}" for name, version in here.versions.items())
+    machine = f"{here.cpu}, {here.cores} cores ({', '.join(here.isa)}). Versions: {versions}."
+    return HEAD.format(machine=machine) + table(seen)
 
 
 HEAD = """# Benchmarks
