@@ -99,6 +99,8 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
             repro=undone,
         )
     except UsageError as error:
+        if not error.where.startswith("--fix"):
+            raise
         raise UsageError(error.what, where=job.recipe.where("rewrite", "fix"), hint=error.hint) from error
     if recipe.fix:
         result = replace(result, reference=_fitting(program, result))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -73,7 +73,6 @@ def quantize(
     from edgeattn.publish import guard
     from edgeattn.quantize import Budget, Settings, assert_runs_in, find
     from edgeattn.quantize import quantize as quantizer
-    from edgeattn.report import calibrating, searching
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
@@ -114,21 +113,27 @@ def quantize(
 
         result = make(gate) if gate != "auto" else _auto(make, program, target, given(_JUDGED))
         (_save_ir if result.ir else save)(result, out, force)
-        notes = result.history[-1].notes
-        for warning in notes.get("calibration", {}).get("warnings", ()):
-            ui.warn(warning)
-        ui.emit({"out": str(out), **notes})
-        told = [(label, notes[key]) for key, label in _TOLD.items() if key in notes]
-        kept = [(f"float: {name}", why) for name, why in notes.get("kept_float", {}).items()]
-        if "gate_choice" in notes:
-            ui.log(notes["gate_choice"]["said"])
-        told += [("calibrated on", line)] if (line := calibrating.told(notes)) else []
-        rows = [*told, ("attention found", len(notes.get("attention", ()))), *kept]
-        ui.table(("", ""), rows, title=str(out))
-        for line in searching.told(notes):
-            ui.log(line)
-        if costs := searching.rows(notes):
-            ui.table(searching.HEAD, costs, title="what INT8 costs")
+        _tell(ui, out, result.history[-1].notes)
+
+
+def _tell(ui: Ui, out: Path, notes: Mapping[str, Any]) -> None:
+    """What was quantized, what stayed in float and why, and what the scheme found out on its way."""
+    from edgeattn.report import calibrating, searching
+
+    for warning in notes.get("calibration", {}).get("warnings", ()):
+        ui.warn(warning)
+    ui.emit({"out": str(out), **notes})
+    told = [(label, notes[key]) for key, label in _TOLD.items() if key in notes]
+    kept = [(f"float: {name}", why) for name, why in notes.get("kept_float", {}).items()]
+    if "gate_choice" in notes:
+        ui.log(notes["gate_choice"]["said"])
+    told += [("calibrated on", line)] if (line := calibrating.told(notes)) else []
+    rows = [*told, ("attention found", len(notes.get("attention", ()))), *kept]
+    ui.table(("", ""), rows, title=str(out))
+    for line in searching.told(notes):
+        ui.log(line)
+    if costs := searching.rows(notes):
+        ui.table(searching.HEAD, costs, title="what INT8 costs")
 
 
 def _judge(ui: Ui, target: str, program: Program, calib: str | None, samples: int) -> Judge:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn.graphs import GraphIndex, attributes
 from edgeattn.quantize._gates import Carried, ChannelGate, carriers, outputs
-from edgeattn.quantize._policy import NARROW, WEIGHTED, attention_policy, node_names, unmatched
+from edgeattn.quantize._policy import NARROW, WEIGHTED, attention_policy
 from edgeattn.recognise import Attention
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgeattn.quantize import Settings
     from edgeattn.quantize._products import GateProduct
 
-__all__ = ["NARROW", "WEIGHTED", "Plan", "node_names", "plan", "unmatched"]
+__all__ = ["NARROW", "WEIGHTED", "Plan", "drop_unreached", "plan"]
 
 _SAME_SCALE = ("MaxPool", "Concat")  # pick or stack values: input and output share one scale
 _ACTIVATIONS = ("Relu", "Clip")  # every engine fuses these into the convolution before them

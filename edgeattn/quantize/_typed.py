@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from edgeattn import graphs, outside
 from edgeattn.errors import Unsupported, UsageError
 from edgeattn.quantize._measure import Seen, measure
-from edgeattn.quantize._plan import unmatched
 from edgeattn.quantize._typing import Kind, Typing, decide, reads
 from edgeattn.rounding import FLOAT
 from edgeattn.standard import all_nodes
@@ -43,9 +42,6 @@ def typed(
         UsageError: a keep pattern that matches nothing, or a ranged type and no case to measure on.
         Unsupported: no layer with weights could take the type.
     """
-    typos = unmatched(list(program.graphs.values()), settings.keep)
-    if typos:
-        raise UsageError(f"keep pattern '{typos[0]}' matches no node", hint="`edgeattn inspect` lists the names")
     plain = replace(program, graphs={graph: _with_initializers(m) for graph, m in program.graphs.items()})
     opsets = {graph: _opset(model, kind) for graph, model in plain.graphs.items()}
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from edgeattn import graphs
 from edgeattn.graphs import GraphIndex, attributes
 from edgeattn.quantize._flow import ENDLESS, Flow
-from edgeattn.quantize._plan import node_names
+from edgeattn.quantize._policy import matches
 from edgeattn.rounding import FLOAT
 from edgeattn.standard import all_nodes
 
@@ -123,7 +122,7 @@ def _why_float(
         return "its body stays as it is"
     if node.op_type in _EXACT or not any(types.get(name) == FLOAT for name in node.output):
         return _SILENT
-    if any(name and fnmatchcase(name, pattern) for name in node_names(node) for pattern in keep):
+    if any(matches(node, pattern) for pattern in keep):
         return "kept by request"
     return kind.operators.get(node.op_type, "")
 

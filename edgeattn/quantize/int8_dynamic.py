@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn.errors import Unsupported, UsageError
+from edgeattn.errors import Unsupported
 from edgeattn.graphs import GraphIndex, attributes
 from edgeattn.program import Case, Program, Session
 from edgeattn.quantize import Settings
 from edgeattn.quantize._insert import quantize_weight, refuse_nonfinite
-from edgeattn.quantize._plan import Plan, plan, unmatched
+from edgeattn.quantize._plan import Plan, plan
+from edgeattn.quantize._policy import matches
 
 if TYPE_CHECKING:
     import onnx
@@ -63,16 +64,13 @@ class Int8Dynamic:
                 "this engine quantizes no activations while it runs (no DynamicQuantizeLinear, no MatMulInteger)",
                 hint="use int8-static",
             )
-        typos = unmatched(list(program.graphs.values()), settings.keep)
-        if typos:
-            raise UsageError(f"keep pattern '{typos[0]}' matches no node", hint="`edgeattn inspect` lists the names")
         graphs, notes = {}, {"activations": 0, "weights": 0, "embeddings": 0}
         kept: dict[str, str] = {}
         attention: list[str] = []
         for graph, model in program.graphs.items():
             made = plan(model, settings)
             refuse_nonfinite(model, made)
-            writer = _Writer(GraphIndex(model), made, settings.qdq)
+            writer = _Writer(GraphIndex(model), made, settings.qdq, settings.keep)
             graphs[graph] = writer.model()
             notes["activations"] += len(writer.quantized)
             notes["weights"] += len(writer.weights)
@@ -89,6 +87,7 @@ class _Writer:
     index: GraphIndex
     made: Plan
     qdq: QdqDialect
+    keep: tuple[str, ...] = ()
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
     quantized: set[str] = field(default_factory=set)
@@ -193,6 +192,9 @@ class _Writer:
         rows, columns = (*(self.index.constant_shape(node.input[0]) or ()), 0, 0)[:2]
         opset = next((o.version for o in self.index.model.opset_import if o.domain in ("", "ai.onnx")), 0)
         if rows < _ROWS or columns < _ROWS or opset < 13 or len(self.index.constant_shape(node.input[0]) or ()) != 2:
+            return False
+        if any(matches(node, pattern) for pattern in self.keep):
+            self.kept[node.name or node.output[0]] = "kept by request"
             return False
         table = self.index.constant(node.input[0])
         return table is not None and table.dtype == np.float32 and bool(np.isfinite(table).all())

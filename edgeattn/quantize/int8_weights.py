@@ -20,16 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import outside
-from edgeattn.errors import UsageError
 from edgeattn.graphs import GraphIndex, attributes
 from edgeattn.program import Case, Program, Session
 from edgeattn.quantize import Settings
 from edgeattn.quantize._insert import insert, quantize_weight, refuse_nonfinite
-from edgeattn.quantize._plan import NARROW, WEIGHTED, Plan, node_names, plan, unmatched
+from edgeattn.quantize._plan import NARROW, WEIGHTED, Plan, plan
+from edgeattn.quantize._policy import matches
 from edgeattn.rounding import FLOAT
 
 if TYPE_CHECKING:
@@ -55,9 +54,6 @@ class Int8Weights:
         settings: Settings,
     ) -> tuple[Program, Mapping[str, Any]]:
         """Plan as for INT8 with activations, and store the weights alone; see :func:`edgeattn.quantize.quantize`."""
-        typos = unmatched(list(program.graphs.values()), settings.keep)
-        if typos:
-            raise UsageError(f"keep pattern '{typos[0]}' matches no node", hint="`edgeattn inspect` lists the names")
         plans = {graph: plan(model, settings) for graph, model in program.graphs.items()}
         written = {graph: _write(model, plans[graph], settings) for graph, model in program.graphs.items()}
         notes = {
@@ -153,7 +149,7 @@ def _is_wide(index: GraphIndex, name: str) -> bool:
 
 
 def _kept(node: onnx.NodeProto, settings: Settings) -> bool:
-    return any(name and fnmatchcase(name, pattern) for name in node_names(node) for pattern in settings.keep)
+    return any(matches(node, pattern) for pattern in settings.keep)
 
 
 def _unpacked_rows(node: onnx.NodeProto, packed: list[str]) -> Iterator[onnx.NodeProto]:

@@ -112,3 +112,11 @@ def test_a_layer_under_keep_stays_float_and_so_does_a_scaled_gemm() -> None:
 
 def test_int8_schemes_ask_for_a_cell_as_one_gemm_and_others_for_nothing() -> None:
     assert forms("int8-dynamic") == forms("int8-static") == ("lower_recurrent_cell", "merge_summed_products")
+
+
+def test_an_embedding_under_keep_is_looked_up_in_float() -> None:
+    named = cell()
+    next(n for n in named.graph.node if n.op_type == "Gather").name = "embed"
+    found = dynamic(named, keep=("embed",)).history[-1].notes
+    assert found["embeddings"] == 0
+    assert found["kept_float"]["embed"] == "kept by request"
