@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from edgeattn.errors import BadInput, printable
+from edgeattn.report.boards import BoardReport
 from edgeattn.report.sections import (
     Attempt,
     AttentionReport,
@@ -50,6 +51,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Attempt",
     "AttentionReport",
+    "BoardReport",
     "Comparison",
     "Contender",
     "Environment",
@@ -106,6 +108,7 @@ class Report(Value):
     profile: TimeReport | None = None
     size: SizeReport | None = None
     environment: Environment | None = None
+    board: BoardReport | None = None
     gates: tuple[GateReport, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -228,6 +228,7 @@ class LatencyReport(Value):
 
     Attributes:
         speedup: reference ÷ engine, above 1 is faster. aa_control: engine ÷ engine, the noise floor of this very run.
+        baseline: what the reference is: PyTorch, or on a board another kit or the engine itself.
         rounds, threads, seed: how it was measured. unit: what one call is, e.g. ``inference`` or ``decode step``.
         verdict: ``pass`` when the measurement settled (see harness/latency.py), else ``inconclusive``.
     """
@@ -236,6 +237,7 @@ class LatencyReport(Value):
     engine: Latencies
     speedup: Ratio
     aa_control: Ratio
+    baseline: str = "PyTorch"
     rounds: int
     threads: int
     unit: str = "inference"
