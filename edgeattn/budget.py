@@ -15,7 +15,8 @@ from edgeattn import cases, decode, graphs, registry
 from edgeattn.backends import Options, oracle
 from edgeattn.errors import Unsupported, UsageError
 from edgeattn.harness.task import Scored, compare, scores
-from edgeattn.quantize import Drop, Judge, unheard
+from edgeattn.progress import Listener, silent
+from edgeattn.quantize import Drop, Judge
 
 if TYPE_CHECKING:
     from edgeattn.backends import Backend
@@ -31,7 +32,7 @@ def judge(
     program: Program,
     task: Task | None = None,
     calibrated: int = 0,
-    listen: Callable[[str, int, int | None], None] = unheard,
+    listen: Listener = silent,
 ) -> Judge:
     """A judge that opens candidates in an engine, or in the one that calibrates where that is not here.
 
@@ -70,7 +71,7 @@ class _Held:
     open_float: Callable[[Program], Mapping[str, Session]]
     open_candidate: Callable[[Program], Mapping[str, Session]]
     program: Program
-    listen: Callable[[str, int, int | None], None]
+    listen: Listener
     _reference: list[Scored] = field(default_factory=list)
 
     @property

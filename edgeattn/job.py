@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,19 +13,13 @@ from edgeattn.backends import Backend, Options, parse_target
 from edgeattn.backends._common import usable_cores
 from edgeattn.errors import BadInput, MissingPackage, Unsupported, UsageError
 from edgeattn.program import Case, Program, Session
+from edgeattn.progress import Listener, silent
 from edgeattn.quantize import find
 from edgeattn.recipe import Recipe, parse_dynamic, parse_spec
 from edgeattn.report import schema
 
 if TYPE_CHECKING:
     from edgeattn.tasks import Task
-
-Listener = Callable[[str, int, "int | None"], None]
-"""Hears ``(what is going on, done, total)``; total is None while it is unknown."""
-
-
-def silent(_what: str, _done: int, _total: int | None) -> None:
-    """A listener that ignores everything."""
 
 
 @dataclass

@@ -12,9 +12,10 @@ from edgeattn.backends import Engine, calibrator, oracle, rounded
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
 from edgeattn.harness.parity import Limits
-from edgeattn.job import Job, Listener, prepare, real_cases, refuse_unsupported, silent
+from edgeattn.job import Job, prepare, real_cases, refuse_unsupported
 from edgeattn.outcome import fill_bundle, make_report, rules_applied
 from edgeattn.program import Case, Program, Reference, Session, Wiring
+from edgeattn.progress import Listener, silent
 from edgeattn.publish import new_directory
 from edgeattn.quantize import Budget, Settings, find, forms, quantize
 from edgeattn.recipe import Quantize, Recipe
