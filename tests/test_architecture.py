@@ -25,6 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "graphs",
             "standard",
             "twin",
+            "progress",
             "publish",
             "rounding",
             "preflight",
