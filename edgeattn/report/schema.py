@@ -20,8 +20,10 @@ from edgeattn.report.sections import (
     Comparison,
     Contender,
     Environment,
+    Execution,
     Figure,
     GateReport,
+    GateVerdict,
     Interval,
     Latencies,
     LatencyReport,
@@ -55,8 +57,10 @@ __all__ = [
     "Comparison",
     "Contender",
     "Environment",
+    "Execution",
     "Figure",
     "GateReport",
+    "GateVerdict",
     "Interval",
     "Latencies",
     "LatencyReport",
@@ -98,6 +102,7 @@ class Report(Value):
     model: str = ""
     target: Target
     precision: Precision
+    execution: Execution = Execution()
     stages: tuple[StageReport, ...] = ()
     rewrites: tuple[RewriteCount, ...] = ()
     operators: Operators = Operators()
