@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import decode, graphs, outside, report
+from edgeattn import decode, graphs, kits, outside, report
 from edgeattn.backends._common import file_size
 from edgeattn.bundle.pack import answered_sample, pack
 from edgeattn.harness import attention, environment
+from edgeattn.harness.limits import Limits
 from edgeattn.harness.precision import audit
 from edgeattn.program import Program, Session, StageRecord
 from edgeattn.report import schema
@@ -100,6 +101,22 @@ def make_report(
 def _target(engine: Engine, backend: Backend) -> str:
     devices = sorted({str(e["device"]) for e in engine.effective.values()})
     return f"{engine.backend.replace('_', '-')}:{'+'.join(devices)} {backend.probe().version}"
+
+
+def complete_kit(job: Job, name: str, exported: Program, program: Program, engine: Engine) -> None:
+    """Add to the graphs that a backend wrote what a board needs to build, run and judge them."""
+    ask = kits.Ask(
+        model=job.recipe.model,
+        recipe=name,
+        target=job.recipe.target,
+        limits=Limits.of(job.limits),
+        gates=job.recipe.gates.model_dump(),
+        pairs=job.recipe.latency.pairs,
+        seed=job.recipe.seed,
+        reference_bytes=sum(outside.size(model) for model in exported.graphs.values()),
+        notes=job.model.notes,
+    )
+    kits.write(engine.directory, program, engine, ask)
 
 
 def fill_bundle(job: Job, program: Program, engine: Engine, sessions: Mapping[str, Session], directory: Path) -> None:

@@ -13,7 +13,7 @@ from edgeattn.errors import UsageError
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
 from edgeattn.harness.parity import Limits
 from edgeattn.job import Job, prepare, real_cases, refuse_unsupported
-from edgeattn.outcome import Evidence, fill_bundle, make_report, not_run, rules_applied
+from edgeattn.outcome import Evidence, complete_kit, fill_bundle, make_report, not_run, rules_applied
 from edgeattn.program import Case, Program, Reference, Session, Wiring
 from edgeattn.progress import Listener, silent
 from edgeattn.publish import new_directory
@@ -30,6 +30,7 @@ _TASK_BATCH = 50
 _LATENCY_SECONDS = 60.0  # a machine that has not settled by then will not: the verdict is inconclusive
 _PICTURES = 4
 _OPEN = "parity is its graph's, and the bundle's self-test expects what that graph computes; task and latency are open"
+_KIT = "kit/ goes to the board, which builds, runs and times it; `edgeattn check` then reads the report that comes back"
 
 
 def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, listen: Listener = silent) -> schema.Report:
@@ -55,10 +56,13 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         program = rewrite_stage(job, program, work / UNDONE)
         program = quantize_stage(job, program)
         tune_stage(job, program)
-        engine = compile_stage(job, program, work / "bundle")
+        engine = compile_stage(job, program, work / ("kit" if job.backend.kit else "bundle/engine"))
         seen = prove(job, program, engine)
         result = make_report(job, name, exported, program, engine, seen)
-        fill_bundle(job, program, engine, seen.sessions, work / "bundle")
+        if job.backend.kit:
+            complete_kit(job, name, exported, program, engine)
+        else:
+            fill_bundle(job, program, engine, seen.sessions, work / "bundle")
         shown = seen.maps[:: -(-len(seen.maps) // _PICTURES) or 1]  # a deep network has a mask a block: a few, evenly
         report.write(result, work, seen.raw, shown)
         (work / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
@@ -182,11 +186,10 @@ def tune_stage(job: Job, program: Program) -> None:
         job.notes.append(f"{name} was {'taken' if choice.keep else 'tried and left'}: {choice}")
 
 
-def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
-    """Refuse what the engine cannot take, then build into the bundle."""
+def compile_stage(job: Job, program: Program, directory: Path) -> Engine:
+    """Refuse what the engine cannot take, then build into the directory of engine files."""
     job.listen(f"compile for {job.recipe.target}", 0, None)
     refuse_unsupported(job, program)
-    directory = bundle / "engine"
     directory.mkdir(parents=True)
     return job.backend.compile(program, job.options, directory)
 
@@ -194,7 +197,7 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
 def prove(job: Job, program: Program, engine: Engine) -> Evidence:
     """Run the engine: parity, task, latency, profile. Of one that can only be built here, say that none is judged."""
     if not job.runs.available:
-        job.notes.append(f"the engine was built and not run: {job.runs.why}; {_OPEN}")
+        job.notes.append(_KIT if job.backend.kit else f"the engine was built and not run: {job.runs.why}; {_OPEN}")
         job.parity.append(not_run(program, job.runs.why))
         return Evidence(rounded(program))
     sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}

@@ -15,7 +15,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts)
 
 # A file may import what stands above it. Within one layer, stages do not know each other.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "phase", "registry", "program", "decode", "files", "outside", "__init__"}),
+    frozenset({"errors", "kit", "phase", "registry", "program", "decode", "files", "outside", "__init__"}),
     frozenset(
         {
             "cases",
@@ -40,7 +40,21 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"recipe", "report", "recognise"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
-    frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager", "calib"}),
+    frozenset(
+        {
+            "harness",
+            "kits",
+            "returned",
+            "export",
+            "source",
+            "storage",
+            "runnable",
+            "signature",
+            "obstacles",
+            "eager",
+            "calib",
+        }
+    ),
     frozenset({"choose", "benefits", "budget", "job", "slowness", "training"}),
     frozenset({"tune", "gating"}),
     frozenset({"outcome"}),

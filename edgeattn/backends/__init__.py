@@ -127,6 +127,7 @@ class Backend(Protocol):
     Attributes:
         name: the file stem. extra: the pip extra that brings the engine. devices: the first is the default.
         joins: whether one engine file may serve several devices at once, as ``tensorrt-rtx:sm89,sm120``.
+        kit: whether what it writes is the graphs of a build kit (``edgeattn/kits.py``), to be built on a board.
         qdq: what it needs of a quantized graph.
     """
 
@@ -134,6 +135,7 @@ class Backend(Protocol):
     extra: str
     devices: tuple[str, ...]
     joins: bool
+    kit: bool
     qdq: QdqDialect
 
     def probe(self) -> Availability:

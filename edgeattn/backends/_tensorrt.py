@@ -35,6 +35,7 @@ class TensorRtBackend:
     title = ""
     devices: tuple[str, ...] = ()
     joins = False
+    kit = False
     qdq = QdqDialect(dynamic="")
 
     def probe(self) -> Availability:

@@ -97,6 +97,7 @@ class OpenVinoBackend:
     extra = "openvino"
     devices = ("cpu",)
     joins = False
+    kit = False
     qdq = QdqDialect(
         unsigned=True,
         signed_elsewhere=True,

@@ -56,7 +56,7 @@ def run(
 
 @app.command()
 def check(
-    directory: Annotated[Path, typer.Argument(help="A run directory, or a bundle.")],
+    directory: Annotated[Path, typer.Argument(help="A run directory, a bundle, or a build kit that came back.")],
     baseline: Annotated[Path | None, typer.Option(help="An earlier report.json (or run) to compare with.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write a Markdown summary here.")] = None,
@@ -68,20 +68,15 @@ def check(
 ) -> None:
     """The gate for CI: judge a run again by its recipe; exit 0, 1 or 75."""
     from edgeattn import report
-    from edgeattn.bundle.manifest import verify as verify_bundle
     from edgeattn.publish import new_file
-    from edgeattn.recipe import Recipe
 
     with Ui(as_json, quiet, [directory], timeout=timeout) as ui:
         if (directory / "manifest.json").exists() and not (directory / "report.json").exists():
             good = _selftest(ui, directory) and _runs_as_labelled(ui, directory)
             raise typer.Exit(EXIT_OK if good else EXIT_GATE_FAILED)
-        found = report.Report.read(directory / "report.json")
-        verify_bundle(directory / "bundle")
-        gates = Recipe.load(directory / "recipe.yaml").gates.model_dump()
         earlier = report.Report.read(baseline / "report.json" if baseline.is_dir() else baseline) if baseline else None
-        judged, verdict = report.evaluate(found, gates, earlier)
-        found = found.model_copy(update={"gates": tuple(judged), "verdict": verdict})
+        found = _judged(directory, earlier)
+        judged, verdict = found.gates, found.verdict
         for path, text in ((junit, report.junit(found)), (summary, report.markdown(found))):
             if path is not None:
                 with new_file(path, force) as file:
@@ -91,9 +86,31 @@ def check(
     raise typer.Exit(_CODES[verdict])
 
 
+def _judged(directory: Path, earlier: Report | None) -> Report:
+    """A run judged again: by its recipe's gates, or of a kit that came back from a board, by the board's evidence."""
+    from edgeattn import report, returned
+    from edgeattn.bundle.manifest import verify as verify_bundle
+    from edgeattn.recipe import Recipe
+    from edgeattn.report.baseline import regressions
+
+    if returned.is_kit(directory):
+        found = returned.read(directory)
+        judged = [*found.gates, *(regressions(found, earlier) if earlier else ())]
+        verdict = report.gates.overall(judged, found.execution.ran)
+        return found.model_copy(update={"gates": tuple(judged), "verdict": verdict})
+    found = report.Report.read(directory / "report.json")
+    if returned.is_kit(directory / "kit"):
+        returned.opened(directory / "kit")
+    else:
+        verify_bundle(directory / "bundle")
+    gates = Recipe.load(directory / "recipe.yaml").gates.model_dump()
+    judged, verdict = report.evaluate(found, gates, earlier)
+    return found.model_copy(update={"gates": tuple(judged), "verdict": verdict})
+
+
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(help="A run directory.")],
+    directory: Annotated[Path, typer.Argument(help="A run directory, or a build kit that came back from a board.")],
     out: OptionalOut = None,
     force: Force = False,
     as_json: Json = False,
@@ -102,9 +119,12 @@ def report(
 ) -> None:
     """Build the HTML page of a run again, one self-contained file."""
     from edgeattn import report as reports
+    from edgeattn import returned
     from edgeattn.publish import new_file
 
     with Ui(as_json, quiet) as ui:
+        if returned.is_kit(directory):
+            returned.read(directory)
         found, raw, attention = reports.load(directory)
         target = out or directory / "report.html"
         page = reports.html(found, raw, attention)
@@ -207,7 +227,9 @@ def show(ui: Ui, result: Report) -> None:
         rows.append((f"{wording.metric(task.metric)} on {task.name}", limit, shown, task.verdict))
     if (timed := result.latency) is not None:
         low, high = timed.speedup.ci95
-        shown = f"{timed.engine.p50_ms:.3f} ms (PyTorch {timed.reference.p50_ms:.3f} ms), {timed.threads} threads"
+        shown = (
+            f"{timed.engine.p50_ms:.3f} ms ({timed.baseline} {timed.reference.p50_ms:.3f} ms), {timed.threads} threads"
+        )
         rows.append((f"latency per {timed.unit}", "", shown, ""))
         span = "too few rounds to tell" if low is None or high is None else f"95 % {low:.2f} to {high:.2f}"
         rows.append(("speedup", "", f"{timed.speedup.median:.2f}x ({span})", timed.verdict))

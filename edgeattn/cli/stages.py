@@ -29,7 +29,7 @@ from edgeattn.cli.ui import Ui
 from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
 
 if TYPE_CHECKING:
-    from edgeattn.backends import Backend, Options
+    from edgeattn.backends import Backend, Engine, Options
     from edgeattn.program import Program, TensorSpec
     from edgeattn.report.schema import GateReport
     from edgeattn.report.schema import Precision as Ran
@@ -192,8 +192,7 @@ def compile_(
     debug: Debug = False,
 ) -> None:
     """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for."""
-    from edgeattn import backends, decode, drawing, registry, storage
-    from edgeattn.bundle.pack import answered_sample, pack
+    from edgeattn import backends, drawing, registry, storage
     from edgeattn.errors import MissingPackage
     from edgeattn.harness.precision import audit
     from edgeattn.publish import guard, new_directory
@@ -216,21 +215,16 @@ def compile_(
         if tune:
             options, tried = _tuned(ui, program, backend, options)
         ui.listen(f"compile for {target}", 0, None)
-        with new_directory(out, force) as work:
-            (work / "engine").mkdir()
-            engine = backend.compile(program, options, work / "engine")
+        with new_directory(out, force, mark=backend.kit) as work:
+            directory = work if backend.kit else work / "engine"
+            directory.mkdir(exist_ok=True)
+            engine = backend.compile(program, options, directory)
             ran = audit(precision, engine.effective)
             gate = gates.precision(ran, True if least is None else least)
             if gate.verdict == "fail":
                 _refused(ui, target, ran, gate)
             runs = backend.executes(options)
-            opened = {g: backend.open(engine.directory / f, options) for g, f in engine.files.items() if runs.available}
-            sessions = opened or backends.rounded(program)
-            assert program.reference is not None
-            case = program.reference.cases[0]
-            answer = decode.run(sessions, program.wiring, case.feeds)
-            sample = answered_sample(case.feeds, answer, precision)
-            pack(work, program=program, engine=engine, model=source.stem, target=target, sample=sample)
+            (_complete_kit if backend.kit else _pack)(work, program, engine, source.stem, target)
         ui.emit(
             {
                 "out": str(out),
@@ -242,8 +236,33 @@ def compile_(
                 "execution": {"ran": runs.available, "why": runs.why},
             },
             f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
-            + ("" if runs.available else f"; built, not run: {runs.why}"),
+            + ("" if runs.available else f"; {'a kit' if backend.kit else 'built, not run'}: {runs.why}"),
         )
+
+
+def _pack(work: Path, program: Program, engine: Engine, model: str, target: str) -> None:
+    """A bundle around an engine, with one answered sample; what cannot run here is answered by its graphs."""
+    from edgeattn import backends, decode, registry
+    from edgeattn.bundle.pack import answered_sample, pack
+
+    backend, options = registry.get("backends", engine.backend), engine.options
+    runs = backend.executes(options).available
+    opened = {g: backend.open(engine.directory / f, options) for g, f in engine.files.items() if runs}
+    assert program.reference is not None
+    case = program.reference.cases[0]
+    answer = decode.run(opened or backends.rounded(program), program.wiring, case.feeds)
+    sample = answered_sample(case.feeds, answer, options.precision)
+    pack(work, program=program, engine=engine, model=model, target=target, sample=sample)
+
+
+def _complete_kit(work: Path, program: Program, engine: Engine, model: str, target: str) -> None:
+    """What a board needs to build, run and judge the graphs that were written."""
+    from edgeattn import kits, outside
+    from edgeattn.harness.limits import Limits
+
+    ours = sum(outside.size(graph) for graph in program.graphs.values())
+    limits = Limits.of(engine.options.precision)
+    kits.write(work, program, engine, kits.Ask(model=model, target=target, limits=limits, reference_bytes=ours))
 
 
 def _refused(ui: Ui, target: str, ran: Ran, gate: GateReport) -> NoReturn:

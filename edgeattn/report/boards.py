@@ -40,6 +40,17 @@ class BoardReport(Value):
     samples: str
     digest: str
 
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """What it was, in words, for every form of the report."""
+        release = f"Jetson Linux {self.l4t}" if self.l4t else "no Jetson Linux"
+        return (
+            ("board", f"{self.name}, {release}"),
+            ("made for", self.wanted),
+            ("ran with", f"{self.library} {self.version}" + (", a rehearsal" if self.rehearsal else "")),
+            ("set to", self.setting),
+            ("kit", self.kit[:16]),
+        )
+
     @property
     def setting(self) -> str:
         """Power mode, clocks and temperature in one line."""

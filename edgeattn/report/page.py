@@ -38,12 +38,13 @@ def render(report: Report, raw: RawSamples | None = None, attention: Sequence[At
     environment = _jinja()
     plots.require()
     number = itertools.count(1)
-    unit = report.latency.unit if report.latency else "call"
+    timed = report.latency
+    words = (timed.unit, timed.baseline) if timed else ("call", "PyTorch")
     return str(
         environment.get_template("report.html.j2").render(
             report=report,
             sentence=SENTENCES[report.verdict] if report.gates else "No gate was asked: nothing was judged.",
-            latency=[] if raw is None else [_markup(p, next(number)) for p in plots.latency(raw, unit)],
+            latency=[] if raw is None else [_markup(p, next(number)) for p in plots.latency(raw, *words)],
             attention=[(f, [_markup(p, next(number)) for p in plots.attention(f)]) for f in attention],
             stages=report.parity.stages,
             w=wording,

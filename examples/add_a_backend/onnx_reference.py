@@ -52,6 +52,7 @@ class ReferenceBackend:
     extra = "export"
     devices = ("cpu",)
     joins = False
+    kit = False
     qdq = QdqDialect()
 
     def probe(self) -> Availability:

@@ -8,12 +8,12 @@ that the next build of the same kit chooses the same kernels; a cache whose hash
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 from . import versions
 from .files import BUILT, PLANS, Kit, new_directory, sha256
@@ -50,29 +50,28 @@ def build(kit: Kit, asked: Asked) -> None:
 def in_child(work: Callable[[], None], what: str) -> None:
     """Do native work in a process of its own; a signal that ends it is told by name, an exit code is handed on."""
     sys.stdout.flush()
-    child = os.fork()
-    if not child:
-        code = run(Path(sys.argv[0]).name, lambda _: _zero(work), ())
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    child = multiprocessing.get_context("fork").Process(target=_child, args=(work,))
+    child.start()
     try:
-        _, status = os.waitpid(child, 0)
+        child.join()
     except BaseException:
-        os.kill(child, signal.SIGTERM)
-        os.waitpid(child, 0)
+        child.terminate()
+        child.join()
         raise
-    if os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
+    code = child.exitcode or 0
+    if code < 0:
         hint = "nothing was written; SIGKILL is what Linux sends when memory runs out"
-        raise Refused(UNSUPPORTED, f"{what} died of {name}", hint=hint)
-    if os.WEXITSTATUS(status):
-        raise SystemExit(os.WEXITSTATUS(status))  # the child said why
+        raise Refused(UNSUPPORTED, f"{what} died of {signal.Signals(-code).name}", hint=hint)
+    if code:
+        raise SystemExit(code)  # the child said why
 
 
-def _zero(work: Callable[[], None]) -> int:
-    work()
-    return 0
+def _child(work: Callable[[], None]) -> None:
+    def job(_: Sequence[str]) -> int:
+        work()
+        return 0
+
+    raise SystemExit(run(Path(sys.argv[0]).name, job, ()))
 
 
 def built(kit: Kit, asked: Asked) -> dict[str, Any] | None:
