@@ -111,12 +111,17 @@ class JetsonBackend:
 
 
 def lowered(model: onnx.ModelProto, row: Row) -> onnx.ModelProto:
-    """The graph in an opset that a TensorRT reads; the graph itself where it does already.
+    """A copy in an opset that a TensorRT reads, and in the IR version of that opset: older parsers know no newer one.
 
     Raises:
         Unsupported: an operator that has no form there.
     """
-    return to_opset_17(model) if opset_of(model) == 18 and row.opset == 17 else model
+    import onnx
+
+    result = onnx.ModelProto()
+    result.CopyFrom(to_opset_17(model) if opset_of(model) == 18 and row.opset == 17 else model)
+    result.ir_version = min(result.ir_version, max(8, onnx.helper.find_min_ir_version_for(result.opset_import)))
+    return result
 
 
 def _refused(graph: str, model: onnx.ModelProto, options: Options, row: Row) -> list[Refusal]:

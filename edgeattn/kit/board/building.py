@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, Sequence
 
 from . import versions
-from .files import BUILT, PLANS, Kit, new_directory, sha256
+from .files import BUILT, PLANS, Kit, new_directory, sha256, sweep
 from .refusal import UNSUPPORTED, Refused, printable, run, say
 
 CACHE = "timing.cache"
@@ -44,7 +44,10 @@ def build(kit: Kit, asked: Asked) -> None:
     Raises:
         Refused: no TensorRT, another version, a graph that it does not take, or a builder that died.
     """
-    in_child(lambda: _build(kit, asked), "the builder")
+    try:
+        in_child(lambda: _build(kit, asked), "the builder")
+    finally:
+        sweep(kit.folder)
 
 
 def in_child(work: Callable[[], None], what: str) -> None:

@@ -15,6 +15,7 @@ from .refusal import BAD_INPUT, INTEGRITY, Refused
 
 MANIFEST, CONFIG, GOLDENS, PLANS, BUILT = "MANIFEST", "kit.json", "goldens.npz", "plans", "built.json"
 REPORT, OUTPUTS, SAMPLES = "report.json", "outputs.npz", "samples.npz"
+_TEMPORARY = ".tmp-"
 _AGAIN = "copy the kit to the board again"
 
 
@@ -66,10 +67,26 @@ def verify(folder: Path) -> str:
     return sha256(manifest)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what processes that are gone left half-written."""
+    for path in folder.glob(_TEMPORARY + "*"):
+        number = path.name[len(_TEMPORARY) :].partition("-")[0]
+        try:
+            os.kill(int(number), 0)
+        except ValueError:  # not ours
+            continue
+        except ProcessLookupError:
+            shutil.rmtree(str(path)) if path.is_dir() else path.unlink()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{_TEMPORARY}{os.getpid()}-{path.name}")
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary file that becomes ``path`` when the block ends without an exception."""
-    work = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    work = _beside(path)
     try:
         yield work
         _flush(work)
@@ -83,7 +100,7 @@ def new_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """A temporary directory that takes the place of ``path`` when the block ends without an exception."""
-    work = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    work = _beside(path)
     old = work.with_name(work.name + "-old")
     work.mkdir()
     try:

@@ -21,9 +21,9 @@ def judge(report: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Gate]:
         if name == "parity":
             gates.append(_parity(report["parity"]["outputs"]))
         elif name not in JUDGED:
-            gates.append(_gate(name, limit, None, "n/a", "not judged on the board: it takes what is not there"))
+            gates.append(_open(name, limit, "not judged on the board: it takes what is not there"))
         elif board["rehearsal"]:
-            gates.append(_gate(name, limit, None, "n/a", "not judged here: a rehearsal has no engine"))
+            gates.append(_open(name, limit, "not judged here: a rehearsal has no engine"))
         elif name == "precision":
             gates.append(_precision(report["precision"], "int8_share" in wanted))
         elif name == "int8_share":
@@ -80,6 +80,10 @@ def _precision(found: Mapping[str, Any], share_is_asked: bool) -> Gate:
     fine = share >= least - 1e-9 and share > 0
     why = "" if fine else "asked for {}, runs in {}".format(found["requested"], found["effective"])
     return _gate("precision", least or "> 0 %", share, "pass" if fine else "fail", why)
+
+
+def _open(name: str, limit: Any, why: str) -> Gate:
+    return _gate(name, "asked" if limit is True else limit, None, "n/a", why)
 
 
 def _bound(name: str, seen: float | None, limit: float, sign: int) -> Gate:
