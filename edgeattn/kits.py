@@ -80,17 +80,17 @@ def write(folder: Path, program: Program, engine: Engine, ask: Ask) -> None:
     (folder / CONFIG).write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", "utf-8")
     (folder / "trtexec.sh").write_text(_trtexec(told), "utf-8")
     (folder / "README.txt").write_text(_readme(told), "utf-8")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / MANIFEST).write_text("".join(lines), "utf-8")
 
 
 def _scripts(folder: Path) -> None:
-    for path in sorted(_SOURCE.rglob("*.py")):
-        place = path.relative_to(_SOURCE)
-        if place != Path("__init__.py"):
-            (folder / place).parent.mkdir(exist_ok=True)
-            (folder / place).write_bytes(path.read_bytes())
+    (folder / "board").mkdir()
+    for name in ("build.py", "verify.py"):
+        (folder / name).write_bytes((_SOURCE / "entry.py").read_bytes())
+    for path in sorted((_SOURCE / "board").glob("*.py")):
+        (folder / "board" / path.name).write_bytes(path.read_bytes())
 
 
 def _told(program: Program, engine: Engine, ask: Ask, cases: Sequence[Case], left: Sequence[str]) -> dict[str, Any]:

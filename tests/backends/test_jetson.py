@@ -1,0 +1,100 @@
+"""jetson: which boards take which graphs, and what a kit tells them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from edgeattn import registry
+from edgeattn.backends import Options, oracle
+from edgeattn.graphs import opset_of
+from edgeattn.program import Program
+from tests.conftest import edgeattn
+from tests.graphs import conv_net, model
+from tests.kit.kits import decoder, make, network
+
+pytestmark = pytest.mark.onnxruntime
+JETSON = registry.get("backends", "jetson")
+
+
+def test_a_bare_target_is_the_commonest_board_and_every_device_has_a_row() -> None:
+    assert JETSON.devices == ("jp6.2", "jp5.1", "jp6.0", "jp6.1", "jp7.1", "jp7.2", "jp7.2.2")
+    assert JETSON.executes(Options("jp5.1")).why == "its engine is built and run on a board with JetPack 5.1"
+
+
+def _reduced(opset: int = 18) -> onnx.ModelProto:
+    """A reduction, whose axes are an attribute up to opset 17."""
+    nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["y"], name="mean", keepdims=0)]
+    return model(nodes, {"x": ["batch", 3, 8, 8]}, {"y": ["batch", 3]}, {"axes": np.array([2, 3])}, opset)
+
+
+def test_opset_18_becomes_17_for_the_tensorrt_of_jetpack_5_and_stays_elsewhere(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    for device, opset in (("jp5.1", 17), ("jp6.0", 17), ("jp6.2", 18), ("jp7.2", 18)):
+        JETSON.compile(Program({"main": _reduced()}), Options(device), tmp_path)
+        written = onnx.load(tmp_path / "main.onnx")
+        assert (opset_of(written), written.ir_version) == (opset, 8)
+        np.testing.assert_array_equal(oracle(Program({"main": written}))["main"].run({"x": x})["y"], _mean(x))
+
+
+def _mean(x: np.ndarray) -> np.ndarray:
+    return oracle(Program({"main": _reduced()}))["main"].run({"x": x})["y"]
+
+
+REFUSED = [
+    ("jp5.1", "fp32", lambda: _reduced(19), "opset 19 is newer than 17", "--opset 17"),
+    ("jp6.2", "fp32", lambda: _reduced(21), "opset 21 is newer than 20", "--opset 18"),
+    ("jp6.0", "bf16", conv_net, "TensorRT 8.6 of JetPack 6.0 has no bfloat16", "precision fp16"),
+    ("jp6.2", "fp16", conv_net, "the graph does not compute in fp16", "quantize --scheme fp16"),
+]
+
+
+@pytest.mark.parametrize(("device", "precision", "graph", "why", "hint"), REFUSED)
+def test_what_the_board_does_not_take_is_refused_before_anything_is_written(
+    device: str, precision: str, graph: object, why: str, hint: str
+) -> None:
+    refusals = JETSON.unsupported(Program({"main": graph()}), Options(device, precision))  # type: ignore[operator]
+    assert any(why in r.reason and hint in r.hint for r in refusals), refusals
+
+
+def test_compile_writes_a_kit_that_names_the_versions_profiles_and_products(tmp_path: Path) -> None:
+    onnx.save(conv_net(), tmp_path / "net.onnx")
+    done = edgeattn("compile", tmp_path / "net.onnx", "-o", tmp_path / "kit", "-t", "jetson:jp6.2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["execution"]["ran"] is False
+    told = json.loads((tmp_path / "kit" / "kit.json").read_text())
+    assert told["library"] == {"name": "tensorrt", "version": "10.3"}
+    (graph,) = told["graphs"].values()
+    assert graph["profiles"]["image"] == {"min": [1, 3, 8, 8], "opt": [1, 3, 8, 8], "max": [2, 3, 8, 8]}
+    assert graph["products"] == {"conv1": [27648, "fp32"], "conv2": [147456, "fp32"]}
+    line = (tmp_path / "kit" / "trtexec.sh").read_text().splitlines()[-1]
+    assert "--stronglyTyped --noTF32" in line
+    assert "--minShapes=image:1x3x8x8 --optShapes=image:1x3x8x8 --maxShapes=image:2x3x8x8" in line
+    again = edgeattn("compile", tmp_path / "net.onnx", "-o", tmp_path / "kit", "-t", "jetson:jp5.1", "--force")
+    assert again.returncode == 0, again.stderr
+    assert "--buildOnly --noTF32" in (tmp_path / "kit" / "trtexec.sh").read_text()
+
+
+def test_the_steps_of_a_decoder_get_profiles_of_what_the_encoder_hands_them(tmp_path: Path) -> None:
+    told = json.loads((make(decoder(), tmp_path / "kit") / "kit.json").read_text())
+    assert told["graphs"]["step"]["profiles"]["total"] == {"min": [1, 1], "opt": [1, 1], "max": [1, 1]}
+    assert told["wiring"]["state"] == {"step.total": "step.total_out"}
+
+
+def test_goldens_that_are_too_large_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeattn.kits.GOLDEN_BYTES", 2_000)
+    told = json.loads((make(network(), tmp_path / "kit") / "kit.json").read_text())
+    assert len(told["cases"]) < 6
+    assert told["cases"][0]["name"] == "normal-1"
+    assert any("left out of the kit for their size" in note for note in told["notes"])
+
+
+def test_a_misspelt_board_is_a_usage_error() -> None:
+    done = edgeattn("compile", "m.onnx", "-o", "kit", "-t", "jetson:jp6.3")
+    assert done.returncode == 2
+    assert "'jetson' has no device 'jp6.3'; did you mean 'jp6.2'" in done.stderr
