@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import QUICK, ROOT
 
-PAGES = {"your_model.md": 9, "decoders.md": 6, "quantize.md": 3, "latency.md": 4}  # commands shown
+PAGES = {"your_model.md": 9, "decoders.md": 6, "quantize.md": 3, "latency.md": 4, "jetson.md": 3}  # commands shown
 
 
 def text(page: str) -> str:

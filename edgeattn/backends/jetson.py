@@ -51,7 +51,7 @@ class JetsonBackend:
     def executes(self, options: Options) -> Availability:
         """Never here: the engine is built and run on the board."""
         why = f"its engine is built and run on a board with {_jetpack(options)}"
-        return Availability(False, why=why, hint="take the kit there: python3 build.py, then python3 verify.py")
+        return Availability(False, why=why, hint="take the kit there and run python3 build.py, then python3 verify.py")
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
         """Opsets, operators and precisions that the board's TensorRT does not have."""

@@ -191,7 +191,9 @@ def compile_(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for."""
+    """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for.
+
+    For a Jetson it is a build kit, which is finished on the board."""
     from edgeattn import backends, drawing, registry, storage
     from edgeattn.errors import MissingPackage
     from edgeattn.harness.precision import audit
@@ -235,8 +237,10 @@ def compile_(
                 "tuned": tried,
                 "execution": {"ran": runs.available, "why": runs.why},
             },
-            f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
-            + ("" if runs.available else f"; {'a kit' if backend.kit else 'built, not run'}: {runs.why}"),
+            f"{out}: {target}, {precision} as its graphs declare it; {runs.why}; {runs.hint}"
+            if backend.kit
+            else f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
+            + ("" if runs.available else f"; built, not run: {runs.why}"),
         )
 
 
