@@ -48,6 +48,14 @@ def read(folder: Path) -> Report:
         BadInput: no kit, no report yet, or one that cannot be read.
         IntegrityError: a file of the kit, the report or its evidence is not what it was, or belongs to another kit.
     """
+    try:
+        return _read(folder)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        what = f"the kit or its report is not as edgeattn writes it ({type(error).__name__}: {error})"
+        raise BadInput(what, where=str(folder), hint=_AGAIN) from error
+
+
+def _read(folder: Path) -> Report:
     kit = opened(folder)
     where = str(folder / REPORT)
     if not (folder / REPORT).exists():

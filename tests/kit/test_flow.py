@@ -67,6 +67,18 @@ def test_a_decoder_is_run_step_by_step_as_the_harness_runs_it(tmp_path: Path) ->
     assert found.latency.unit == "sequence of 3 forced steps"
 
 
+def test_two_kits_are_timed_in_the_same_rounds_and_another_models_is_refused(kit: Path, tmp_path: Path) -> None:
+    twin = make(network(), tmp_path / "twin")
+    done = run(kit, "verify", "--library", "onnxruntime", "--pairs", "20", "--against", str(twin))
+    assert done.returncode == 75, done.stderr
+    found = returned.read(kit)
+    assert found.latency is not None
+    assert found.latency.baseline == "net fp32"
+    other = make(decoder(), tmp_path / "other")
+    done = run(kit, "verify", "--library", "onnxruntime", "--against", str(other))
+    assert (done.returncode, "takes other inputs than this kit" in done.stderr) == (2, True)
+
+
 @pytest.mark.tensorrt_rtx
 @pytest.mark.skipif(bool(_nvidia.capabilities()), reason="this machine has an NVIDIA GPU: engines run")
 def test_the_same_scripts_build_with_tensorrt_rtx_and_say_in_one_line_why_they_do_not_run(tmp_path: Path) -> None:
@@ -194,11 +206,25 @@ def _of_a_run(kit: Path) -> None:
     (kit / "report.json").write_text(json.dumps(report))
 
 
+def _resealed(kit: Path, old: str, new: str) -> None:
+    """A kit.json with another word, a MANIFEST that fits it, and a report that names that MANIFEST."""
+    from edgeattn.kit.board.files import sha256
+
+    before = sha256(kit / "kit.json")
+    (kit / "kit.json").write_text((kit / "kit.json").read_text().replace(old, new).replace('"cases"', '"case"'))
+    (kit / "MANIFEST").write_text((kit / "MANIFEST").read_text().replace(before, sha256(kit / "kit.json")))
+    report = json.loads((kit / "report.json").read_text())
+    report["board"].update(kit=sha256(kit / "MANIFEST"), digest="")
+    report["board"]["digest"] = script.digest(report)
+    (kit / "report.json").write_text(json.dumps(report))
+
+
 DAMAGED = [
     (_cut, "is not valid JSON"),
     (_of_a_run, "is not a board's report"),
     (lambda kit: (kit / "report.json").unlink(), "no report came back yet"),
     (lambda kit: (kit / "MANIFEST").unlink(), "is no build kit"),
+    (lambda kit: _resealed(kit, '"wiring"', '"wirings"'), "not as edgeattn writes it"),
 ]
 
 

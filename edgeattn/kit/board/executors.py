@@ -44,9 +44,17 @@ class TensorRt(Executor):
         self._names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         is_input = library.TensorIOMode.INPUT
         self._outputs = [name for name in self._names if self._engine.get_tensor_mode(name) != is_input]
+        self._refuse_shapes(library.TensorLocation.DEVICE)
         self._types = {name: _type(self._engine, name, file) for name in self._names}
         self._buffers: dict[str, tuple[int, int]] = {}
         self._inspector, self._json = self._engine.create_engine_inspector, library.LayerInformationFormat.JSON
+
+    def _refuse_shapes(self, device: Any) -> None:
+        """An input whose values are sizes lies on the host, and its range would have to be known to the builder."""
+        for name in self._names:
+            if self._engine.get_tensor_location(name) != device:
+                what = f"'{name}' holds sizes that shapes are computed from, which this kit does not feed"
+                raise Refused(UNSUPPORTED, what, self._file.name, "fix the sizes: edgeattn rewrite --fix")
 
     def run(self, feeds: Arrays) -> Arrays:
         """Copy in, run, copy out, wait."""

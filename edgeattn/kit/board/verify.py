@@ -49,8 +49,11 @@ class Open(NamedTuple):
 def main(arguments: Sequence[str]) -> int:
     """Verify; the exit code is the verdict's."""
     told = _arguments(arguments)
-    here = _open(FOLDER, asked(told))
-    other = _open(told.against, asked(told)) if told.against else None
+    folders = [FOLDER, *([told.against] if told.against else [])]
+    kits = [_ready(folder, asked(told)) for folder in folders]  # built before CUDA is awake: a child builds them
+    _comparable(kits)
+    here, *others = [_open(kit, asked(told)) for kit in kits]
+    other = others[0] if others else None
     cases = compare.read_cases(here.kit.folder / GOLDENS, here.kit["cases"])
     say(f"running {len(cases)} cases …")
     answers = [here.run(case) for case in cases]
@@ -78,15 +81,30 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return told
 
 
-def _open(folder: Path, wanted: Asked) -> Open:
-    """A kit with its engines open, built first where they are not."""
+def _ready(folder: Path, wanted: Asked) -> Kit:
+    """A kit whose engines are built."""
     kit = Kit(folder)
+    if wanted.library != versions.REHEARSAL and built(kit, wanted) is None:
+        build(kit, wanted)
+    return kit
+
+
+def _comparable(kits: Sequence[Kit]) -> None:
+    """Whether one case can be fed to every kit."""
+    first, *others = [kit["cases"][0] for kit in kits]
+    for kit, case in zip(kits[1:], others):
+        if (sorted(case["feeds"]), case["tokens"]) != (sorted(first["feeds"]), first["tokens"]):
+            raise Refused(
+                USAGE, "takes other inputs than this kit", f"--against {kit.folder}", "name a kit of this model"
+            )
+
+
+def _open(kit: Kit, wanted: Asked) -> Open:
+    """A kit with its engines open."""
     if wanted.library == versions.REHEARSAL:
         module = versions.load(wanted.library)
         told = {"version": str(module.__version__), "typed": False, "engines": {}, "timing_cache": None}
         return Open(kit, opened(kit, wanted.library, module, None), told, module, None)
-    if built(kit, wanted) is None:
-        build(kit, wanted)
     told = built(kit, wanted) or {}
     cuda = Cuda()
     module = versions.load(wanted.library)
