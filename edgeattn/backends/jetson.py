@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import __version__, rounding
+from edgeattn import rounding
 from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
 from edgeattn.backends._common import newer_opsets, precision_summary
 from edgeattn.backends._declared import declared
@@ -46,7 +46,7 @@ class JetsonBackend:
 
     def probe(self) -> Availability:
         """Always here: a kit is written, not built."""
-        return Availability(True, version=__version__)
+        return Availability(True, version="kit")
 
     def executes(self, options: Options) -> Availability:
         """Never here: the engine is built and run on the board."""

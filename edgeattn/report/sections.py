@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from edgeattn.report.strictjson import plain
 
+ITSELF = "the engine itself"
 Verdict = Literal["pass", "fail", "inconclusive", "built"]
 GateVerdict = Literal["pass", "fail", "inconclusive", "n/a"]
 SectionVerdict = Literal["pass", "warn", "fail", "inconclusive", "n/a"]
@@ -249,6 +250,11 @@ class LatencyReport(Value):
     attempts: tuple[Attempt, ...] = ()
     verdict: SectionVerdict
     why: str = ""
+
+    @property
+    def alone(self) -> bool:
+        """Whether there was nothing to compare the engine with but itself."""
+        return self.baseline == ITSELF
 
 
 class Contender(Value):

@@ -51,7 +51,9 @@ def _head(report: Report) -> str:
         speedup = report.latency.speedup
         ratio = f"{w.times(speedup.median)} the speed of {escape(report.latency.baseline)} ({w.interval(speedup.ci95)})"
         settled = report.latency.verdict != "inconclusive"
-        figures.append(f"**{ratio}**" if settled else f"speed **not settled** (showed {ratio})")
+        alone = f"**{w.milliseconds(report.latency.engine.p50_ms)}** per {escape(report.latency.unit)}"
+        paired = f"**{ratio}**" if settled else f"speed **not settled** (showed {ratio})"
+        figures.append(alone if report.latency.alone else paired)
     if report.task is not None:
         figures.append(
             f"{escape(w.metric(report.task.metric))} **{w.figure(report.task.engine, report.task.unit)}**, "
