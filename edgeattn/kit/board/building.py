@@ -70,6 +70,8 @@ def in_child(work: Callable[[], None], what: str) -> None:
 
 
 def _child(work: Callable[[], None]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is the parent's to tell, and what is left is swept
+
     def job(_: Sequence[str]) -> int:
         work()
         return 0
