@@ -210,9 +210,20 @@ def _shapes(program: Program, cases: Sequence[Case]) -> dict[str, dict[str, list
         (name,) = program.graphs
         return {name: {given: [case.feeds[given].shape for case in cases] for given in cases[0].feeds}}
     watched = {name: _Watched(session) for name, session in backends.oracle(program).items()}
+    step = watched[program.wiring.loop]
     for case in cases:
+        before = {name: len(shapes) for name, shapes in step.seen.items()}
         decode.run(watched, program.wiring, case.feeds, case.tokens)
+        for name, shapes in step.seen.items():
+            shapes += _at_the_end(shapes[before.get(name, 0) :], program.wiring.stop.max_steps)
     return {name: session.seen for name, session in watched.items()}
+
+
+def _at_the_end(shapes: Sequence[tuple[int, ...]], steps: int) -> list[tuple[int, ...]]:
+    """The shape that a state which grows has after the longest sequence; nothing for one that stays as it is."""
+    first, last = np.array(shapes[0]), np.array(shapes[-1])
+    grown = (last - first) // max(len(shapes) - 1, 1)
+    return [tuple(int(size) for size in first + grown * steps)] if grown.any() else []
 
 
 class _Watched:

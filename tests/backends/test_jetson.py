@@ -13,7 +13,8 @@ from onnx import helper
 from edgeattn import registry
 from edgeattn.backends import Options, oracle
 from edgeattn.graphs import opset_of
-from edgeattn.program import Program
+from edgeattn.kits import profiles
+from edgeattn.program import Case, Program, Reference, Stop, Wiring
 from tests.conftest import edgeattn
 from tests.graphs import conv_net, model
 from tests.kit.kits import decoder, make, network
@@ -84,6 +85,25 @@ def test_the_steps_of_a_decoder_get_profiles_of_what_the_encoder_hands_them(tmp_
     told = json.loads((make(decoder(), tmp_path / "kit") / "kit.json").read_text())
     assert told["graphs"]["step"]["profiles"]["total"] == {"min": [1, 1], "opt": [1, 1], "max": [1, 1]}
     assert told["wiring"]["state"] == {"step.total": "step.total_out"}
+
+
+def test_a_state_that_grows_is_built_for_the_longest_sequence() -> None:
+    tokens = np.array([[1, 2, 3]])
+    nodes = [
+        helper.make_node("Cast", ["token"], ["number"], to=1),
+        helper.make_node("Unsqueeze", ["number", "axis"], ["column"]),
+        helper.make_node("Concat", ["past", "column"], ["present"], axis=1),
+        helper.make_node("Identity", ["present"], ["logits"]),
+    ]
+    ends = {"past": ["batch", "past"]}, {"present": ["batch", "seen"], "logits": ["batch", "seen"]}
+    step = model(nodes, *ends, {"axis": np.array([1])})
+    step.graph.input.append(helper.make_tensor_value_info("token", onnx.TensorProto.INT64, ["batch"]))
+    prompt = model([helper.make_node("Identity", ["x"], ["y"])], {"x": ["batch", "n"]}, {"y": ["batch", "n"]})
+    stop = Stop("step.token", "step.logits", 0, 9, max_steps=50)
+    wiring = Wiring({"step.past": "prompt.y"}, {"step.past": "step.present"}, stop)
+    cases = (Case("real-1", {"x": np.zeros((1, 4), np.float32)}, tokens),)
+    program = Program({"prompt": prompt, "step": step}, wiring, Reference("test", cases))
+    assert profiles(program)["step"]["past"] == {"min": [1, 4], "opt": [1, 4], "max": [1, 54]}
 
 
 def test_goldens_that_are_too_large_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
