@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ from tests.graphs import conv_net, counter
 _ALONE = """
 import runpy, sys
 sys.modules["edgeattn"] = None
-sys.argv = sys.argv[1:]
+sys.path += filter(None, [sys.argv[1]])
+sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], {}, "__main__")
 """
 
@@ -51,10 +53,19 @@ def make(program: Program, folder: Path, device: str = "jp6.2", **ask: object) -
     return folder
 
 
-def run(kit: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """One of a kit's scripts."""
-    command = [sys.executable, "-I", "-B", "-c", _ALONE, str(kit / f"{script}.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
+def run(kit: Path, script: str, *arguments: str, packages: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """One of a kit's scripts; ``packages`` holds what is to be found beside what is installed, libraries too."""
+    command = [sys.executable, "-I", "-B", "-c", _ALONE, str(packages or ""), str(kit / f"{script}.py"), *arguments]
+    environment = {**os.environ, **({"LD_LIBRARY_PATH": str(packages)} if packages else {})}
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+    )
 
 
 def rehearse(kit: Path) -> subprocess.CompletedProcess[str]:

@@ -115,7 +115,7 @@ def _open() -> Any:
 def _candidates() -> list[str]:
     found: str | None = ctypes.util.find_library("cudart")
     plain = ["libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0"]
-    return ([found] if found else []) + plain + sorted(path for place in _PLACES for path in glob.glob(place))
+    return plain + ([found] if found else []) + sorted(path for place in _PLACES for path in glob.glob(place))
 
 
 def _nothing_runs(why: str) -> Refused:

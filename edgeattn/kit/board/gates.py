@@ -30,7 +30,8 @@ def judge(report: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Gate]:
             gates.append(_bound(name, report["precision"]["int8_share"], limit, 1))
         else:
             size = report["size"]
-            gates.append(_bound(name, size["engine_bytes"] / max(size["reference_bytes"], 1), limit, -1))
+            ratio = size["engine_bytes"] / size["reference_bytes"] if size["reference_bytes"] else None
+            gates.append(_bound(name, ratio, limit, -1))
     return gates
 
 
