@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, report, tune
+from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, progress, report, tune
+from edgeattn import profile as profiles
 from edgeattn.backends import Engine, calibrator, oracle, rounded
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
@@ -69,6 +70,8 @@ def export_stage(job: Job) -> Program:
     """PyTorch -> Program, with seeded and real cases answered by eager PyTorch."""
     job.listen("export to ONNX", 0, None)
     program = export.export(job.model.source, opset=job.recipe.export.opset, seed=job.recipe.seed, real=real_cases(job))
+    if job.backend.profiled:
+        job.options = replace(job.options, profiles=profiles.complete(program, job.recipe.profile))
     judge(job, "export", program)
     return program
 
@@ -188,7 +191,8 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
     refuse_unsupported(job, program)
     directory = bundle / "engine"
     directory.mkdir(parents=True)
-    return job.backend.compile(program, job.options, directory)
+    with progress.heard_by(job.listen):
+        return job.backend.compile(program, job.options, directory)
 
 
 def prove(job: Job, program: Program, engine: Engine) -> Evidence:

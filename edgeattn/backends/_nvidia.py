@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 from functools import cache
 
 from edgeattn.backends import Availability
+from edgeattn.errors import Unsupported
 
 _MAJOR, _MINOR = 75, 76  # CUdevice_attribute, cuda.h
 
@@ -39,4 +41,25 @@ def runs(wanted: tuple[str, ...]) -> Availability:
     if wanted and here[0] not in wanted:
         why = f"the GPU of this machine is {here[0]}, and the engine is for {' and '.join(wanted)}"
         return Availability(False, why=why, hint=f"build it for {here[0]} too")
+    if not _bindings():
+        return Availability(False, why="CUDA's bindings are not installed", hint="pip install 'edgeattn[cuda]'")
     return Availability(True, version=here[0])
+
+
+def _bindings() -> bool:
+    """Whether tensors can be carried to the GPU."""
+    try:
+        return importlib.util.find_spec("cuda.bindings") is not None
+    except ImportError:
+        return False
+
+
+def require(wanted: tuple[str, ...], engine: str) -> None:
+    """Refuse to open an engine where it does not run.
+
+    Raises:
+        Unsupported: with the reason.
+    """
+    here = runs(wanted)
+    if not here.available:
+        raise Unsupported(here.why, where=engine, hint=here.hint)
