@@ -123,9 +123,17 @@ def _states(program: Program) -> dict[str, Span]:
     longest = program.wiring.stop.max_steps
     loop = input_specs(program.graphs[program.wiring.loop])
     held = [spec for spec in loop if f"{program.wiring.loop}.{spec.name}" in program.wiring.state]
-    return {
-        dim: (0, max(1, longest // 2), longest) for spec in held for dim in dimensions(spec) if isinstance(dim, str)
-    }
+    given = {dim for spec in program_inputs(program) for dim in dimensions(spec)}
+    grown = (dim for spec in held for dim in dimensions(spec) if isinstance(dim, str) and dim not in given)
+    return {dim: (0, max(1, longest // 2), longest) for dim in grown}
+
+
+def words(bucket: Bucket) -> str:
+    """``batch 1 to 8, source 10``."""
+    spans = ((name, least, largest) for name, (least, _, largest) in bucket.items())
+    return ", ".join(
+        f"{name} {least}" + (f" to {largest}" if largest > least else "") for name, least, largest in spans
+    )
 
 
 def fitting(buckets: Iterable[Bucket], sizes: Mapping[str, int]) -> int | None:

@@ -22,13 +22,9 @@ class Cuda:
     """
 
     def __init__(self) -> None:
-        try:
-            from cuda.bindings import runtime
-        except ImportError as error:
-            raise MissingPackage("cuda-bindings", "cuda", why="it carries tensors to the GPU") from error
-        self.rt: Any = runtime
-        self.stream = self.call(runtime.cudaStreamCreateWithFlags, runtime.cudaStreamNonBlocking)
-        weakref.finalize(self, runtime.cudaStreamDestroy, self.stream)
+        self.rt = _runtime()
+        self.stream = self.call(self.rt.cudaStreamCreateWithFlags, self.rt.cudaStreamNonBlocking)
+        weakref.finalize(self, self.rt.cudaStreamDestroy, self.stream)
 
     def call(self, function: Any, *arguments: Any) -> Any:
         """What a function of the runtime returns beside its error code, which is raised."""
@@ -60,6 +56,14 @@ class Cuda:
     def wait(self) -> None:
         """Until all that was queued is done."""
         self.call(self.rt.cudaStreamSynchronize, self.stream)
+
+
+def _runtime() -> Any:
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise MissingPackage("cuda-bindings", "cuda", why="it carries tensors to the GPU") from error
+    return runtime
 
 
 class Buffer:

@@ -23,7 +23,6 @@ from edgeattn.program import TensorSpec
 
 if TYPE_CHECKING:
     from edgeattn.backends._tensorrt_plan import Facts
-    from edgeattn.profile import Bucket
     from edgeattn.program import Array, Arrays
 
 _DTYPES = {
@@ -94,7 +93,7 @@ class TensorRtSession:
         number = profile.fitting(self._buckets, sizes)
         if number is None:
             told = ", ".join(f"{name}={size}" for name, size in sizes.items())
-            taken = " or ".join(_words(bucket) for bucket in self._buckets)
+            taken = " or ".join(profile.words(bucket) for bucket in self._buckets)
             raise BadInput(
                 f"the engine was not built for {told}", hint=f"it takes {taken}; --profile builds for others"
             )
@@ -252,10 +251,6 @@ def _spec(engine: Any, name: str, facts: Facts) -> TensorSpec:
     known = facts.tensors.get(name, shape)
     sizes = tuple(size if size >= 0 else known[axis] for axis, size in enumerate(shape))
     return TensorSpec(name, _DTYPES.get(kind, kind.lower()), sizes)
-
-
-def _words(bucket: Bucket) -> str:
-    return ", ".join(f"{name} from {least} to {largest}" for name, (least, _, largest) in bucket.items())
 
 
 def _errors(trt: Any) -> Any:

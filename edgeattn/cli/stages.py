@@ -259,8 +259,17 @@ def compile_(
                 "execution": {"ran": runs.available, "why": runs.why},
             },
             f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
+            + _sized(options)
             + ("" if runs.available else f"; built, not run: {runs.why}"),
         )
+
+
+def _sized(options: Options) -> str:
+    """The sizes an engine was built for, where it was."""
+    from edgeattn.profile import words
+
+    told = " or ".join(filter(None, map(words, options.profiles)))
+    return f"; takes {told} (--profile sets others)" if told else ""
 
 
 def _refused(ui: Ui, target: str, ran: Ran, gate: GateReport) -> NoReturn:
