@@ -189,6 +189,7 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
     """Refuse what the engine cannot take, then build into the bundle."""
     job.listen(f"compile for {job.recipe.target}", 0, None)
     refuse_unsupported(job, program)
+    program = _judged_on(job, program)
     directory = bundle / "engine"
     directory.mkdir(parents=True)
     with progress.heard_by(job.listen):
@@ -201,12 +202,18 @@ def prove(job: Job, program: Program, engine: Engine) -> Evidence:
         job.notes.append(f"the engine was built and not run: {job.runs.why}; {_OPEN}")
         job.parity.append(not_run(program, job.runs.why))
         return Evidence(rounded(program))
+    program = _judged_on(job, program)
     sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
     judge(job, "engine", program, sessions)
     scored = score(job, program, sessions)
     timed, raw = time_it(job, program, sessions)
     maps = draw_attention(job, program, sessions)
     return Evidence(sessions, scored, timed, raw, profile_it(job, program), maps)
+
+
+def _judged_on(job: Job, program: Program) -> Program:
+    """The program with those cases alone that the engine is built for."""
+    return replace(program, reference=profiles.within(program, job.options.profiles))
 
 
 def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session] | None = None) -> None:
@@ -231,6 +238,7 @@ def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema
         return None
     known = job.task
     at_once = cases.samples_at_once(graphs.program_inputs(program), _TASK_BATCH)
+    at_once = profiles.most(program, job.options.profiles, at_once)
 
     def scored(what: str, opened: Mapping[str, Session], wiring: Wiring | None, batch: int) -> task.Scored:
         return task.scores(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgeattn.errors import UsageError, did_you_mean, printable
 from edgeattn.graphs import input_specs, program_inputs
 
 if TYPE_CHECKING:
-    from edgeattn.program import Program, TensorSpec
+    from edgeattn.program import Case, Program, Reference, TensorSpec
 
 Span: TypeAlias = tuple[int, int, int]
 Bucket: TypeAlias = Mapping[str, Span]
@@ -126,6 +127,39 @@ def _states(program: Program) -> dict[str, Span]:
     given = {dim for spec in program_inputs(program) for dim in dimensions(spec)}
     grown = (dim for spec in held for dim in dimensions(spec) if isinstance(dim, str) and dim not in given)
     return {dim: (0, max(1, longest // 2), longest) for dim in grown}
+
+
+def within(program: Program, buckets: Sequence[Bucket]) -> Reference:
+    """A program's reference with the cases that fit a bucket; all where there is none.
+
+    Raises:
+        UsageError: none of them fits.
+    """
+    assert program.reference is not None
+    inputs = program_inputs(program)
+    cases = program.reference.cases
+    kept = tuple(case for case in cases if not buckets or fitting(buckets, _sizes(inputs, case)) is not None)
+    if not kept:
+        told = " or ".join(map(words, buckets))
+        what = f"none of the inputs that the program is judged on fits {told}"
+        raise UsageError(what, where="profile", hint=f"the cases take {words(seen(program))}")
+    return replace(program.reference, cases=kept)
+
+
+def _sizes(inputs: Sequence[TensorSpec], case: Case) -> dict[str, int]:
+    given = [(spec, case.feeds[spec.name].shape) for spec in inputs if spec.name in case.feeds]
+    return {
+        dim: size
+        for spec, shape in given
+        for dim, size in zip(dimensions(spec), shape, strict=True)
+        if isinstance(dim, str)
+    }
+
+
+def most(program: Program, buckets: Sequence[Bucket], usual: int) -> int:
+    """How many samples may be run at once: ``usual``, or fewer where no bucket takes as many."""
+    batch = str(next((dim for spec in program_inputs(program) for dim in dimensions(spec)[:1]), ""))
+    return min(usual, max((bucket[batch][2] for bucket in buckets if batch in bucket), default=usual))
 
 
 def words(bucket: Bucket) -> str:

@@ -62,6 +62,16 @@ def test_a_dimension_that_is_none_or_has_no_size_is_named() -> None:
         profile.complete(Program({"main": conv_net()}), [])
 
 
+def test_a_program_is_judged_on_what_its_engine_takes() -> None:
+    program = seen(2, 1, 5)
+    assert [c.name for c in profile.within(program, ({"batch": (1, 1, 2)},)).cases] == ["c0", "c1"]
+    assert len(profile.within(program, ()).cases) == 3
+    with pytest.raises(UsageError, match=r"fits batch 7 to 9; the cases take batch 1 to 5"):
+        profile.within(program, ({"batch": (7, 8, 9)},))
+    assert profile.most(program, ({"batch": (1, 1, 2)}, {"batch": (3, 4, 8)}), 50) == 8
+    assert (profile.most(program, (), 50), profile.most(program, ({},), 50)) == (50, 50)
+
+
 def test_the_first_bucket_that_fits_is_taken() -> None:
     buckets = ({"batch": (1, 1, 1), "n": (1, 8, 16)}, {"batch": (1, 4, 8), "n": (1, 8, 64)})
     assert profile.fitting(buckets, {"batch": 1, "n": 16}) == 0

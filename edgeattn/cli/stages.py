@@ -207,7 +207,7 @@ def compile_(
     from edgeattn import profile as profiles
     from edgeattn.bundle.pack import answered_sample, pack
     from edgeattn.errors import MissingPackage
-    from edgeattn.harness.precision import audit
+    from edgeattn.harness.precision import audit, measured
     from edgeattn.publish import guard, new_directory
     from edgeattn.report import gates
 
@@ -226,6 +226,7 @@ def compile_(
         backends.check_settings(backend, options, "--engine", "--profile")
         if backend.profiled:
             options = replace(options, profiles=profiles.complete(program, asked))
+            program = replace(program, reference=profiles.within(program, options.profiles))
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
         tried: list[dict[str, Any]] = []
@@ -257,6 +258,7 @@ def compile_(
                 "gate": gate.model_dump(mode="json"),
                 "tuned": tried,
                 "execution": {"ran": runs.available, "why": runs.why},
+                "build": measured(engine.effective),
             },
             f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
             + _sized(options)
