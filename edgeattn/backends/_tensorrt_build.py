@@ -178,15 +178,18 @@ def _monitor(trt: Any) -> Any:
 
         def step_complete(self, name: str, step: int) -> bool:
             """Whether to go on: no, where the listener raised or the user pressed Ctrl-C."""
-            try:
-                if name == self._outer and self.raised is None:
-                    listen(name.lower(), step + 1, self._steps)
-            except BaseException as error:  # it may not pass through native code
-                self.raised = error
+            self._tell(name, step + 1)
             return self.raised is None
 
         def phase_finish(self, name: str) -> None:
-            del name
+            self._tell(name, self._steps)
+
+        def _tell(self, name: str, done: int) -> None:
+            try:
+                if name == self._outer and self.raised is None:
+                    listen(name.lower(), done, self._steps)
+            except BaseException as error:  # it may not pass through native code
+                self.raised = error
 
     return Monitor()
 
