@@ -250,4 +250,4 @@ def require_running(backend: Backend, options: Options, purpose: str) -> None:
     here = backend.executes(options)
     if not here.available:
         target = f"{backend.name.replace('_', '-')}:{options.device}"
-        raise Unsupported(f"cannot run here: {here.why}, and {purpose} runs it", where=target, hint=here.hint)
+        raise Unsupported(f"{purpose} runs the engine, and {here.why}", where=target, hint=here.hint)

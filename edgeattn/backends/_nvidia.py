@@ -36,8 +36,8 @@ def runs(wanted: tuple[str, ...]) -> Availability:
     """Whether the first GPU here is one of ``wanted``; any is right where none is named."""
     here = capabilities()
     if not here:
-        where = f"on a machine with one of {', '.join(wanted)}" if wanted else "where one is"
-        return Availability(False, why="this machine has no NVIDIA GPU", hint=f"`edgeattn verify` the bundle {where}")
+        hint = f"go on where {' or '.join(wanted) or 'one'} is"
+        return Availability(False, why="this machine has no NVIDIA GPU", hint=hint)
     if wanted and here[0] not in wanted:
         why = f"the GPU of this machine is {here[0]}, and the engine is for {' and '.join(wanted)}"
         return Availability(False, why=why, hint=f"build it for {here[0]} too")

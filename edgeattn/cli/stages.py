@@ -341,7 +341,7 @@ def _chooser(target: str, threads: int) -> Any:
     if not backend.probe().available:
         raise MissingPackage(name, backend.extra, why=backend.probe().why)
     options = backends.Options(device, "fp32", threads or usable_cores())
-    backends.require_running(backend, options, "timing rules")
+    backends.require_running(backend, options, "the timing of rules")
     return choose.by_latency(name, options)
 
 

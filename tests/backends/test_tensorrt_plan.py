@@ -16,6 +16,7 @@ from edgeattn.backends import Options, _nvidia
 from edgeattn.backends import _tensorrt_plan as plans
 from edgeattn.errors import BadInput, EdgeattnError, EngineFailed, IntegrityError, Unsupported
 from edgeattn.program import Case, Program, Reference
+from tests.conftest import edgeattn
 from tests.graphs import conv_net
 
 pytestmark = pytest.mark.tensorrt_rtx
@@ -98,7 +99,9 @@ def test_what_is_not_the_plan_that_was_built_is_refused_before_the_library_sees_
 
 @pytest.mark.skipif(bool(_nvidia.capabilities()), reason="this machine has an NVIDIA GPU")
 def test_a_plan_that_is_right_waits_for_its_gpu(plan: Path) -> None:
-    with pytest.raises(Unsupported, match=r"TensorRT for RTX: this machine has no NVIDIA GPU; .* one of sm86, sm120"):
+    with pytest.raises(
+        Unsupported, match=r"TensorRT for RTX: this machine has no NVIDIA GPU; go on where sm86 or sm120 is"
+    ):
         registry.get("backends", "tensorrt_rtx").open(plan, Options("sm86,sm120"))
 
 
@@ -112,3 +115,13 @@ def test_a_plan_without_weights_is_given_only_those_it_was_built_from(plan: Path
         plans.weights(inside, facts)
     (tmp_path / "portable" / "main.onnx").write_bytes(b"weights")
     assert plans.weights(inside, facts) == tmp_path / "portable" / "main.onnx"
+
+
+def test_inspect_tells_a_plan_from_one_that_was_altered(plan: Path) -> None:
+    told = json.loads(edgeattn("inspect", plan, "--json").stdout)["plan"]
+    assert told["for"] == "sm86, sm120"
+    assert told["takes"] == "batch 2"
+    _flipped(plan)
+    done = edgeattn("inspect", plan)
+    assert (done.returncode, len(done.stderr.splitlines())) == (6, 1)
+    assert "was altered since it was built" in done.stderr
