@@ -48,6 +48,7 @@ class TensorRtBackend:
     devices: tuple[str, ...] = ()
     joins = False
     profiled = True
+    typed = True
     knobs: tuple[str, ...] = ()
     qdq = QdqDialect(dynamic="")
 

@@ -56,11 +56,9 @@ def of(version: str, dla: bool = False) -> Version:
     rows = [row for row in TABLE if row.since <= number]
     if not rows:
         raise Unsupported(f"TensorRT {version} is too old", hint="8.5 is the oldest that is known here")
-    return (
-        Version((8, 5), rows[-1].network[: number < (10, 0)], {"fp16": ("FP16",)})
-        if dla and number < (11, 0)
-        else rows[-1]
-    )
+    if dla and number < (11, 0):
+        return Version((8, 5), rows[-1].network if number < (10, 0) else (), {"fp16": ("FP16",)})
+    return rows[-1]
 
 
 def without_dla(version: str, precision: str) -> str:
