@@ -16,8 +16,11 @@ from onnx import helper
 
 from edgeattn import backends, export, progress, source
 from edgeattn.backends import Options, _nvidia
+from edgeattn.backends._common import precision_summary
+from edgeattn.backends._tensorrt_layers import declared
 from edgeattn.backends.tensorrt_rtx import BACKEND as RTX
 from edgeattn.errors import EngineFailed
+from edgeattn.graphs import macs_by_node
 from edgeattn.harness import parity
 from edgeattn.program import Case, Program, Reference, StageRecord
 from edgeattn.quantize import Settings, quantize
@@ -156,6 +159,8 @@ def test_what_the_graph_says_is_what_the_builder_made(precision: str, tmp_path: 
     most = max(told["macs_in"], key=told["macs_in"].get)
     assert most == precision
     assert sum(told["counts"].values()) == 2
+    assert engine.effective["main"]["settings"]["precision_told_by"] == "the builder's list of layers"
+    assert precision_summary(declared(made.graphs["main"]), macs_by_node(made.graphs["main"])) == told
     assert engine.effective["main"]["build"]["peak_bytes"] > engine.effective["main"]["build"]["bytes"]
 
 
