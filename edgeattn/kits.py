@@ -14,21 +14,26 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from edgeattn import __version__, backends, decode, graphs, kit
-from edgeattn.backends._declared import declared
+from edgeattn import __version__, backends, decode, graphs, kit, profile
+from edgeattn.backends._tensorrt_layers import declared
 from edgeattn.errors import BadInput, printable
 from edgeattn.kit.board import versions
 from edgeattn.kit.board.files import CONFIG, GOLDENS, MANIFEST, sha256
 from edgeattn.program import Case, Program, Session, TensorSpec
 
 if TYPE_CHECKING:
+    import onnx
+
     from edgeattn.backends import Engine
     from edgeattn.harness.limits import Limits
+    from edgeattn.profile import Bucket
     from edgeattn.program import Array, Arrays
+
+Shapes: TypeAlias = dict[str, list[int]]
 
 SCHEMA_VERSION = 1
 GOLDEN_BYTES = 24 << 20
@@ -95,7 +100,7 @@ def _scripts(folder: Path) -> None:
 
 def _told(program: Program, engine: Engine, ask: Ask, cases: Sequence[Case], left: Sequence[str]) -> dict[str, Any]:
     """``kit.json``."""
-    sizes = profiles(program)
+    sizes = profiles(program, engine.options.profiles)
     notes = [*ask.notes, f"answers are compared with those of {program.reference.origin}" if program.reference else ""]
     if left:
         notes.append(f"cases left out of the kit for their size: {', '.join(left)}")
@@ -113,7 +118,7 @@ def _told(program: Program, engine: Engine, ask: Ask, cases: Sequence[Case], lef
                 "inputs": [_spec(spec) for spec in graphs.input_specs(model)],
                 "outputs": [_spec(spec) for spec in graphs.output_specs(model)],
                 "profiles": sizes[name],
-                "products": {node: list(told) for node, told in declared(model).items()},
+                "products": products(model),
             }
             for name, model in program.graphs.items()
         },
@@ -125,6 +130,12 @@ def _told(program: Program, engine: Engine, ask: Ask, cases: Sequence[Case], lef
         "reference_bytes": ask.reference_bytes,
         "notes": [note for note in notes if note],
     }
+
+
+def products(model: onnx.ModelProto) -> dict[str, list[Any]]:
+    """Node -> its multiply-accumulates, and what the graph says that they compute in."""
+    macs = graphs.macs_by_node(model)
+    return {node: [macs[node], label] for node, label in declared(model) if macs.get(node)}
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:
@@ -186,22 +197,37 @@ def _own_error(case: Case, name: str) -> float:
     return max((float(error[np.isfinite(error)].max(initial=0.0)) for error in errors), default=0.0)
 
 
-def profiles(program: Program) -> dict[str, dict[str, dict[str, list[int]]]]:
-    """Least, typical and largest shape of every dynamic input of every graph, over the reference's cases."""
+def profiles(program: Program, buckets: Sequence[Bucket] = ()) -> dict[str, list[dict[str, Shapes]]]:
+    """Least, typical and largest shape of every dynamic input of every graph, once for each bucket.
+
+    Args:
+        program: its reference says which shapes there are; those that one graph hands to another are found by running.
+        buckets: sizes of dimensions by name, as asked for; they hold for the dimensions of the program's own inputs.
+    """
     dynamic = {
-        name: [spec.name for spec in graphs.input_specs(model) if any(isinstance(d, str) for d in spec.shape)]
+        name: [spec for spec in graphs.input_specs(model) if any(isinstance(d, str) for d in spec.shape)]
         for name, model in program.graphs.items()
     }
     if program.reference is None or not any(dynamic.values()):
-        return {name: {} for name in dynamic}
-    cases = [program.reference.typical, *program.reference.cases]
-    seen = _shapes(program, cases)
-    return {name: {given: _range(seen[name][given]) for given in inputs} for name, inputs in dynamic.items()}
+        return {name: [] for name in dynamic}
+    own = {dim for spec in graphs.program_inputs(program) for dim in profile.dimensions(spec)}
+    seen = _shapes(program, [program.reference.typical, *program.reference.cases])
+    asked = [{name: span for name, span in bucket.items() if name in own} for bucket in buckets or [{}]]
+    return {
+        name: [{spec.name: _range(spec, seen[name][spec.name], bucket) for spec in specs} for bucket in asked]
+        for name, specs in dynamic.items()
+    }
 
 
-def _range(shapes: Sequence[tuple[int, ...]]) -> dict[str, list[int]]:
+def _range(spec: TensorSpec, shapes: Sequence[tuple[int, ...]], bucket: Bucket) -> Shapes:
+    """The shapes that were seen, but where a bucket says otherwise."""
     table = np.array(shapes, int).reshape(len(shapes), -1)
-    return {"min": table.min(0).tolist(), "opt": table[0].tolist(), "max": table.max(0).tolist()}
+    spans = np.stack([table.min(0), table[0], table.max(0)])
+    for axis, dim in enumerate(profile.dimensions(spec)):
+        if dim in bucket:
+            spans[:, axis] = bucket[str(dim)]
+    least, typical, largest = spans.tolist()
+    return {"min": least, "opt": typical, "max": largest}
 
 
 def _shapes(program: Program, cases: Sequence[Case]) -> dict[str, dict[str, list[tuple[int, ...]]]]:
@@ -257,9 +283,11 @@ def _trtexec(told: Mapping[str, Any]) -> str:
     for name, graph in told["graphs"].items():
         words = [f"--onnx={graph['file']}", f"--saveEngine=plans-trtexec/{name}.plan", *flags]
         words.append("--timingCacheFile=plans-trtexec/timing.cache")
-        for kind in ("min", "opt", "max") if graph["profiles"] else ():
-            shapes = [f"{i}:{'x'.join(map(str, sizes[kind]))}" for i, sizes in graph["profiles"].items()]
-            words.append(f"--{kind}Shapes={','.join(shapes)}")
+        for number, bucket in enumerate(graph["profiles"]):
+            words += [f"--profile={number}"] * (len(graph["profiles"]) > 1)
+            for kind in ("min", "opt", "max"):
+                shapes = [f"{i}:{'x'.join(map(str, sizes[kind]))}" for i, sizes in bucket.items()]
+                words.append(f"--{kind}Shapes={','.join(shapes)}")
         lines.append('"$TRTEXEC" ' + " ".join(shlex.quote(word) for word in words))
     return "\n".join(lines) + "\n"
 

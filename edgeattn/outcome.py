@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import decode, graphs, kits, outside, report
+from edgeattn import decode, graphs, kits, outside, profile, report
 from edgeattn.backends._common import file_size
 from edgeattn.bundle.pack import answered_sample, pack
 from edgeattn.harness import attention, environment
 from edgeattn.harness.limits import Limits
-from edgeattn.harness.precision import audit
+from edgeattn.harness.precision import audit, measured
 from edgeattn.program import Program, Session, StageRecord
 from edgeattn.report import schema
 
@@ -91,6 +91,7 @@ def make_report(
             reference_bytes=sum(outside.size(m) for m in exported.graphs.values()),
             engine_bytes=file_size(engine.directory, engine.files.values()),
         ),
+        build=schema.BuildReport(seconds=engine.seconds, peak_bytes=measured(engine.effective)["peak_bytes"]),
         environment=environment.describe(threads=job.threads),
         notes=tuple(job.notes),
     )
@@ -116,7 +117,8 @@ def complete_kit(job: Job, name: str, exported: Program, program: Program, engin
         reference_bytes=sum(outside.size(model) for model in exported.graphs.values()),
         notes=job.model.notes,
     )
-    kits.write(engine.directory, program, engine, ask)
+    judged = replace(program, reference=profile.within(program, engine.options.profiles))
+    kits.write(engine.directory, judged, engine, ask)
 
 
 def fill_bundle(job: Job, program: Program, engine: Engine, sessions: Mapping[str, Session], directory: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgeattn import rounding
 from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
 from edgeattn.backends._common import newer_opsets, precision_summary
-from edgeattn.backends._declared import declared
+from edgeattn.backends._tensorrt_layers import declared
 from edgeattn.downgrade import to_opset_17
 from edgeattn.errors import Unsupported
 from edgeattn.graphs import histogram, macs_by_node, opset_of
@@ -42,6 +42,9 @@ class JetsonBackend:
     devices = ("jp6.2", *(name for name in JETPACKS if name != "jp6.2"))
     joins = False
     kit = True
+    profiled = True
+    typed = True
+    knobs = ()
     qdq = QdqDialect(dynamic="")
 
     def probe(self) -> Availability:
@@ -76,10 +79,9 @@ class JetsonBackend:
         for graph, model in program.graphs.items():
             files[graph] = f"{graph}.onnx"
             outside.write(lowered(model, _row(options)), out / files[graph])
-            told = [(node, label) for node, (_, label) in declared(model).items()]
             effective[graph] = {
                 "device": options.device,
-                "precision": precision_summary(told, macs_by_node(model)),
+                "precision": precision_summary(declared(model), macs_by_node(model)),
                 "settings": {
                     "tensorrt": _row(options).version,
                     "typed": "strongly" if _row(options).typed else "weakly",

@@ -92,6 +92,9 @@ class OnnxRuntimeBackend:
     devices = ("cpu",)
     joins = False
     kit = False
+    profiled = False
+    typed = False
+    knobs = ()
     qdq = QdqDialect(
         unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True, unpacks_at_once=False
     )

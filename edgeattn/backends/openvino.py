@@ -98,6 +98,9 @@ class OpenVinoBackend:
     devices = ("cpu",)
     joins = False
     kit = False
+    profiled = False
+    typed = False
+    knobs = ()
     qdq = QdqDialect(
         unsigned=True,
         signed_elsewhere=True,

@@ -17,6 +17,7 @@ from edgeattn.report.boards import BoardReport
 from edgeattn.report.sections import (
     Attempt,
     AttentionReport,
+    BuildReport,
     Comparison,
     Contender,
     Environment,
@@ -54,6 +55,7 @@ __all__ = [
     "Attempt",
     "AttentionReport",
     "BoardReport",
+    "BuildReport",
     "Comparison",
     "Contender",
     "Environment",
@@ -112,6 +114,7 @@ class Report(Value):
     latency: LatencyReport | None = None
     profile: TimeReport | None = None
     size: SizeReport | None = None
+    build: BuildReport | None = None
     environment: Environment | None = None
     board: BoardReport | None = None
     gates: tuple[GateReport, ...] = ()

@@ -53,6 +53,9 @@ class ReferenceBackend:
     devices = ("cpu",)
     joins = False
     kit = False
+    profiled = False
+    typed = False
+    knobs = ()
     qdq = QdqDialect()
 
     def probe(self) -> Availability:

@@ -71,7 +71,7 @@ def test_compile_writes_a_kit_that_names_the_versions_profiles_and_products(tmp_
     told = json.loads((tmp_path / "kit" / "kit.json").read_text())
     assert told["library"] == {"name": "tensorrt", "version": "10.3"}
     (graph,) = told["graphs"].values()
-    assert graph["profiles"]["image"] == {"min": [1, 3, 8, 8], "opt": [1, 3, 8, 8], "max": [2, 3, 8, 8]}
+    assert graph["profiles"] == [{"image": {"min": [1, 3, 8, 8], "opt": [1, 3, 8, 8], "max": [2, 3, 8, 8]}}]
     assert graph["products"] == {"conv1": [27648, "fp32"], "conv2": [147456, "fp32"]}
     line = (tmp_path / "kit" / "trtexec.sh").read_text().splitlines()[-1]
     assert "--stronglyTyped --noTF32" in line
@@ -83,7 +83,7 @@ def test_compile_writes_a_kit_that_names_the_versions_profiles_and_products(tmp_
 
 def test_the_steps_of_a_decoder_get_profiles_of_what_the_encoder_hands_them(tmp_path: Path) -> None:
     told = json.loads((make(decoder(), tmp_path / "kit") / "kit.json").read_text())
-    assert told["graphs"]["step"]["profiles"]["total"] == {"min": [1, 1], "opt": [1, 1], "max": [1, 1]}
+    assert told["graphs"]["step"]["profiles"][0]["total"] == {"min": [1, 1], "opt": [1, 1], "max": [1, 1]}
     assert told["wiring"]["state"] == {"step.total": "step.total_out"}
 
 
@@ -103,7 +103,11 @@ def test_a_state_that_grows_is_built_for_the_longest_sequence() -> None:
     wiring = Wiring({"step.past": "prompt.y"}, {"step.past": "step.present"}, stop)
     cases = (Case("real-1", {"x": np.zeros((1, 4), np.float32)}, tokens),)
     program = Program({"prompt": prompt, "step": step}, wiring, Reference("test", cases))
-    assert profiles(program)["step"]["past"] == {"min": [1, 4], "opt": [1, 4], "max": [1, 54]}
+    asked = [{"batch": (1, 1, 1)}, {"batch": (1, 2, 4)}]
+    assert [bucket["past"] for bucket in profiles(program, asked)["step"]] == [
+        {"min": [1, 4], "opt": [1, 4], "max": [1, 54]},
+        {"min": [1, 4], "opt": [2, 4], "max": [4, 54]},
+    ]
 
 
 def test_goldens_that_are_too_large_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

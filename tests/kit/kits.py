@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,11 +46,11 @@ def _answered(program: Program, asked: list[Case]) -> Program:
     return Program(program.graphs, program.wiring, Reference(found.origin, found.cases))
 
 
-def make(program: Program, folder: Path, device: str = "jp6.2", **ask: object) -> Path:
+def make(program: Program, folder: Path, device: str = "jp6.2", profiles: Any = (), **ask: Any) -> Path:
     """A kit in ``folder``, which is made."""
     folder.mkdir()
-    engine = registry.get("backends", "jetson").compile(program, Options(device), folder)
-    kits.write(folder, program, engine, kits.Ask("net", f"jetson:{device}", Limits.fp32(), **ask))  # type: ignore[arg-type]
+    engine = registry.get("backends", "jetson").compile(program, Options(device, profiles=profiles), folder)
+    kits.write(folder, program, engine, kits.Ask("net", f"jetson:{device}", Limits.fp32(), **ask))
     return folder
 
 

@@ -75,6 +75,17 @@ def test_a_decoders_state_goes_round_through_the_device(tmp_path: Path, packages
     assert set(found.board.engines) == {"encoder", "step"}
 
 
+def test_every_case_finds_the_bucket_of_sizes_that_holds_it(tmp_path: Path, packages: Path) -> None:
+    kit = make(network(), tmp_path / "kit", profiles=({"batch": (1, 1, 1)}, {"batch": (2, 2, 4)}))  # cases of 1 and 2
+    done = run(kit, "verify", "--pairs", "20", packages=packages)
+    assert done.returncode == 75, done.stderr
+    assert returned.read(kit).parity.outputs["features"].verdict == "pass"
+    narrow = make(network(), tmp_path / "narrow", profiles=({"batch": (1, 1, 1)},))
+    done = run(narrow, "verify", "--pairs", "20", packages=packages)
+    assert done.returncode == 3
+    assert "input 'image' of shape (2, 3, 8, 8) lies outside the profile it was built for" in done.stderr
+
+
 def test_a_plan_that_was_altered_is_built_again(tmp_path: Path, packages: Path) -> None:
     kit = make(network(), tmp_path / "kit")
     assert run(kit, "build", packages=packages).returncode == 0

@@ -171,16 +171,15 @@ def _configure(library: Any, config: Any, precision: str, row: versions.Row, ask
         config.set_compute_capability(wanted, 0)
 
 
-def _shapes(builder: Any, config: Any, network: Any, profiles: dict[str, dict[str, list[int]]]) -> None:
-    """The range of every dynamic input, as one optimization profile."""
-    if not profiles:
-        return
-    profile = builder.create_optimization_profile()
-    inputs = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
-    for name, sizes in profiles.items():
-        if name in inputs:
-            profile.set_shape(name, sizes["min"], sizes["opt"], sizes["max"])
-    config.add_optimization_profile(profile)
+def _shapes(builder: Any, config: Any, network: Any, profiles: Sequence[dict[str, dict[str, list[int]]]]) -> None:
+    """The range of every dynamic input, as one optimization profile for each bucket of sizes."""
+    inputs = [network.get_input(i).name for i in range(network.num_inputs)]
+    for bucket in profiles:
+        profile = builder.create_optimization_profile()
+        for name, sizes in bucket.items():
+            if name in inputs:
+                profile.set_shape(name, sizes["min"], sizes["opt"], sizes["max"])
+        config.add_optimization_profile(profile)
 
 
 def _parser_says(parser: Any) -> str:

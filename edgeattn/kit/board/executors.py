@@ -28,8 +28,9 @@ class TensorRt(Executor):
     arrays of the host.
     """
 
-    def __init__(self, library: Any, cuda: Cuda, file: Path, inputs: list[dict[str, Any]], row: versions.Row) -> None:
-        self.inputs, self._cuda, self._file = inputs, cuda, file
+    def __init__(self, library: Any, cuda: Cuda, file: Path, graph: dict[str, Any], row: versions.Row) -> None:
+        self.inputs, self._cuda, self._file = graph["inputs"], cuda, file
+        self._profiles, self._profile = graph["profiles"], 0
         self._log = logger(library)
         self._runtime = library.Runtime(self._log)
         if row.guards_code:
@@ -58,12 +59,10 @@ class TensorRt(Executor):
 
     def run(self, feeds: Arrays) -> Arrays:
         """Copy in, run, copy out, wait."""
-        held = []  # until the stream is done with them
-        for name, value in feeds.items():
-            if name not in self._types:  # an input that the graph does not use
-                continue
-            array = np.ascontiguousarray(_exactly(value, self._types[name], name))
-            held.append(array)
+        # An input that the graph does not use is no input of the engine.
+        given = {n: np.ascontiguousarray(_exactly(v, self._types[n], n)) for n, v in feeds.items() if n in self._types}
+        self._choose_profile(given)
+        for name, array in given.items():
             if not self._context.set_input_shape(name, tuple(array.shape)):
                 what = f"input '{name}' of shape {array.shape} lies outside the profile it was built for"
                 raise Refused(BAD_INPUT, what, self._file.name, "see 'profiles' in kit.json")
@@ -82,6 +81,14 @@ class TensorRt(Executor):
             self._cuda.download(self._buffers[name][0], array)
         self._cuda.synchronize()
         return outputs
+
+    def _choose_profile(self, given: Arrays) -> None:
+        """Take the first bucket of sizes that holds what is given; the one in use where none does, to be told which."""
+        shapes = {name: array.shape for name, array in given.items()}
+        fitting = [i for i, bucket in enumerate(self._profiles) if _holds(bucket, shapes)]
+        if fitting and self._profile not in fitting:
+            self._context.set_optimization_profile_async(fitting[0], self._cuda.stream)
+            self._profile = fitting[0]
 
     def layers(self) -> list[Any]:
         """What the engine's inspector tells of its layers; empty where it tells nothing that can be read."""
@@ -108,6 +115,14 @@ def _type(engine: Any, name: str, file: Path) -> str:
     if found not in _TYPES:
         raise Refused(UNSUPPORTED, f"'{name}' is {found}, which numpy does not have", file.name)
     return _TYPES[found]
+
+
+def _holds(bucket: dict[str, dict[str, list[int]]], shapes: dict[str, tuple[int, ...]]) -> bool:
+    return all(
+        least <= size <= largest
+        for name, sizes in bucket.items()
+        for least, size, largest in zip(sizes["min"], shapes.get(name, sizes["min"]), sizes["max"])
+    )
 
 
 def _exactly(value: Any, dtype: str, name: str) -> Any:
@@ -147,6 +162,6 @@ def opened(kit: Kit, library: str, module: Any, cuda: Cuda | None) -> dict[str, 
         return {n: OnnxRuntime(module, kit.folder / g["file"], g["inputs"]) for n, g in kit["graphs"].items()}
     row = versions.row_of(library, str(module.__version__))
     return {
-        name: TensorRt(module, cuda, kit.folder / PLANS / (name + ".plan"), graph["inputs"], row)
+        name: TensorRt(module, cuda, kit.folder / PLANS / (name + ".plan"), graph, row)
         for name, graph in kit["graphs"].items()
     }

@@ -16,6 +16,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "fp16": ("half", "fp16", "f16"),
     "fp32": ("float", "fp32", "f32"),
 }
+_UNNAMED = "node_of_"  # what parsers put before the output of a node that has no name of its own
 _HALVES = ("fp16", "bf16")
 _LARGEST = 5
 
@@ -67,6 +68,8 @@ def _named(layers: Sequence[Any]) -> Iterator[tuple[str, str]]:
         nodes += [part.strip() for part in str(layer.get("Name", "")).split(" + ")]
         for node in nodes:
             yield node, precision
+            if node.startswith(_UNNAMED):
+                yield node[len(_UNNAMED) :], precision
 
 
 def of_layer(layer: Mapping[str, Any]) -> str:

@@ -55,7 +55,7 @@ class Builder:
 
     def build_serialized_network(self, network: Any, config: Config) -> bytes | None:
         dynamic = [v.name for v in network.model.graph.input if any(d.dim_param for d in v.type.tensor_type.shape.dim)]
-        if set(dynamic) != set(config.shapes):
+        if any(set(dynamic) != set(shapes) for shapes in config.shapes or [{}]):
             self._logger.log(ILogger.ERROR, "network has dynamic inputs, but no optimization profile has been defined")
             return None
         assert not config.tf32
@@ -86,14 +86,14 @@ class Config:
     tf32 = True
 
     def __init__(self) -> None:
-        self.shapes: dict[str, Any] = {}
+        self.shapes: list[dict[str, Any]] = []
         self.cache = Cache(b"")
 
     def clear_flag(self, flag: _Flag) -> None:
         self.tf32 = flag != _Flag.TF32
 
     def add_optimization_profile(self, profile: Profile) -> None:
-        self.shapes = profile.shapes
+        self.shapes.append(profile.shapes)
 
     def create_timing_cache(self, known: bytes) -> Cache:
         return Cache(known)
@@ -135,7 +135,7 @@ class Runtime:
 
 
 class Engine:
-    def __init__(self, shapes: dict[str, Any], model: bytes) -> None:
+    def __init__(self, shapes: list[dict[str, Any]], model: bytes) -> None:
         self.shapes, self.model = shapes, model
         self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         self.ends = {v.name: v for v in (*self.session.get_inputs(), *self.session.get_outputs())}
@@ -174,13 +174,19 @@ class Engine:
 class Context:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._profile = 0
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        least, _, most = self._engine.shapes.get(name, (shape, shape, shape))
+        known = (self._engine.shapes or [{}])[self._profile]
+        least, _, most = known.get(name, (shape, shape, shape))
         self._shapes[name] = shape
         return all(a <= size <= c for a, size, c in zip(least, shape, most, strict=True))
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self._profile = profile
+        return stream == 0x51
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         zeros = {n: np.zeros(s, _NUMPY[self._engine.get_tensor_dtype(n)]) for n, s in self._shapes.items()}
