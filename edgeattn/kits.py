@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from edgeattn import __version__, backends, decode, graphs, kit, profile
+from edgeattn import __version__, backends, decode, graphs, kit, profile, rounding
 from edgeattn.backends._tensorrt_layers import declared
 from edgeattn.errors import BadInput, printable
 from edgeattn.kit.board import versions
@@ -119,6 +119,7 @@ def _told(program: Program, engine: Engine, ask: Ask, cases: Sequence[Case], lef
                 "outputs": [_spec(spec) for spec in graphs.output_specs(model)],
                 "profiles": sizes[name],
                 "products": products(model),
+                "types": types(model),
             }
             for name, model in program.graphs.items()
         },
@@ -130,6 +131,12 @@ def _told(program: Program, engine: Engine, ask: Ask, cases: Sequence[Case], lef
         "reference_bytes": ask.reference_bytes,
         "notes": [note for note in notes if note],
     }
+
+
+def types(model: onnx.ModelProto) -> list[str]:
+    """What a builder that types weakly must be allowed, beside FP32, for a graph to run in its own types."""
+    quantized = {"int8"} if "DequantizeLinear" in graphs.histogram(Program({"main": model})) else set()
+    return sorted(rounding.types_in(model) | quantized)
 
 
 def products(model: onnx.ModelProto) -> dict[str, list[Any]]:
@@ -279,9 +286,9 @@ def _trtexec(told: Mapping[str, Any]) -> str:
         'TRTEXEC="${TRTEXEC:-/usr/src/tensorrt/bin/trtexec}"',
     ]
     flags = [*row.trtexec, "--noTF32", "--profilingVerbosity=detailed"]
-    flags += [] if row.typed else {"fp16": ["--fp16"], "int8": ["--int8"]}.get(told["precision"], [])
     for name, graph in told["graphs"].items():
-        words = [f"--onnx={graph['file']}", f"--saveEngine=plans-trtexec/{name}.plan", *flags]
+        allowed = [] if row.typed else [f"--{kind}" for kind in graph["types"]]
+        words = [f"--onnx={graph['file']}", f"--saveEngine=plans-trtexec/{name}.plan", *flags, *allowed]
         words.append("--timingCacheFile=plans-trtexec/timing.cache")
         for number, bucket in enumerate(graph["profiles"]):
             words += [f"--profile={number}"] * (len(graph["profiles"]) > 1)

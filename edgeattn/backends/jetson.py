@@ -84,6 +84,7 @@ class JetsonBackend:
                 "precision": precision_summary(declared(model), macs_by_node(model)),
                 "settings": {
                     "tensorrt": _row(options).version,
+                    "precision_told_by": "the graph's types",
                     "typed": "strongly" if _row(options).typed else "weakly",
                 },
             }

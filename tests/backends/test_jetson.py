@@ -13,7 +13,7 @@ from onnx import helper
 from edgeattn import registry
 from edgeattn.backends import Options, oracle
 from edgeattn.graphs import opset_of
-from edgeattn.kits import profiles
+from edgeattn.kits import profiles, types
 from edgeattn.program import Case, Program, Reference, Stop, Wiring
 from tests.conftest import edgeattn
 from tests.graphs import conv_net, model
@@ -122,3 +122,13 @@ def test_a_misspelt_board_is_a_usage_error() -> None:
     done = edgeattn("compile", "m.onnx", "-o", "kit", "-t", "jetson:jp6.3")
     assert done.returncode == 2
     assert "'jetson' has no device 'jp6.3'; did you mean 'jp6.2'" in done.stderr
+
+
+def test_a_builder_that_types_weakly_is_allowed_what_the_graph_names() -> None:
+    half = conv_net()
+    half.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(1, np.float16), "unused"))
+    assert types(half) == ["fp16"]
+    nodes = [helper.make_node("DequantizeLinear", ["w", "scale"], ["y"])]
+    weights = {"w": np.ones(4, np.int8), "scale": np.ones((), np.float32)}
+    assert types(model(nodes, {}, {"y": [4]}, weights)) == ["int8"]
+    assert types(conv_net()) == []

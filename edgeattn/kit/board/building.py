@@ -20,7 +20,6 @@ from .files import BUILT, PLANS, Kit, new_directory, sha256, sweep
 from .refusal import UNSUPPORTED, Refused, printable, run, say
 
 CACHE = "timing.cache"
-_FLAGS = {"fp16": ("FP16",), "int8": ("INT8",), "fp32": ()}  # of builders that type weakly
 
 
 class Asked(NamedTuple):
@@ -102,7 +101,7 @@ def _build(kit: Kit, asked: Asked) -> None:
         for name, graph in kit["graphs"].items():
             say(f"building {name} for {asked.library} {found} …")
             started = time.monotonic()
-            plan, cache = _graph(library, log, kit.folder / graph["file"], graph, kit["precision"], row, asked, cache)
+            plan, cache = _graph(library, log, kit.folder / graph["file"], graph, row, asked, cache)
             file = work / (name + ".plan")
             file.write_bytes(plan)
             engines[name] = {"file": file.name, "sha256": sha256(file), "bytes": len(plan)}
@@ -127,7 +126,6 @@ def _graph(
     log: Any,
     file: Path,
     graph: dict[str, Any],
-    precision: str,
     row: versions.Row,
     asked: Asked,
     cache: bytes,
@@ -140,7 +138,7 @@ def _graph(
     if not parser.parse_from_file(str(file)):
         raise Refused(UNSUPPORTED, _parser_says(parser), file.name, "see README.txt, 'refused by the parser'")
     config = builder.create_builder_config()
-    _configure(library, config, precision, row, asked)
+    _configure(library, config, graph["types"], row, asked)
     _shapes(builder, config, network, graph["profiles"])
     held = None
     if row.timing_cache:
@@ -153,12 +151,12 @@ def _graph(
     return bytes(plan), bytes(config.get_timing_cache().serialize()) if held is not None else b""
 
 
-def _configure(library: Any, config: Any, precision: str, row: versions.Row, asked: Asked) -> None:
+def _configure(library: Any, config: Any, types: Sequence[str], row: versions.Row, asked: Asked) -> None:
     flag = library.BuilderFlag
     config.clear_flag(flag.TF32)  # on by default: FP32 products would keep ten bits
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # or the engine would not tell its precision
-    for name in () if row.typed else _FLAGS[precision]:
-        config.set_flag(getattr(flag, name))
+    for kind in () if row.typed else types:
+        config.set_flag(getattr(flag, kind.upper()))
     if asked.workspace_mib:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, asked.workspace_mib << 20)
     if asked.capability:
