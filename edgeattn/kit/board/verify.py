@@ -190,6 +190,8 @@ def _notes(here: Open) -> list[str]:
     notes = list(here.kit["notes"])
     if here.cuda is None:
         return [*notes, _REHEARSED]
+    if any(not clock["held"] for clock in machine.describe()["clocks"].values()):
+        notes.append("clocks were not held at their highest (sudo jetson_clocks): latency moves with them")
     notes.append("latency includes copies of inputs and outputs between host and device, and of a step's state")
     if not here.told["typed"]:
         notes.append("this TensorRT types weakly: it may compute any layer in the precision that was allowed")
