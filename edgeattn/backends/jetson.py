@@ -67,7 +67,12 @@ class JetsonBackend:
             why = f"TensorRT {row.version} of {_jetpack(options)} has no bfloat16"
             refusals.append(Refusal("*", "", why, "use precision fp16"))
         for graph, model in program.graphs.items():
-            refusals += _refused(graph, model, options, row)
+            refusals += _refused(graph, model, row)
+        typed = [rounding.types_in(model) for model in program.graphs.values()]
+        if options.precision in _HALVES and typed and not any(options.precision in kinds for kinds in typed):
+            why = f"a board computes in what the graph says, and nothing in this graph is {options.precision}"
+            hint = f"cast it first: edgeattn quantize --scheme {options.precision}, `quantize:` in a recipe"
+            refusals.append(Refusal("*", "", why, hint))
         return refusals
 
     def compile(self, program: Program, options: Options, out: Path) -> Engine:
@@ -127,15 +132,12 @@ def lowered(model: onnx.ModelProto, row: Row) -> onnx.ModelProto:
     return result
 
 
-def _refused(graph: str, model: onnx.ModelProto, options: Options, row: Row) -> list[Refusal]:
+def _refused(graph: str, model: onnx.ModelProto, row: Row) -> list[Refusal]:
     found = []
     known = histogram(Program({graph: model}))
     if dynamic := [op for op in _NEVER if op in known]:
         hint = "quantize with int8-static, whose scales are in the graph"
         found.append(Refusal(graph, "", f"TensorRT has no {', '.join(dynamic)}", hint))
-    if options.precision in _HALVES and options.precision not in rounding.types_in(model):
-        hint = f"cast it first: edgeattn quantize --scheme {options.precision}"
-        found.append(Refusal(graph, "", f"the graph does not compute in {options.precision}", hint))
     if row.opset == 17 and opset_of(model) > 17:
         found += _not_lowered(graph, model, row)
     return found
