@@ -17,6 +17,7 @@ from onnx import helper
 from edgeattn import backends, export, progress, source
 from edgeattn.backends import Options, _nvidia
 from edgeattn.backends._common import precision_summary
+from edgeattn.backends._tensorrt_build import _failure
 from edgeattn.backends._tensorrt_layers import declared
 from edgeattn.backends.tensorrt_rtx import BACKEND as RTX
 from edgeattn.errors import EngineFailed
@@ -186,6 +187,13 @@ def test_a_builder_that_dies_is_one_line_and_leaves_nothing(tmp_path: Path) -> N
     assert "died by SIGSEGV" in done.stderr
     assert not (tmp_path / "b").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def test_a_builder_that_runs_out_of_memory_is_exit_5() -> None:
+    errors = ["IBuilder::buildSerializedNetwork: Error Code 2", "Unexpected exception std::bad_alloc"]
+    assert _failure(errors, "TensorRT for RTX", "building").exit_code == 5
+    assert _failure(errors[:1], "TensorRT for RTX", "building").exit_code == 4
+    assert "building failed without a word" in str(_failure([], "TensorRT for RTX", "building"))
 
 
 @pytest.mark.paper
