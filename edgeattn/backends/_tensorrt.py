@@ -20,7 +20,7 @@ from edgeattn.backends import _nvidia as nvidia
 from edgeattn.backends import _tensorrt_plan as plans
 from edgeattn.backends._common import newer_opsets, precision_summary, probe_package
 from edgeattn.backends._tensorrt_build import Built, Order, build
-from edgeattn.backends._tensorrt_layers import declared, executed, products
+from edgeattn.backends._tensorrt_layers import declared, executed, listed, products
 from edgeattn.backends._tensorrt_settings import Settings
 from edgeattn.backends._tensorrt_versions import Version
 from edgeattn.graphs import input_specs, macs_by_node, output_specs
@@ -108,6 +108,7 @@ class TensorRtBackend:
             plans.write(built.plan, out / files[graph], known)
             layers = self._executed(built, model, options)
             ran = products(layers, model) if layers else declared(model)
+            (out / f"{graph}.layers.json").write_text(listed(layers), encoding="utf-8")
             if built.cache:
                 (out / "timing.cache").write_bytes(built.cache)
             effective[graph] = {
@@ -144,7 +145,7 @@ class TensorRtBackend:
             str(self.library().__version__),
             hashlib.sha256(built.plan).hexdigest(),
             len(built.plan),
-            self.capabilities(options) or nvidia.capabilities()[:1],
+            self.capabilities(options) or (nvidia.capabilities()[:1] if asked.hardware != "ampere_plus" else ()),
             movable=asked.version_compatible,
             stripped=asked.strip,
             profiles=tuple(buckets),
