@@ -108,7 +108,7 @@ class TensorRtBackend:
             plans.write(built.plan, out / files[graph], known)
             layers = self._executed(built, model, options)
             ran = products(layers, model) if layers else declared(model)
-            (out / f"{graph}.layers.json").write_text(listed(layers), encoding="utf-8")
+            (out / f"layers.{graph}.json").write_text(listed(layers), encoding="utf-8")
             if built.cache:
                 (out / "timing.cache").write_bytes(built.cache)
             effective[graph] = {

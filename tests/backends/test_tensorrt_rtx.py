@@ -46,7 +46,7 @@ def test_compile_builds_one_engine_for_two_gpus_and_says_that_it_did_not_run(tmp
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert manifest["device"] == "sm89,sm120"
     assert (tmp_path / "b" / manifest["graphs"]["main"]["file"]).stat().st_size > 100_000
-    layers = json.loads((tmp_path / "b" / "engine" / "main.layers.json").read_text())
+    layers = json.loads((tmp_path / "b" / "engine" / "layers.main.json").read_text())
     assert [layer["stands_for"][0] for layer in layers if layer["role"] == "product"] == ["conv1", "conv2"]
     verified = edgeattn("verify", tmp_path / "b")
     assert verified.returncode == 4
