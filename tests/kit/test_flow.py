@@ -40,8 +40,8 @@ def kit(rehearsed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(rehearsed, tmp_path / "kit"))
 
 
-def test_a_rehearsal_comes_back_checked_and_never_passes_for_a_board(kit: Path) -> None:
-    done = edgeattn("check", kit, "--json")
+def test_a_rehearsal_comes_back_checked_and_never_passes_for_a_board(kit: Path, tmp_path: Path) -> None:
+    done = edgeattn("check", kit, "--json", "--summary", tmp_path / "summary.md")
     assert done.returncode == 75, done.stderr
     assert {g["name"]: g["verdict"] for g in json.loads(done.stdout)["gates"]} == {
         "board": "inconclusive",
@@ -51,6 +51,9 @@ def test_a_rehearsal_comes_back_checked_and_never_passes_for_a_board(kit: Path) 
     told = json.loads((kit / "report.json").read_text())
     assert told["execution"]["ran"] is False
     assert told["target"]["effective"].startswith("rehearsal:onnxruntime")
+    summary = (tmp_path / "summary.md").read_text()
+    assert "| made for | jetson:jp6.2, TensorRT 10.3 |" in summary
+    assert " ms** per inference" in summary  # a time, and no ratio of the engine to itself
     assert edgeattn("report", kit).returncode == 0
     assert "a rehearsal" in (kit / "report.html").read_text()
 
