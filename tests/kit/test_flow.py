@@ -23,6 +23,7 @@ from tests.conftest import edgeattn
 from tests.kit.kits import decoder, make, network, rehearse, run
 
 pytestmark = pytest.mark.onnxruntime
+NEWER = ("removeprefix", "removesuffix", "is_relative_to", "with_stem", "pairwise", "bit_count", "hardlink_to")
 SCRIPTS = sorted(Path(package.__file__).parent.rglob("*.py"))
 
 
@@ -246,6 +247,7 @@ def test_every_script_is_python_3_8_and_needs_the_standard_library_and_numpy_alo
         names += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
         tops = {name.split(".")[0] for name in names}
         assert tops <= {"numpy", *sys.stdlib_module_names}, f"{path.name}: {tops}"
+        assert getattr(node, "attr", "") not in NEWER, f"{path.name}:{node.lineno}: newer than Python 3.8"
 
 
 def test_options_that_mean_nothing_are_usage_errors(kit: Path) -> None:

@@ -203,7 +203,7 @@ def _known_cache(kit: Kit, asked: Asked, version: str) -> bytes:
 
 
 def logger(library: Any) -> Any:
-    """A logger that keeps the last error instead of printing every line."""
+    """A logger that keeps the last error instead of printing every line; TensorRT's own plugins know it too."""
 
     class Log(library.ILogger):  # type: ignore[misc]
         said = ""
@@ -215,4 +215,9 @@ def logger(library: Any) -> Any:
         def __init__(self) -> None:
             library.ILogger.__init__(self)
 
-    return Log()
+    log = Log()
+    if hasattr(
+        library, "init_libnvinfer_plugins"
+    ):  # TensorRT 8 does InstanceNormalization and others by its own plugins
+        library.init_libnvinfer_plugins(log, "")
+    return log

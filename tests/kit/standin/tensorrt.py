@@ -39,6 +39,10 @@ class ILogger:
     INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
 
 
+def init_libnvinfer_plugins(logger: ILogger, namespace: str) -> bool:
+    return isinstance(logger, ILogger) and not namespace
+
+
 class Builder:
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
