@@ -147,7 +147,7 @@ def test_engines_and_torch_stay_in_their_rooms(path: Path) -> None:
         if top == "torch":
             assert room(path) in TORCH_ROOMS, f"{path}:{line}: torch does not belong here"
         if top in ENGINES:
-            own = [PACKAGE / "backends" / f"{top}.py", PACKAGE / "backends" / f"_{top}_graph.py"]
+            own = [PACKAGE / "backends" / f"{top}.py", *(PACKAGE / "backends").glob(f"_{top}_*.py")]
             own += [PACKAGE / "quantize" / f"{top}.py"]
             assert path in own, f"{path}:{line}: {top} has its own file"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn import registry
 from edgeattn.backends._quiet import silence_engines
-from edgeattn.errors import EngineFailed, MissingPackage, Unsupported
+from edgeattn.errors import EngineFailed, MissingPackage, Unsupported, UsageError
 from edgeattn.target import parse as parse_target
 
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ __all__ = [
     "calibrator",
     "oracle",
     "parse_target",
+    "refuse_unoffered",
     "require_running",
     "rounded",
+    "stand_in",
 ]
 
 _ORACLES = ("onnxruntime", "openvino")
@@ -67,6 +69,10 @@ class Options:
         threads: intra-op threads; 0 means the physical cores this process may use.
         optimize: False switches graph optimisation off (for judging rewrites, never for timing).
         around: what an INT8 graph computes its float parts in: ``fp32``, or ``bf16`` where the engine offers it.
+        hint: what the engine is tuned for: the ``latency`` of one request, or the ``throughput`` of many.
+        buckets: fixed lengths to build for, in place of a dynamic one; inputs are padded into the smallest.
+        stateful: whether a decoder's state stays in the engine; None for what was measured to be faster there.
+        blob: keep the compiled engine beside the portable one, for this machine alone.
     """
 
     device: str = "cpu"
@@ -74,6 +80,10 @@ class Options:
     threads: int = 0
     optimize: bool = True
     around: str = "fp32"
+    hint: str = "latency"
+    buckets: tuple[int, ...] = ()
+    stateful: bool | None = None
+    blob: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,10 @@ class Backend(Protocol):
         name: the file stem. extra: the pip extra that brings the engine. devices: the first is the default.
         joins: whether one engine file may serve several devices at once, as ``tensorrt-rtx:sm89,sm120``.
         qdq: what it needs of a quantized graph.
+
+    One that takes ``hint``, ``buckets``, ``stateful`` or ``blob`` names them in a set ``offers``. One whose devices
+    have names of another form than a word has ``parse_device(asked, target)``. One whose files also open on a device
+    that is here has ``stand_in(options)``, which says as what.
     """
 
     name: str
@@ -214,6 +228,25 @@ def rounded(program: Program) -> dict[str, Session]:
     from edgeattn import rounding
 
     return oracle(replace(program, graphs={g: rounding.visible(m) for g, m in program.graphs.items()}))
+
+
+def refuse_unoffered(backend: Backend, options: Options) -> None:
+    """Refuse an option that the engine does not have, rather than build without it.
+
+    Raises:
+        UsageError: names the option.
+    """
+    usual = Options()
+    for name in ("hint", "buckets", "stateful", "blob"):
+        if getattr(options, name) != getattr(usual, name) and name not in getattr(backend, "offers", ()):
+            target = backend.name.replace("_", "-")
+            raise UsageError(f"'{target}' has no option '{name}'", where=name, hint=f"leave {name} out")
+
+
+def stand_in(backend: Backend, options: Options) -> Options | None:
+    """As what the engine's files open here where its device is missing; None where they do not."""
+    found: Options | None = getattr(backend, "stand_in", lambda _: None)(options)
+    return found
 
 
 def require_running(backend: Backend, options: Options, purpose: str) -> None:

@@ -26,10 +26,10 @@ _WARM_UP_RUNS = 3
 _TOLD = ("layerType", "runtimePrecision", "outputPrecisions", "primitiveType", "execTimeMcs", "originalLayersNames")
 
 
-def timed(compiled: Any, model: onnx.ModelProto, feeds: Arrays, runs: int) -> list[Executed]:
+def timed(compiled: Any, model: onnx.ModelProto, rounds: bool, feeds: Arrays, runs: int) -> list[Executed]:
     """The layers of a model compiled with counters, each with its mean time over ``runs`` runs."""
     session = OpenVinoSession(compiled, [value.name for value in model.graph.output])
-    cold, every = (_counted(session, compiled, model, feeds, n) for n in (_WARM_UP_RUNS, max(runs, 1)))
+    cold, every = (_counted(session, compiled, model, rounds, feeds, n) for n in (_WARM_UP_RUNS, max(runs, 1)))
     # A counter holds the mean of all runs so far, and the first few are no measure.
     early = {node.node: node.milliseconds * _WARM_UP_RUNS for node in cold}
     total = _WARM_UP_RUNS + max(runs, 1)
@@ -38,27 +38,29 @@ def timed(compiled: Any, model: onnx.ModelProto, feeds: Arrays, runs: int) -> li
     ]
 
 
-def products(compiled: Any, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+def products(compiled: Any, model: onnx.ModelProto, rounds: bool) -> Iterator[tuple[str, str]]:
     """``(node, precision)`` of every multiply-accumulate layer in the compiled model, by the names in ``model``."""
-    for node in executed(compiled, model):
+    for node in executed(compiled, model, rounds):
         if node.role == "product":
             yield next(iter(node.stands_for), node.node), node.precision
 
 
 def _counted(
-    session: OpenVinoSession, compiled: Any, model: onnx.ModelProto, feeds: Arrays, runs: int
+    session: OpenVinoSession, compiled: Any, model: onnx.ModelProto, rounds: bool, feeds: Arrays, runs: int
 ) -> list[Executed]:
     """What was executed, with the counters after ``runs`` more runs."""
     for _ in range(runs):
         session.run(feeds)
-    return executed(compiled, model, ran=True)
+    return executed(compiled, model, rounds, ran=True)
 
 
-def executed(compiled: Any, model: onnx.ModelProto, ran: bool = False) -> list[Executed]:
-    """The layers of a compiled model, in the names of the graph it was made from; once it ran, those that did."""
+def executed(compiled: Any, model: onnx.ModelProto, rounds: bool, ran: bool = False) -> list[Executed]:
+    """The layers of a compiled model, in the names of the graph it was made from; once it ran, those that did.
+
+    Without ``rounds`` a layer of floats does not quantize them: where it says INT8, its weights alone are.
+    """
     given = Given(model)
     nodes, reads, idle = [], {}, set()
-    rounds = int(compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) > 0
     for op in compiled.get_runtime_model().get_ordered_ops():
         told = op.get_rt_info()
         info = {key: told[key].astype(str) for key in _TOLD if key in told}

@@ -44,6 +44,10 @@ class OpenVinoSession:
         except Exception as error:
             raise explain_failure("openvino", error, self.inputs, feeds) from error
 
+    def variables(self) -> Any:
+        """The state that the request keeps, to be set before a sequence."""
+        return self._request.query_state()
+
 
 def _dtype(name: str) -> np.dtype[Any] | None:
     """NumPy's type of that name; None for one that NumPy does not hold, such as bf16."""
@@ -55,8 +59,12 @@ def _dtype(name: str) -> np.dtype[Any] | None:
 
 def _spec(port: Any) -> TensorSpec:
     shape = tuple("?" if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
-    kind = port.get_element_type().get_type_name()
-    return TensorSpec(_name(port), _DTYPES.get(kind, kind), shape)
+    return TensorSpec(_name(port), dtype_name(port.get_element_type().get_type_name()), shape)
+
+
+def dtype_name(kind: str) -> str:
+    """NumPy's name of an OpenVINO type; its own where NumPy has none."""
+    return _DTYPES.get(kind, kind)
 
 
 def _name(port: Any) -> str:

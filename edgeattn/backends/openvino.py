@@ -1,7 +1,11 @@
-"""OpenVINO on Intel (and other x86/ARM) CPUs: the graph becomes IR, compiled when it is opened.
+"""OpenVINO on CPUs, and on Intel's GPUs and NPUs: the graph becomes IR, compiled for the device when it is opened.
+
+Targets: ``openvino:cpu``, ``:gpu`` (``:gpu.1``), ``:npu``, ``:auto`` or ``:auto:gpu,cpu`` (the first that is here),
+``:hetero:npu,cpu`` (each layer on the first that takes it). Where the device is not here the IR is built all the same.
 
 Engine files: ``<graph>.xml`` and ``<graph>.bin``, weights uncompressed (saving would halve them to FP16 by
-default, which breaks FP32 parity). The inference precision is always pinned, because OpenVINO otherwise picks
+default, which breaks FP32 parity). With ``buckets`` one ``.xml`` a length and ``<graph>.json``; by request ``.blob``,
+the compiled model for this machine alone. The inference precision is always pinned, because OpenVINO otherwise picks
 bf16 or f16 by itself on CPUs that have it; what really runs is read back from the compiled model.
 """
 
@@ -14,31 +18,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
+from edgeattn.backends import _openvino_blob as blob
+from edgeattn.backends import _openvino_buckets as buckets
+from edgeattn.backends import _openvino_devices as devices
 from edgeattn.backends._common import (
     fewer_threads,
     newer_opsets,
+    not_compiled,
     precision_summary,
     probe_package,
     refusal,
-    usable_cores,
 )
 from edgeattn.backends._openvino_layers import executed, products, timed
 from edgeattn.backends._openvino_models import core, frozen, read, save, thawed
 from edgeattn.backends._openvino_session import OpenVinoSession
-from edgeattn.errors import MissingPackage
+from edgeattn.backends._openvino_settings import GROUP, compiled, in_force, planned, settings
+from edgeattn.backends._openvino_shapes import not_static
+from edgeattn.backends._openvino_state import StatefulSession, make_stateful, noted, pairs
 from edgeattn.graphs import macs_by_node
-from edgeattn.phase import native
-from edgeattn.program import Program, QdqDialect
+from edgeattn.program import Program, QdqDialect, Session
 
 if TYPE_CHECKING:
     import onnx
 
     from edgeattn.program import Arrays
 
-_PINNED = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-# Along the depth of a layer whose weights alone are INT8, so many activations share a scale; the engine's own choice.
-# A larger group was no faster and less accurate (luong_2x512: 49.6 dB at 256, 51.5 at 32).
-_GROUP = 32
 _NEWEST_OPSET = 26
 
 
@@ -47,67 +51,95 @@ class OpenVinoBackend:
 
     name = "openvino"
     extra = "openvino"
-    devices = ("cpu",)
+    devices = (*devices.SINGLE, *devices.SEVERAL)
     joins = False
+    offers = frozenset({"hint", "buckets", "stateful", "blob"})
     qdq = QdqDialect(
         unsigned=True,
         signed_elsewhere=True,
         requantize_conv_outputs=True,
         dynamic="engine",
-        group=_GROUP,
+        group=GROUP,
     )
 
     def probe(self) -> Availability:
         """Whether ``openvino`` imports, and its version."""
         return probe_package("openvino", self.extra)
 
+    def parse_device(self, asked: str, target: str) -> str:
+        """``hetero:NPU,CPU`` in its one spelling; see :func:`edgeattn.backends._openvino_devices.parse`."""
+        return devices.parse(asked, target)
+
     def executes(self, options: Options) -> Availability:
-        """On any CPU."""
-        return self.probe()
+        """Where every device that is named is here; of ``auto``'s, one of them."""
+        return devices.availability(options.device)
+
+    def stand_in(self, options: Options) -> Options | None:
+        """The IR of a missing device opens on the CPU, in FP32 around what is INT8."""
+        precision = "int8" if options.precision == "int8" else "fp32"
+        return replace(options, device="cpu", precision=precision, around="fp32", blob=False)
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
-        """Opsets newer than were checked, and precisions this CPU would not compute in."""
-        refusals = newer_opsets(program, _NEWEST_OPSET)
-        if options.precision in ("fp16", "bf16") and not self._computes(options):
-            why = f"this CPU does not compute in {options.precision}; OpenVINO would fall back to fp32"
-            refusals.append(Refusal("*", "", why, "use precision fp32 or int8 here"))
+        """Opsets newer than were checked, precisions the device would not compute in, shapes an NPU would not take."""
+        refusals = newer_opsets(program, _NEWEST_OPSET) + not_static(program, options)
+        if options.blob and options.device.partition(":")[0] in devices.SEVERAL:
+            refusals.append(Refusal("*", "", "a blob is for one device", "name it, like openvino:gpu"))
+        known = devices.computes(options.device)
+        if known and options.precision not in known:
+            refusals.append(_unknown_precision(options, known))
         return refusals
-
-    def _computes(self, options: Options) -> bool:
-        capabilities = core().get_property(options.device.upper(), "OPTIMIZATION_CAPABILITIES")
-        return options.precision.upper() in capabilities
 
     def compile(self, program: Program, options: Options, out: Path) -> Engine:
         """Convert each graph to IR, save it, and record what the compiled model reports."""
         started = time.perf_counter()
         files, effective = {}, {}
         for graph, model in program.graphs.items():
-            files[graph] = f"{graph}.xml"
             ir = thawed(program.ir[graph]) if graph in program.ir else read(model)
-            save(ir, out / files[graph])
-            compiled = _compile(core().read_model(out / files[graph]), options)
-            effective[graph] = {
-                "device": ",".join(compiled.get_property("EXECUTION_DEVICES")).lower(),
-                "precision": precision_summary(products(compiled, model), macs_by_node(model)),
-                "settings": {
-                    "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
-                    "inference_precision": compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
-                    "hint": "LATENCY",
-                },
-            }
+            states = pairs(program.wiring, graph) if _keeps_state(options) else {}
+            if states:
+                make_stateful(ir, states)
+            if options.buckets and buckets.lengths(model):
+                files[graph] = buckets.write(ir, model, options.buckets, out, graph)
+            else:
+                files[graph] = f"{graph}.xml"
+                save(ir, out / files[graph])
+            effective[graph] = self._reported(model, options, out / files[graph]) | (
+                {"states": states} if states else {}
+            )
         return Engine(self.name, options, out, files, effective, time.perf_counter() - started)
 
-    def open(self, file: Path, options: Options) -> OpenVinoSession:
-        """Open an engine file."""
+    def _reported(self, model: onnx.ModelProto, options: Options, file: Path) -> dict[str, Any]:
+        """What is known of an engine file: of its largest bucket, where it has several."""
+        opened = _models(file)
+        xml, ir = list(opened.items())[-1]
+        macs = macs_by_node(model)
+        if not self.executes(options).available:
+            told = planned(settings(ir, options))
+            line = f"ov.Core().compile_model('{xml.name}', '{devices.called(options.device)}', {settings(ir, options)})"
+            return {"device": options.device, "precision": not_compiled(macs), "settings": told, "compile_there": line}
+        built = compiled(ir, options)
+        found = in_force(ir, built, options) | {
+            "precision": precision_summary(products(built, model, options.precision == "int8"), macs)
+        }
+        if options.blob:
+            found["blob"] = {p.name: blob.write(compiled(m, options), m, options, p) for p, m in opened.items()}
+        return found
+
+    def open(self, file: Path, options: Options) -> Session:
+        """Open an engine file; its blob with ``options.blob``."""
         try:
-            model = core().read_model(file)
-        except Exception as error:
+            opened = _models(file)
+        except (OSError, RuntimeError) as error:
             raise refusal("openvino", error) from error
-        return OpenVinoSession(_compile(model, options), [port.get_any_name() for port in model.outputs])
+        sessions = {path: _session(path, model, options) for path, model in opened.items()}
+        if file.suffix != ".json":
+            return sessions[file]
+        index = buckets.read(file)
+        return buckets.BucketedSession(index, lambda size: sessions[file.parent / index.sizes[size][0]])
 
     def load(self, model: onnx.ModelProto, options: Options) -> OpenVinoSession:
         """Open a graph that is in memory."""
-        return OpenVinoSession(_compile(read(model), options), [value.name for value in model.graph.output])
+        return OpenVinoSession(compiled(read(model), options), [value.name for value in model.graph.output])
 
     def thaw(self, model: onnx.ModelProto) -> Any:
         """The graph as OpenVINO's own model, for tools that work on it."""
@@ -120,45 +152,54 @@ class OpenVinoBackend:
     def load_ir(self, ir: tuple[bytes, bytes], options: Options) -> OpenVinoSession:
         """Open what ``freeze`` gave."""
         model = thawed(ir)
-        return OpenVinoSession(_compile(model, options), [port.get_any_name() for port in model.outputs])
+        return OpenVinoSession(compiled(model, options), [port.get_any_name() for port in model.outputs])
 
     def profile(
         self, model: onnx.ModelProto, options: Options, feeds: Arrays | None = None, runs: int = 0
     ) -> list[Executed]:
         """The compiled model, timed by OpenVINO's own counters; see :class:`Backend`."""
-        compiled = _compile(read(model), options, counted=feeds is not None)
-        return executed(compiled, model) if feeds is None else timed(compiled, model, feeds, runs)
+        built = compiled(read(model), options, counted=feeds is not None)
+        rounds = options.precision == "int8"
+        return executed(built, model, rounds) if feeds is None else timed(built, model, rounds, feeds, runs)
 
     def variants(self, options: Options) -> list[Mapping[str, Any]]:
         """One thread; bf16 around INT8 on a CPU that computes in it."""
+        if options.device != "cpu":
+            return []
         around = options.precision == "int8" and options.around != "bf16"
-        there = around and self._computes(replace(options, precision="bf16"))
+        there = around and "bf16" in devices.computes("cpu")
         return [*fewer_threads(options), *([{"around": "bf16"}] if there else [])]
 
 
-def _compile(model: Any, options: Options, counted: bool = False) -> Any:
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": _pinned(model, options),
-        "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
-        **({"PERF_COUNT": True} if counted else {}),
-        # By default the engine quantizes activations wherever a weight is INT8, whatever precision is asked for.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": _GROUP if options.precision == "int8" else 0,
-    }
-    try:
-        with native("OpenVINO", "compiling the graph"):
-            return core().compile_model(model, options.device.upper(), settings)
-    except MissingPackage:
-        raise
-    except Exception as error:
-        raise refusal("openvino", error) from error
+def _keeps_state(options: Options) -> bool:
+    """Where nobody says: on a CPU, where it was measured to be faster; buckets choose by what a step is given."""
+    if options.stateful is None:
+        return options.device == "cpu" and not options.buckets
+    return options.stateful
 
 
-def _pinned(model: Any, options: Options) -> str:
-    """The precision to pin; of a graph that says itself what computes in BF16, its own: the FP32 in it would go."""
-    asked = options.around if options.precision == "int8" else options.precision
-    typed = any(port.get_element_type().get_type_name() == "bf16" for op in model.get_ops() for port in op.outputs())
-    return "dynamic" if asked == "bf16" and typed else _PINNED[asked]
+def _unknown_precision(options: Options, known: tuple[str, ...]) -> Refusal:
+    first = next(iter(devices.members(options.device)), "cpu")
+    what = "this CPU" if first == "cpu" else f"the {first.upper()}"
+    others = [p for p in known if p != "bf16"]
+    why = f"{what} does not compute in {options.precision}; OpenVINO would fall back to {others[0]}"
+    return Refusal("*", "", why, f"use precision {' or '.join(others)} here")
+
+
+def _models(file: Path) -> dict[Path, Any]:
+    """Engine file -> OpenVINO's model; with buckets several, the largest last."""
+    if file.suffix != ".json":
+        return {file: core().read_model(file)}
+    index = buckets.read(file)
+    found = buckets.models(file, index)
+    return {file.parent / index.sizes[size][0]: found[size] for size in sorted(found)}
+
+
+def _session(path: Path, model: Any, options: Options) -> OpenVinoSession | StatefulSession:
+    built = blob.read(model, options, path) if options.blob else compiled(model, options)
+    names = [port.get_any_name() for port in model.outputs]
+    states = noted(model)
+    return StatefulSession(built, names, states, model) if states else OpenVinoSession(built, names)
 
 
 BACKEND = OpenVinoBackend()
