@@ -84,6 +84,8 @@ class OpenVinoBackend:
         refusals = newer_opsets(program, _NEWEST_OPSET) + not_static(program, options)
         if options.blob and options.device.partition(":")[0] in devices.SEVERAL:
             refusals.append(Refusal("*", "", "a blob is for one device", "name it, like openvino:gpu"))
+        elif options.blob and not self.executes(options).available:
+            refusals.append(Refusal("*", "", "a blob is compiled by the device, which is not here", "compile it there"))
         known = devices.computes(options.device)
         if known and options.precision not in known:
             refusals.append(_unknown_precision(options, known))
