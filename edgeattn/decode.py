@@ -104,6 +104,9 @@ def _steps(
         kept, state = sequence.kept if whole else None, {}
     explicit = [edge for edge in wiring.state.items() if _tensor(edge[0]) in state]
     token_name = _tensor(wiring.stop.token)
+    if (hold := getattr(step, "hold", None)) is not None:  # an engine on a device keeps there what comes back to it
+        unchanging = {spec.name for spec in step.inputs} - state.keys() - {token_name}
+        step = hold({_tensor(t): _tensor(s) for t, s in wiring.state.items()}, frozenset(unchanging))
     out: dict[str, Array] = {}
     while True:
         token = yield out

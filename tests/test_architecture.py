@@ -34,6 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "arrays",
             "target",
             "buckets",
+            "profile",
             "theirs",
             "memory",
             "worker",

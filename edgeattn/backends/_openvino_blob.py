@@ -65,8 +65,8 @@ def read(model: Any, options: Options, ir: Path) -> Any:
     here = key(model, options, ir)
     for name, value in here.items():
         if made_for.get(name) != value:
-            told = f"'{made_for.get(name)}', here '{value}'" if name in ("openvino", "device") else "is another here"
-            raise Unsupported(f"was compiled for another machine: {name} {told}", where=str(blob), hint=_HINT)
+            told = f": '{made_for.get(name)}', here '{value}'" if name in ("openvino", "device") else ""
+            raise Unsupported(f"was compiled for another {name}{told}", where=str(blob), hint=_HINT)
     data = blob.read_bytes()  # what is hashed is what is imported, whatever happens to the file meanwhile
     if _sha(data) != sha256:
         raise IntegrityError("has changed since it was compiled", where=str(blob), hint=_HINT)

@@ -54,6 +54,9 @@ class OpenVinoBackend:
     devices = (*devices.SINGLE, *devices.SEVERAL)
     joins = False
     offers = frozenset({"hint", "buckets", "stateful", "blob"})
+    profiled = False
+    typed = False
+    knobs = ()
     qdq = QdqDialect(
         unsigned=True,
         signed_elsewhere=True,

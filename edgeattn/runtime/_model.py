@@ -157,7 +157,7 @@ def _sessions(directory: Path, manifest: Manifest, blob: bool) -> dict[str, Sess
         raise MissingPackage(manifest.backend, backend.extra, why=here.why)
     options = replace(_options(directory, manifest), blob=blob)
     refuse_unoffered(backend, options)
-    require_running(backend, options, "a bundle")
+    require_running(backend, options, "opening a bundle")
     built = manifest.created_with.get(manifest.backend, "another version")
     try:
         return {name: backend.open(directory / graph.file, options) for name, graph in manifest.graphs.items()}
