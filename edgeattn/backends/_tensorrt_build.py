@@ -51,7 +51,8 @@ class Built:
     Attributes:
         plan: the engine file's bytes. layers: the builder's own list of what it made, one line a layer.
         cache: the timing cache as it is now; empty where there is none.
-        seconds: of parsing and building. peak_bytes: memory that the process held at most; None where it is not known.
+        seconds: of parsing and building. peak_bytes: by how much the process's memory grew at most; None where it
+            is not known.
     """
 
     plan: bytes
@@ -68,7 +69,7 @@ def build(model: onnx.ModelProto, order: Order) -> Built:
         EngineFailed: the parser refuses a node, or the builder the network. OutOfResources: memory ran out.
     """
     trt, engine, started = order.trt, order.engine, time.perf_counter()
-    _forget_peak()
+    before = _held()
     heard = _log(trt)
     builder = trt.Builder(heard)
     network = builder.create_network(_flags(trt, order.version))
@@ -91,7 +92,7 @@ def build(model: onnx.ModelProto, order: Order) -> Built:
     if plan is None:
         raise _failure(heard.errors, engine, "building the engine")
     kept = b"" if cache is None else bytes(cache.serialize())
-    return Built(bytes(plan), heard.layers, kept, time.perf_counter() - started, _peak())
+    return Built(bytes(plan), heard.layers, kept, time.perf_counter() - started, _grown(before))
 
 
 def _flags(trt: Any, version: Version) -> int:
@@ -195,17 +196,24 @@ def _monitor(trt: Any) -> Any:
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
-def _forget_peak() -> None:
-    """Start the count of the process's peak memory again (Linux; man 5 proc)."""
+def _held() -> int | None:
+    """Bytes of memory that the process holds; the count of its peak starts again here (Linux; man 5 proc)."""
     try:
         _CLEAR.write_text("5")
     except OSError:
-        return
+        return None
+    return _counted("VmRSS:")
 
 
-def _peak() -> int | None:
+def _grown(before: int | None) -> int | None:
+    """By how much the process's memory grew at most since then."""
+    peak = _counted("VmHWM:")
+    return None if before is None or peak is None else max(0, peak - before)
+
+
+def _counted(key: str) -> int | None:
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), None)
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(key)), None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from edgeattn.cli import engine as engine_options
 from edgeattn.cli.app import (
     A_JOB_S,
     FOREVER_S,
@@ -29,7 +30,7 @@ from edgeattn.cli.ui import Ui
 from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
 
 if TYPE_CHECKING:
-    from edgeattn.backends import Backend, Engine, Options
+    from edgeattn.backends import Backend, Options
     from edgeattn.profile import Bucket
     from edgeattn.program import Program, TensorSpec
     from edgeattn.report.schema import GateReport
@@ -182,6 +183,12 @@ def compile_(
         typer.Option("--min-share", min=0, max=1, help="Work that must run in the precision asked for; else half."),
     ] = None,
     threads: Threads = 0,
+    fix: engine_options.Fix = None,
+    hint: engine_options.Hint = "latency",
+    buckets: engine_options.Buckets = "",
+    lengths: engine_options.Lengths = None,
+    stateful: engine_options.Stateful = None,
+    blob: engine_options.Blob = False,
     profile: Annotated[
         list[str] | None,
         typer.Option(
@@ -207,10 +214,12 @@ def compile_(
     For a Jetson it is a build kit, which is finished on the board."""
     from edgeattn import backends, drawing, progress, registry, storage
     from edgeattn import profile as profiles
+    from edgeattn.cli import packing
     from edgeattn.errors import MissingPackage
     from edgeattn.harness.precision import audit, measured
     from edgeattn.publish import guard, new_directory
     from edgeattn.report import gates
+    from edgeattn.rewrite import rewrite as rewriter
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         name, device = backends.parse_target(target)
@@ -220,13 +229,17 @@ def compile_(
         if not backend.probe().available:
             raise MissingPackage(name, backend.extra, why=backend.probe().why)
         guard(out, [source])
+        options = backends.Options(device, precision, threads)
+        options = engine_options.asked(backend, options, hint, buckets, lengths, stateful, blob)
         given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
-        own, asked = _settings(setting or []), _buckets(profile or [])
-        options = backends.Options(device, precision, threads, profiles=asked, settings=own)
+        if fix:
+            program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=_sizes(fix))
+        own, spans = _settings(setting or []), _buckets(profile or [])
+        options = replace(options, profiles=spans, settings=own)
         backends.check_settings(backend, options, "--engine", "--profile")
         if backend.profiled:
-            options = replace(options, profiles=profiles.complete(program, asked))
+            options = replace(options, profiles=profiles.complete(program, spans))
             program = replace(program, reference=profiles.within(program, options.profiles))
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
@@ -244,7 +257,7 @@ def compile_(
             if gate.verdict == "fail":
                 _refused(ui, target, ran, gate)
             runs = backend.executes(options)
-            (_complete_kit if backend.kit else _pack)(work, program, engine, source.stem, target)
+            place = packing.deliver(work, program, engine, source.stem, target)
         ui.emit(
             {
                 "out": str(out),
@@ -253,8 +266,10 @@ def compile_(
                 "precision": ran.model_dump(mode="json"),
                 "gate": gate.model_dump(mode="json"),
                 "tuned": tried,
-                "execution": {"ran": runs.available, "why": runs.why},
+                "execution": {"ran": runs.available, "why": runs.why, "answered_by": place},
                 "build": measured(engine.effective),
+                "engine": dict(engine.effective),
+                "buckets": list(options.buckets),
             },
             f"{out}: {target}, {precision} as its graphs declare it{_sized(options)}; {runs.why}; {runs.hint}"
             if backend.kit
@@ -262,31 +277,7 @@ def compile_(
             + _sized(options)
             + ("" if runs.available else f"; built, not run: {runs.why}"),
         )
-
-
-def _pack(work: Path, program: Program, engine: Engine, model: str, target: str) -> None:
-    """A bundle around an engine, with one answered sample; what cannot run here is answered by its graphs."""
-    from edgeattn import backends, decode, registry
-    from edgeattn.bundle.pack import answered_sample, pack
-
-    backend, options = registry.get("backends", engine.backend), engine.options
-    runs = backend.executes(options).available
-    opened = {g: backend.open(engine.directory / f, options) for g, f in engine.files.items() if runs}
-    assert program.reference is not None
-    case = program.reference.cases[0]
-    answer = decode.run(opened or backends.rounded(program), program.wiring, case.feeds)
-    sample = answered_sample(case.feeds, answer, options.precision)
-    pack(work, program=program, engine=engine, model=model, target=target, sample=sample)
-
-
-def _complete_kit(work: Path, program: Program, engine: Engine, model: str, target: str) -> None:
-    """What a board needs to build, run and judge the graphs that were written."""
-    from edgeattn import kits, outside
-    from edgeattn.harness.limits import Limits
-
-    ours = sum(outside.size(graph) for graph in program.graphs.values())
-    limits = Limits.of(engine.options.precision)
-    kits.write(work, program, engine, kits.Ask(model=model, target=target, limits=limits, reference_bytes=ours))
+        engine_options.tell(ui, engine, place)
 
 
 def _sized(options: Options) -> str:
