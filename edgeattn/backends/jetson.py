@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import rounding
-from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
+from edgeattn.backends import Availability, Engine, Executed, Options, Refusal, rounded
 from edgeattn.backends._common import newer_opsets, precision_summary
 from edgeattn.backends._tensorrt_layers import declared
 from edgeattn.downgrade import to_opset_17
 from edgeattn.errors import Unsupported
 from edgeattn.graphs import histogram, macs_by_node, opset_of
 from edgeattn.kit.board.versions import JETPACKS, ROWS, Row
+from edgeattn.preflight import read_model
 from edgeattn.program import Program, QdqDialect
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from edgeattn.program import Arrays, Session
 
+_CPU = "cpu"  # no device of ours: where a written graph is judged, never where an engine is
 _HALVES = ("fp16", "bf16")
 _NEVER = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul")
 
@@ -95,9 +98,15 @@ class JetsonBackend:
             }
         return Engine(self.name, options, out, files, effective, time.perf_counter() - started)
 
+    def stand_in(self, options: Options) -> Options:
+        """The graphs as they were written, lowered opset and all, open on any CPU; see :func:`open`."""
+        return replace(options, device=_CPU)
+
     def open(self, file: Path, options: Options) -> Session:
-        """Refused: see ``executes``."""
-        raise self._not_here(options)
+        """A written graph in the engine that judges rewrites, FP16 and BF16 rounded; a board's engine is refused."""
+        if options.device != _CPU:
+            raise self._not_here(options)
+        return rounded(Program({"main": read_model(file)}))["main"]
 
     def load(self, model: onnx.ModelProto, options: Options) -> Session:
         """Refused: see ``executes``."""
