@@ -1,0 +1,32 @@
+"""static_shapes: every input has a number for each dimension, where the engine plans for one size.
+
+An NPU takes static shapes only; TensorRT takes dynamic ones with a profile, but no input of unknown rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgeattn.capabilities._finding import Found, Target
+from edgeattn.capabilities._view import View
+
+
+def find(view: View, target: Target, precision: str) -> Iterator[Found]:
+    """Inputs of unknown rank, and dynamic dimensions for an engine that takes none."""
+    engine = target.engine
+    for value in view.inputs:
+        shape = view.shape_of(value.name)
+        if shape is None and view.type_of(value.name) not in ("", "sequence", "optional", "map"):
+            if engine.nvidia or engine.static.value:
+                reason = f"input '{value.name}' has no rank"
+                yield Found("", reason, f"give its shape when exporting: --shape {value.name}=1x3x224x224")
+        elif shape and engine.static.value and (open_ := [str(d) for d in shape if not isinstance(d, int)]):
+            named = ", ".join(open_)
+            hint = " ".join(
+                f"--fix {d if d != '?' else f'{value.name}:{shape.index(d)}'}=N" for d in dict.fromkeys(open_)
+            )
+            reason = f"input '{value.name}' has dynamic dimensions: {named}"
+            yield Found("", reason, f"edgeattn rewrite {hint}", "shapes", engine.static.source)
+
+
+CHECK = find
