@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn import calib, export, registry, source, tasks
 from edgeattn.arrays import check_feeds
-from edgeattn.backends import Backend, Options, parse_target
+from edgeattn.backends import Availability, Backend, Options, parse_target, require_running
 from edgeattn.backends._common import usable_cores
 from edgeattn.errors import BadInput, MissingPackage, Unsupported, UsageError
 from edgeattn.program import Case, Program, Session
@@ -46,6 +46,11 @@ class Job:
         return self.recipe.latency.threads or usable_cores()
 
     @property
+    def runs(self) -> Availability:
+        """Whether the engine runs on this machine, or can only be built here, and why."""
+        return self.backend.executes(self.options)
+
+    @property
     def limits(self) -> str:
         """The parity limits of what the engine runs: the scheme's, or those of the precision asked for."""
         wanted = self.recipe.quantize
@@ -76,8 +81,17 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     job = Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen, notes=[*model.notes])
     if recipe.quantize and recipe.quantize.calib and find(recipe.quantize.scheme).calibrated:
         _first_calibrated(job, recipe.quantize.calib)
+    _refuse_measuring(job)
     refuse_unsupported(job, Program({}))  # a precision or device this machine lacks is known before any work
     return job
+
+
+def _refuse_measuring(job: Job) -> None:
+    """An engine that can only be built here cannot say what is faster on it."""
+    if job.recipe.tune:
+        require_running(job.backend, job.options, f"'tune' ({job.recipe.where('tune')})")
+    if job.recipe.quantize and job.recipe.quantize.gate == "auto":
+        require_running(job.backend, job.options, f"'gate: auto' ({job.recipe.where('quantize', 'gate')})")
 
 
 def _refuse_unportable(recipe: Recipe) -> None:

@@ -32,6 +32,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "plainyaml",
             "complaints",
             "arrays",
+            "target",
             "theirs",
             "memory",
             "worker",

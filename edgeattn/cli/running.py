@@ -14,7 +14,7 @@ from edgeattn.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, BadInp
 if TYPE_CHECKING:
     from edgeattn.report.schema import Report
 
-_CODES = {"pass": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
+_CODES = {"pass": EXIT_OK, "built": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, e.g. latency.pairs=50.")
 ]
@@ -31,7 +31,9 @@ def run(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Recipe -> engine bundle and report; exit 1 if a gate fails, 75 if one cannot be settled."""
+    """Recipe -> engine bundle and report; exit 1 if a gate fails, 75 if one cannot be settled.
+
+    An engine for another machine is built and judged as far as that goes without running it: the verdict is built."""
     from edgeattn.recipe import Recipe, find
 
     with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
@@ -197,7 +199,7 @@ def show(ui: Ui, result: Report) -> None:
         ("precision", precision.requested, precision.effective, ""),
     ]
     for name, out in result.parity.outputs.items():
-        rows.append((f"parity of {name}", out.limit, out.observed, out.verdict))
+        rows.append((f"parity of {name}", out.limit, out.observed or out.why, out.verdict))
     if (task := result.task) is not None:
         engine, reference = (wording.figure(f, task.unit) for f in (task.engine, task.reference))
         shown = f"{engine} (PyTorch {reference}, {task.samples} samples)"
@@ -226,4 +228,5 @@ def show_gates(ui: Ui, result: Report) -> None:
     rows = [(g.name, wording.gate_limit(g), wording.gate_value(g, g.observed), g.verdict, g.why) for g in result.gates]
     ui.table(("gate", "limit", "observed", "verdict", "why"), rows)
     if not ui.as_json:
-        ui.emit(None, f"verdict: {result.verdict}")
+        open_ = "" if result.execution.ran else f": the engine was not run, {result.execution.why}"
+        ui.emit(None, f"verdict: {result.verdict}{open_}")
