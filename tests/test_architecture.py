@@ -38,11 +38,11 @@ LAYERS: tuple[frozenset[str], ...] = (
             "worker",
         }
     ),
-    frozenset({"recipe", "report", "recognise"}),
+    frozenset({"recipe", "report", "recognise", "capabilities"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
     frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager", "calib"}),
     frozenset({"choose", "benefits", "budget", "job", "slowness", "training"}),
-    frozenset({"tune", "gating"}),
+    frozenset({"tune", "gating", "mend"}),
     frozenset({"outcome"}),
     frozenset({"pipeline"}),
     frozenset({"cli"}),

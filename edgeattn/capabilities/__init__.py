@@ -1,8 +1,8 @@
 """What an engine's version takes, and where a graph asks for more: known before any build, without the engine.
 
-The table is data: one row a version (``_tensorrt``, ``_tensorrt_rtx``, ``_openvino``, ``_onnxruntime``), every fact with
-its source. A check is one file here with ``CHECK``; dropping a file in adds it. ``findings`` asks every check about
-every graph. An empty list is a promise that ``tests/benchmarks/doctor_agreement`` puts to the real parsers.
+The table is data: one row a version (``_tensorrt``, ``_tensorrt_rtx``, ``_openvino``, ``_onnxruntime``), every fact
+with its source. A check is one file here with ``CHECK``; dropping a file in adds it. ``findings`` asks every check
+about every graph. An empty list is a promise that ``tests/benchmarks/doctor_agreement`` puts to the real parsers.
 """
 
 from __future__ import annotations

@@ -58,13 +58,14 @@ class Engine:
         types: element types that operators compute in. carried: further ones that may pass between some operators.
         typing: ``weak`` (precision by flags), ``optional``, ``strong`` (precision lives in the graph alone).
         constants: operator -> inputs that must be stored in the file, by their place.
+        folded: those of them for which arithmetic on stored values will do.
         quantized: the types that a DequantizeLinear unpacks. zero_points: whether they may differ from 0.
         static: every dimension of every input must be a number.
         int64: ``native``, or ``clamped`` to INT32.
         missing: compute capability -> what its arithmetic lacks.
         window: most elements of a pooling window; 0 where no limit is known.
         ir: newest version of the file format; 0 where no limit is known.
-        refused_types: operator -> ``input>output`` types that it was asked for and refused.
+        refused_types: operator -> ``input>output`` types that it was asked for and refused. taken_types: and took.
     """
 
     family: str
@@ -78,12 +79,14 @@ class Engine:
     quantized: Fact[frozenset[str]]
     zero_points: Fact[bool]
     device: str = ""
+    folded: Fact[frozenset[str]] = Fact(frozenset(), "")
     static: Fact[bool] = Fact(False, "")
     int64: Fact[str] = Fact("native", "")
     missing: Fact[Mapping[str, frozenset[str]]] = field(default_factory=lambda: Fact({}, ""))
     window: Fact[int] = Fact(0, "")
     ir: Fact[int] = Fact(0, "")
     refused_types: Fact[Mapping[str, Sequence[str]]] = field(default_factory=lambda: Fact({}, ""))
+    taken_types: Fact[Mapping[str, Sequence[str]]] = field(default_factory=lambda: Fact({}, ""))
 
     @property
     def title(self) -> str:

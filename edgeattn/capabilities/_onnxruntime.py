@@ -23,4 +23,5 @@ def row() -> Engine:
         zero_points=Fact(True, source),
         ir=Fact(measured["newest_ir"], source),
         refused_types=Fact(measured["refused_types"], source),
+        taken_types=Fact(measured["taken_types"], source),
     )

@@ -32,4 +32,5 @@ def row(device: str) -> Engine:
         zero_points=Fact(True, source),
         static=Fact(device == "npu", f"{_PAGES}/npu-device.html: static shapes only"),
         refused_types=Fact(measured["refused_types"], source),
+        taken_types=Fact(measured["taken_types"], source),
     )

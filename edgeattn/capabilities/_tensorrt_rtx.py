@@ -28,7 +28,7 @@ def row(version: str) -> Engine:
     measured = _measured.table("tensorrt_rtx")["versions"][asked]
     source = f"measured with tensorrt_rtx {measured['package']}"
     near = _tensorrt.row("10.15")
-    places = {op: where for op, where in near.constants.value.items()} | {
+    places = {**near.constants.value} | {
         "CumSum": (1,),
         "Squeeze": (1,),
         "Unsqueeze": (1,),
@@ -43,8 +43,11 @@ def row(version: str) -> Engine:
         carried=Fact(near.carried.value, source),
         typing=Fact("strong", "TensorRT for RTX: networks are always strongly typed"),
         constants=Fact(places, source),
+        folded=Fact(frozenset({"CumSum", "Squeeze", "Unsqueeze"}), source),
         quantized=Fact(near.quantized.value, source),
         zero_points=Fact(False, source),
+        window=_tensorrt.WINDOW,
         missing=Fact(_MISSING, _MATRIX),
         refused_types=Fact(measured["refused_types"], source),
+        taken_types=Fact(measured["taken_types"], source),
     )

@@ -125,12 +125,12 @@ class View:
         return list(self.model.graph.output)
 
     def type_of(self, name: str) -> str:
-        """Element type, ``float16`` …; empty where it is not known; ``sequence`` or ``optional`` for what is no tensor."""
+        """Element type, ``float16`` …; ``sequence`` or ``optional`` for what is no tensor; empty if it is not known."""
         return self._types.get(name, "")
 
     def shape_of(self, name: str) -> Dims | None:
         """Shape with names for what is not known; None where even the rank is not."""
-        return self._shapes.get(name)
+        return self.shapes.get(name)
 
     def stored(self, name: str) -> bool:
         """Whether a value is an initializer or a Constant, also behind Identity."""
@@ -192,12 +192,12 @@ class View:
         import onnx
 
         found = {name: _named(tensor.data_type) for name, tensor in self.initializers.items()}
-        for value in self._values:
-            kind = value.type.WhichOneof("value")
-            if kind == "tensor_type" and value.type.tensor_type.elem_type:
-                found[value.name] = _named(value.type.tensor_type.elem_type)
+        for info in self._values:
+            kind = info.type.WhichOneof("value")
+            if kind == "tensor_type" and info.type.tensor_type.elem_type:
+                found[info.name] = _named(info.type.tensor_type.elem_type)
             elif kind not in (None, "tensor_type"):
-                found[value.name] = str(kind).removesuffix("_type").removesuffix("_tensor")
+                found[info.name] = str(kind).removesuffix("_type").removesuffix("_tensor")
         for node in self.nodes:
             if node.op == "Constant" and node.proto.output[0] not in found:
                 value = node.attributes.get("value")
@@ -206,7 +206,7 @@ class View:
         return found
 
     @cached_property
-    def _shapes(self) -> dict[str, Dims]:
+    def shapes(self) -> dict[str, Dims]:
         found: dict[str, Dims] = {}
         for value in self._values:
             if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
@@ -226,7 +226,7 @@ def _named(kind: int) -> str:
     import onnx
 
     try:
-        return onnx.TensorProto.DataType.Name(kind).lower()
+        return str(onnx.TensorProto.DataType.Name(kind)).lower()
     except ValueError:
         return f"type {kind}"
 

@@ -1,7 +1,7 @@
 """attention: the Attention operator, in the form that TensorRT has a kernel for.
 
-Its parser takes four-dimensional Q, K and V of equal sizes, no past, no softcap, one output, and a mask or causality but
-not both. The builder of its RTX edition further wants a fused kernel for the very shape and refuses most of them.
+Its parser takes four-dimensional Q, K and V of equal sizes, no past, no softcap, one output, and a mask or causality
+but not both. The builder of its RTX edition further wants a fused kernel for the very shape and refuses most of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ def _reasons(view: View, node: Node, target: Target) -> Iterator[str]:
     if keys and values and keys != values:
         yield f"Attention with keys {list(keys)} and values {list(values)} of different sizes"
     if target.engine.family == "tensorrt-rtx":
-        yield "Attention is built from fused kernels alone, which few shapes have"
+        kind, size = view.type_of(node.input(0)), keys[-1] if keys else None
+        if kind not in ("float16", "bfloat16"):
+            yield f"Attention in {kind.upper() or 'an unknown type'}; its kernels are for FP16 and BF16"
+        elif len(keys or ()) != 4 or not isinstance(size, int) or size % 8 or not 16 <= size <= 256:
+            yield f"Attention with heads of {size}; its kernels are for 16 to 256, in steps of 8, of four dimensions"
+        if (queries := view.shape_of(node.input(0))) and queries[-2] == 1:
+            yield "Attention of a single query, which it has no kernel for"
 
 
 CHECK = find

@@ -1,6 +1,6 @@
 """bits64: 64-bit numbers that do not fit the 32 bits in which some engines compute.
 
-TensorRT computes DOUBLE in FLOAT, and before 9.0 INT64 in INT32, clamping what is outside: wrong numbers without a word.
+TensorRT computes DOUBLE in FLOAT, and before 9.0 INT64 in INT32, clamping what is outside: wrong, without a word.
 Indices and shapes fit; a stored number that does not is told.
 """
 

@@ -34,7 +34,8 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     for node in view.nodes:
         for place in engine.constants.value.get(node.op, ()) if node.standard else ():
             name = node.input(place)
-            if name and not view.stored(name):
+            enough = view.known(name) if node.op in engine.folded.value else view.stored(name)
+            if name and not enough:
                 what = _NAMES.get((node.op, place), f"input {place}")
                 reason = f"the {what} of {node.op} is computed or given while it runs; {engine.title} needs it stored"
                 known = view.known(name)

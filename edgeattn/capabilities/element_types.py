@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgeattn.capabilities._finding import Found, Target
-from edgeattn.capabilities._view import Node, View
+from edgeattn.capabilities._view import Node, View, types_of
 
-MOVERS = frozenset(
-    "Cast CastLike Concat Constant ConstantOfShape DequantizeLinear Expand Flatten Gather Identity If Loop "
-    "QuantizeLinear Reshape Scan Shape Size Slice Split Squeeze Transpose Unsqueeze".split()
-)
+_MOVERS = """
+Cast CastLike Concat Constant ConstantOfShape DequantizeLinear Expand Flatten Gather Identity If Loop QuantizeLinear
+Reshape Scan Shape Size Slice Split Squeeze Transpose Unsqueeze
+"""
+MOVERS = frozenset(_MOVERS.split())
 """Operators that move values and do not compute with them."""
 
 
@@ -28,9 +29,11 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
             told.add(value.name)
             yield _unknown(value.name, kind, target)
     for node in view.nodes:
+        types = types_of(view, node)
+        measured = types.split(">") if types in engine.taken_types.value.get(node.op, ()) else []
         for name in dict.fromkeys((*node.proto.input, *node.proto.output)):
             kind = view.type_of(name)
-            if not kind or name in told:
+            if not kind or name in told or kind in measured:
                 continue
             if kind not in taken:
                 told.add(name)

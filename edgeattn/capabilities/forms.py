@@ -47,7 +47,17 @@ def _float_modulo(node: Node, view: View) -> str:
 
 
 def _training(node: Node, view: View) -> str:
-    return "Dropout in training mode" if view.constant(node.input(2)) else ""
+    if node.input(2) and view.constant(node.input(2)):
+        return "Dropout in training mode"
+    return "Dropout whose mode is computed" if node.input(2) and node.input(2) not in view.initializers else ""
+
+
+def _two_ways(node: Node, view: View) -> str:
+    named = node.attributes.get("activations") or []
+    names = [n.decode() if isinstance(n, bytes) else n for n in named]
+    half = len(names) // 2
+    twice = node.attributes.get("direction") == "bidirectional"
+    return f"a bidirectional {node.op} with two sets of activations" if twice and names[:half] != names[half:] else ""
 
 
 def _scales_given(node: Node, view: View) -> str:
@@ -55,19 +65,12 @@ def _scales_given(node: Node, view: View) -> str:
     return f"the scales of {node.op} are given or computed while it runs" if name and not view.stored(name) else ""
 
 
-def _axes_of_resize(node: Node, view: View) -> str:
-    axes, shape = node.attributes.get("axes"), view.shape_of(node.input(0))
-    whole = axes is None or (shape is not None and list(axes) == list(range(len(shape))))
-    return "" if whole or not node.input(2) else f"Resize by scales with axes {list(axes)}"
-
-
 def _float_range(node: Node, view: View) -> str:
     kind = view.type_of(node.input(0))
+    given = {value.name for value in view.inputs} & set(node.proto.input)
     if kind in ("float16", "bfloat16"):
         return f"Range of {kind.upper()}"
-    if kind in _FLOATS and not all(view.known(name) for name in node.proto.input):
-        return "a float Range whose limits are not stored"
-    return ""
+    return "a float Range whose limits the caller gives" if kind in _FLOATS and given else ""
 
 
 def _row_times_stack(node: Node, view: View) -> str:
@@ -79,6 +82,15 @@ def _row_times_stack(node: Node, view: View) -> str:
 def _cache_rank(node: Node, view: View) -> str:
     shape = view.shape_of(node.input(0))
     return f"TensorScatter into a cache of {len(shape)} dimensions, not 4" if shape and len(shape) != 4 else ""
+
+
+def _limited_bytes(node: Node, view: View) -> str:
+    limits = node.input(1) or node.input(2)
+    return "Clip of INT8 with limits" if limits and view.type_of(node.input(0)) == "int8" else ""
+
+
+def _stored_places(node: Node, view: View) -> str:
+    return "TensorScatter to stored places" if node.input(2) and view.known(node.input(2)) else ""
 
 
 def _string_constant(node: Node, view: View) -> str:
@@ -111,17 +123,20 @@ FORMS: tuple[Form, ...] = (
     Form(("Resize",), _attribute("coordinate_transformation_mode", _WAYS, "half_pixel"), f"use {_WAYS[0]} or another"),
     Form(("Resize",), _attribute("antialias", (0,), 0), "blur before resizing"),
     Form(("Resize",), _attribute("keep_aspect_ratio_policy", ("stretch",), "stretch"), "compute the sizes outside"),
-    Form(("Resize",), _axes_of_resize, "give a scale for every axis"),
     Form(("Resize", "Upsample"), _scales_given, "store the scales, or give sizes"),
     Form(("BatchNormalization",), _attribute("training_mode", (0,), 0), "export the model in eval mode"),
     Form(("Dropout",), _training, "export the model in eval mode"),
     Form(("Range",), _float_range, "count in INT64 and cast"),
     Form(("MatMul",), _row_times_stack, "unsqueeze the vector first"),
+    Form(("Clip",), _limited_bytes, "limit before quantizing"),
+    Form(("TensorScatter",), _stored_places, "give the places as an input", ("tensorrt-rtx",)),
+    Form(("RandomUniformLike", "RandomNormalLike"), _attribute("dtype", (1, 10, 16), 1), "draw in FLOAT and cast"),
     Form(("TensorScatter",), _cache_rank, "unsqueeze the cache to 4 dimensions"),
     Form(("TensorScatter",), _attribute("mode", ("linear",), "linear"), "use a linear cache"),
     Form(("Constant",), _string_constant, "store numbers"),
     Form(("Split",), _uneven_split, "give the sizes of the parts"),
     Form(("LSTM", "GRU", "RNN"), _attribute("layout", (0,), 0), "export with layout 0 and a Transpose", ("tensorrt",)),
+    Form(("LSTM", "GRU", "RNN"), _two_ways, "use two layers, one each way"),
     Form(("LSTM",), _attribute("input_forget", (0,), 0), "use separate gates"),
     Form(
         ("RNN", "GRU", "LSTM"),

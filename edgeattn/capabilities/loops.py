@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgeattn.capabilities._finding import Found, Target
-from edgeattn.capabilities._view import Node, View
+from edgeattn.capabilities._view import Dims, Node, View
 
 _SOURCE = "onnx-tensorrt docs/operators.md, Loop and If; measured with tensorrt_rtx 1.7.1"
 _SPLIT = "split it into a step graph: edgeattn rewrite --also split_loop"
@@ -21,22 +21,46 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
         return
     for node in view.nodes:
         if node.standard and node.op == "Loop":
-            yield from (Found(node.name, r, _SPLIT, "", _SOURCE, node.module) for r in _loop(view, node))
+            yield from (
+                Found(node.name, r, _SPLIT, "", _SOURCE, node.module)
+                for r in _loop(view, node, target.engine.family == "tensorrt-rtx")
+            )
         if node.standard and node.op == "If":
             hint = "make both branches give tensors of one rank, or use Where"
             yield from (Found(node.name, r, hint, "", _SOURCE, node.module) for r in _branches(view, node))
 
 
-def _loop(view: View, node: Node) -> Iterator[str]:
+def _loop(view: View, node: Node, rtx: bool) -> Iterator[str]:
     body = node.attributes["body"]
     carried = len(node.proto.input) - 2
     scans = len(body.output) - 1 - carried
-    if scans > 0 and not (node.input(0) and view.stored(node.input(0))):
-        yield "a Loop that stacks outputs without a stored trip count"
+    counted = bool(node.input(0)) and (rtx or view.stored(node.input(0)))
+    if scans > 0 and not counted:
+        yield f"a Loop that stacks outputs without a {'' if rtx else 'stored '}trip count"
+    after = _once_around(view, node)
     for given, kept in zip(list(node.proto.input)[2:], body.output[1 : 1 + carried], strict=False):
-        before, after = view.shape_of(given), view.shape_of(kept.name)
-        if before is not None and after is not None and _grows(before, after):
-            yield f"a Loop whose state '{given}' changes its size from {list(before)} to {list(after)}"
+        before, came = view.shape_of(given), after.get(kept.name)
+        if before is not None and came is not None and _grows(before, came):
+            yield f"a Loop whose state '{given}' changes its size from {list(before)} to {list(came)}"
+
+
+def _once_around(view: View, node: Node) -> dict[str, Dims]:
+    """Shapes of the body's outputs when its states come in at the sizes that they start with."""
+    import onnx
+
+    body = onnx.GraphProto()
+    body.CopyFrom(node.attributes["body"])
+    for value, name in zip(body.input[2:], list(node.proto.input)[2:], strict=False):
+        shape, kind = view.shape_of(name), value.type.tensor_type.elem_type
+        if shape is not None and kind:
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, shape))
+    for value in body.output:
+        value.type.tensor_type.ClearField("shape")
+    outer = {name for n in body.node for name in n.input} - {v.name for v in body.input}
+    for name in sorted(outer & set(view.initializers)):
+        body.initializer.append(view.initializers[name])
+    model = onnx.helper.make_model(body, opset_imports=view.model.opset_import)
+    return View("body", model).shapes
 
 
 def _grows(before: tuple[int | str, ...], after: tuple[int | str, ...]) -> bool:

@@ -22,7 +22,7 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     if not engine.nvidia:
         return
     for node in view.nodes:
-        if node.op in (*_POOLS, "GlobalLpPool"):
+        if node.standard and node.op in _POOLS:
             for reason, hint, mend in _reasons(node, target):
                 yield Found(node.name, reason, hint, mend, engine.window.source or _PAGE, node.module)
 
@@ -33,6 +33,9 @@ def _reasons(node: Node, target: Target) -> Iterator[tuple[str, str, str]]:
         yield f"{node.op} with dilations", "use a convolution or strided slices instead", ""
     if len(node.outputs()) > 1:
         yield "MaxPool gives Indices, which TensorRT does not", "compute them with ArgMax, or leave them out", ""
+    axes = len(kernel)
+    if axes > 3 or (axes == 1 and node.op == "LpPool"):
+        yield f"{node.op} over {axes} axes; two or three are known", "reshape to two axes", ""
     if "LpPool" in node.op and node.attributes.get("p", 2) not in (1, 2):
         yield f"{node.op} of order {node.attributes['p']}; only 1 and 2 are known", "spell it out with Pow", ""
     limit = target.engine.window.value

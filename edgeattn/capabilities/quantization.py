@@ -22,12 +22,23 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     for node in view.nodes:
         if node.standard and node.op in ("QuantizeLinear", "DequantizeLinear"):
             yield from _judged(view, node, target)
+        elif target.engine.nvidia:
+            yield from _stored(view, node, target)
 
 
 def _judged(view: View, node: Node, target: Target) -> Iterator[Found]:
     engine = target.engine
     for reason in _reasons(view, node, target):
         yield Found(node.name, reason, _AGAIN, "", engine.quantized.source, node.module)
+
+
+def _stored(view: View, node: Node, target: Target) -> Iterator[Found]:
+    """Stored quantized numbers that something else than a DequantizeLinear reads."""
+    for name in node.proto.input:
+        kind = view.type_of(name)
+        if kind in target.engine.quantized.value and name in view.initializers:
+            reason = f"{node.op} reads stored {kind.upper()} numbers, which only a DequantizeLinear may"
+            yield Found(node.name, reason, _AGAIN, "", target.engine.quantized.source, node.module)
 
 
 def _reasons(view: View, node: Node, target: Target) -> Iterator[str]:

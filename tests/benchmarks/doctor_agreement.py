@@ -1,7 +1,7 @@
-"""Does the table of capabilities say what the engines say? ``python -m tests.benchmarks.doctor_agreement [ENGINE ...]``.
+"""Does the table of capabilities say what engines say? ``python -m tests.benchmarks.doctor_agreement [ENGINE ...]``.
 
-Every graph of ``doctor_cases`` (ONNX's node tests in their forms, the planted graphs) and, with ``--zoo``, every graph of
-every trained model, exported, rewritten and quantized, is put to ``edgeattn.capabilities.findings`` and to the real
+Every graph of ``doctor_cases`` (ONNX's node tests in their forms, the planted graphs) and, with ``--zoo``, every graph
+of every trained model, exported, rewritten and quantized, is put to ``edgeattn.capabilities.findings`` and to the real
 parser and builder in a child process. Prints how often they agree, and each graph they disagree on with both texts:
 first what the table lets pass and the engine refuses.
 """

@@ -23,7 +23,8 @@ def every_case(folder: Path) -> list[Path]:
     """All of them, as files in a folder."""
     files = node_cases(folder)
     for name, model in planted().items():
-        files.append(_written(folder / f"planted.{name.replace('/', '.')}.onnx", model, {}))
+        values = {told.key: np.asarray(json.loads(told.value)) for told in model.metadata_props}
+        files.append(_written(folder / f"planted.{name.replace('/', '.')}.onnx", model, values))
     return files
 
 

@@ -9,6 +9,7 @@ every planted graph, is asked (``doctor_cases``); an operator counts as taken wh
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ def measured(package: str, models: Mapping[Path, onnx.ModelProto], answers: Mapp
         "operators": sorted(operators),
         "refused": {op: _reason(op, models, answers) for op in sorted(tried - operators)},
         "types": sorted({kind for m in taken.values() for kind in _types(m)}),
-        "refused_types": _refused_types(models, answers, operators),
+        **_by_types(models, answers, operators),
         "asked": len(models),
         "taken": len(taken),
     }
@@ -53,10 +54,10 @@ def _types(model: onnx.ModelProto) -> set[str]:
     return {onnx.TensorProto.DataType.Name(kind).lower() for kind in values if kind}
 
 
-def _refused_types(
+def _by_types(
     models: Mapping[Path, onnx.ModelProto], answers: Mapping[Path, Answer], operators: set[str]
-) -> dict[str, list[str]]:
-    """For each operator that is taken, the ``INPUT>OUTPUT`` types with which no graph of it alone was."""
+) -> dict[str, dict[str, list[str]]]:
+    """``INPUT>OUTPUT`` types of each operator: with which no graph of it alone was taken; with which one was."""
     taken: dict[str, set[str]] = {}
     tried: dict[str, set[str]] = {}
     for file, model in models.items():
@@ -65,12 +66,18 @@ def _refused_types(
             tried.setdefault(node.op_type, set()).add(types)
             if answers[file].taken:
                 taken.setdefault(node.op_type, set()).add(types)
-    refused = {op: sorted(tried[op] - taken.get(op, set())) for op in sorted(operators & set(tried))}
-    return {op: types for op, types in refused.items() if types}
+    judged = sorted(
+        (operators & set(tried)) - {"QuantizeLinear", "DequantizeLinear"}
+    )  # these have a check of their own
+    refused = {op: sorted(tried[op] - taken.get(op, set())) for op in judged}
+    return {
+        "refused_types": {op: types for op, types in refused.items() if types},
+        "taken_types": {op: sorted(types) for op in judged if (types := taken.get(op, set()))},
+    }
 
 
 def signature(view: View) -> str:
-    """``float>int64``: the types of the first input and output of a graph's one node; empty where they are not known."""
+    """``float>int64``: the types of a graph's one node, first input and output; empty where they are not known."""
     return types_of(view, view.nodes[0])
 
 
@@ -82,16 +89,20 @@ def _reason(op: str, models: Mapping[Path, onnx.ModelProto], answers: Mapping[Pa
 
 
 def answered(engine: str, files: Sequence[Path], path: str = "", folder: Path | None = None) -> dict[Path, Answer]:
-    """What an engine says of files; with a ``folder``, what it said before is kept there and not asked again."""
+    """What an engine says of files; with a ``folder``, what it said of these bytes before is kept there."""
     kept = folder / f"{engine}-{version(engine, path)}.json" if folder else None
     told = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
-    answers = {file: Answer(**told[file.name]) for file in files if file.name in told}
-    if left := [file for file in files if file not in answers]:
-        answers |= ask(engine, left, path=path)
-        told |= {file.name: vars(answers[file]) for file in left}
+    keys = {file: _digest(file) for file in files}
+    if left := [file for file in files if keys[file] not in told]:
+        told |= {keys[file]: vars(answer) for file, answer in ask(engine, left, path=path).items()}
     if kept is not None:
         kept.write_text(json.dumps(told))
-    return answers
+    return {file: Answer(**told[keys[file]]) for file in files}
+
+
+def _digest(file: Path) -> str:
+    values = Path(f"{file}.json")
+    return hashlib.sha256(file.read_bytes() + (values.read_bytes() if values.exists() else b"")).hexdigest()
 
 
 def main() -> None:

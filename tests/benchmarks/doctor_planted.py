@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,14 @@ def planted() -> dict[str, onnx.ModelProto]:
             assert name not in found, name
             found[name] = model
     return found
+
+
+def with_values(made: onnx.ModelProto, **values: Any) -> onnx.ModelProto:
+    """The model with values of inputs noted that an engine takes for shapes when it builds."""
+    for name, value in values.items():
+        told = made.metadata_props.add()
+        told.key, told.value = name, json.dumps(np.asarray(value).reshape(-1).tolist())
+    return made
 
 
 def model(
@@ -63,7 +72,7 @@ def model(
 def node(op: str, inputs: str, outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
     """A node; inputs and outputs separated by blanks, ``-`` for one that is not given."""
     names = [[] if not text else ["" if n == "-" else n for n in text.split()] for text in (inputs, outputs)]
-    return helper.make_node(op, *names, name=f"the_{op}", **attributes)
+    return helper.make_node(op, *names, name=f"{op}_{names[1][0]}", **attributes)
 
 
 def i64(*values: int) -> np.ndarray[Any, Any]:
@@ -277,7 +286,7 @@ def _scan() -> onnx.ModelProto:
 
 def pools() -> Graphs:
     """Windows of every size and number of axes, dilations, indices, norms."""
-    for size in (2, 7, 14, 28, 56, 112, 224, 300, 384, 512):
+    for size in (2, 7, 14, 28, 56, 112, 224, 300, 316, 317, 384, 512):
         for op in ("MaxPool", "AveragePool"):
             yield (
                 f"{op}/window-{size}",
@@ -421,7 +430,8 @@ def shapes() -> Graphs:
     ]
     stored = {"zero": np.int64(0), "ax": i64(0), "rest": i64(-1)}
     yield "shape/reshape-from-shape", model(flat, [("x", T.FLOAT, ("n", 3, 4))], [_Y], stored)
-    yield "shape/reshape-given", model([node("Reshape", "x p")], [("x", T.FLOAT, (2, 6)), ("p", T.INT64, (2,))], [_Y])
+    given = model([node("Reshape", "x p")], [("x", T.FLOAT, (2, 6)), ("p", T.INT64, (2,))], [_Y])
+    yield "shape/reshape-given", with_values(given, p=[3, 4])
     yield "shape/nonzero", model([node("NonZero", "x")], [("x", T.FLOAT, (4, 4))], [("y", T.INT64, None)])
     yield "shape/passed-through", model([node("Identity", "x")], [("x", T.FLOAT, (2,))], [_Y])
     yield "shape/stored-only", model([node("Add", "a b")], [], [_Y], {"a": f32(2), "b": f32(2)})
@@ -480,44 +490,27 @@ def foreign() -> Graphs:
 
 def recurrent() -> Graphs:
     """LSTM, GRU and RNN in the forms that their definition allows."""
-    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}
-    for op, g in gates.items():
-
-        def made(direction: str = "forward", inputs: str = "x w r", layout: int = 0, **more: Any) -> onnx.ModelProto:
-            n = 2 if direction == "bidirectional" else 1
-            stored = {"w": f32(n, g * 4, 3), "r": f32(n, g * 4, 4), "b": f32(n, g * 8)}  # noqa: B023
-            given: list[Spec] = [("x", T.FLOAT, (2, 5, 3) if layout else (5, 2, 3))]
-            given += [("l", T.INT32, (2,))] if "l" in inputs.split() else []
-            used = {k: v for k, v in stored.items() if k in inputs.split()}
-            return model(
-                [
-                    node(
-                        op,
-                        inputs,
-                        "y",
-                        hidden_size=4,
-                        direction=direction,
-                        **({"layout": layout} if layout else {}),
-                        **more,
-                    )
-                ],
-                given,
-                [_Y],
-                used,
-            )  # noqa: B023
-
+    for op in ("LSTM", "GRU", "RNN"):
         for direction in ("forward", "reverse", "bidirectional"):
-            yield f"{op}/{direction}", made(direction)
-        yield f"{op}/bias", made(inputs="x w r b")
-        yield f"{op}/lengths", made(inputs="x w r - l")
-        yield f"{op}/layout-1", made(layout=1)
-        yield f"{op}/clip", made(clip=1.0)
-        if op == "GRU":
-            yield f"{op}/linear-before-reset", made(linear_before_reset=1)
-        if op == "LSTM":
-            yield f"{op}/input-forget", made(input_forget=1)
-            mixed = ["Sigmoid", "Tanh", "Tanh", "Sigmoid", "Relu", "Tanh"]
-            yield f"{op}/mixed-activations", made("bidirectional", activations=mixed)
+            yield f"{op}/{direction}", _recurrent(op, direction=direction)
+        yield f"{op}/bias", _recurrent(op, "x w r b")
+        yield f"{op}/lengths", _recurrent(op, "x w r - l")
+        yield f"{op}/layout-1", _recurrent(op, layout=1)
+        yield f"{op}/clip", _recurrent(op, clip=1.0)
+    yield "GRU/linear-before-reset", _recurrent("GRU", linear_before_reset=1)
+    yield "LSTM/input-forget", _recurrent("LSTM", input_forget=1)
+    mixed = ["Sigmoid", "Tanh", "Tanh", "Sigmoid", "Relu", "Tanh"]
+    yield "LSTM/mixed-activations", _recurrent("LSTM", direction="bidirectional", activations=mixed)
+
+
+def _recurrent(op: str, inputs: str = "x w r", **attributes: Any) -> onnx.ModelProto:
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * 4
+    n = 2 if attributes.get("direction") == "bidirectional" else 1
+    stored = {"w": f32(n, gates, 3), "r": f32(n, gates, 4), "b": f32(n, 2 * gates)}
+    given: list[Spec] = [("x", T.FLOAT, (2, 5, 3) if attributes.get("layout") else (5, 2, 3))]
+    given += [("l", T.INT32, (2,))] if "l" in inputs.split() else []
+    used = {k: v for k, v in stored.items() if k in inputs.split()}
+    return model([node(op, inputs, hidden_size=4, **attributes)], given, [_Y], used)
 
 
 def parameters() -> Graphs:
@@ -528,7 +521,7 @@ def parameters() -> Graphs:
         ("Squeeze", "x p", {"p": i64(0)}, "p"),
         ("Unsqueeze", "x p", {"p": i64(0)}, "p"),
         ("Slice", "x a b p", {"a": i64(0), "b": i64(1), "p": i64(1)}, "p"),
-        ("Slice", "x p b", {"p": i64(0), "b": i64(1)}, "p"),
+        ("Slice", "x p b", {"p": i64(0, 0, 0), "b": i64(1, 2, 3)}, "p"),
         ("Pad", "x p", {"p": i64(0, 0, 0, 0, 0, 1)}, "p"),
         ("Tile", "x p", {"p": i64(1, 1, 2)}, "p"),
         ("Expand", "x p", {"p": i64(2, 3, 4)}, "p"),
@@ -550,7 +543,8 @@ def parameters() -> Graphs:
         yield f"{label}-stored", model([op_node], [first], outs, stored)
         value = np.asarray(stored[varied])
         spec = (varied, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        yield f"{label}-given", model([op_node], [first, spec], outs, {k: v for k, v in stored.items() if k != varied})
+        given = model([op_node], [first, spec], outs, {k: v for k, v in stored.items() if k != varied})
+        yield f"{label}-given", with_values(given, **{varied: value})
         folded = {**{k: v for k, v in stored.items() if k != varied}, "raw": value}
         yield f"{label}-identity", model([node("Identity", "raw", varied), op_node], [first], outs, folded)
         if value.dtype == np.int64:
@@ -784,25 +778,37 @@ def layers() -> Graphs:
 
 
 def attentions() -> Graphs:
-    """Attention at the sizes of real heads."""
+    """Attention at the sizes of heads that networks have."""
     for kind in ("FLOAT", "FLOAT16", "BFLOAT16"):
-        for heads, length, size in ((2, 4, 8), (4, 16, 32), (8, 64, 64), (8, 128, 128)):
-            number = T.DataType.Value(kind)
-            given = [(n, number, (1, heads, length, size)) for n in ("q", "k", "v")]
-            yield (
-                f"attention/{kind.lower()}-{heads}x{length}x{size}",
-                model([node("Attention", "q k v")], given, [("y", number, None)], opset=23, ir=11),
-            )
-            if kind == "FLOAT16":
-                yield (
-                    f"attention/causal-{heads}x{length}x{size}",
-                    model([node("Attention", "q k v", is_causal=1)], given, [("y", number, None)], opset=23, ir=11),
-                )
-                mask = ("m", number, (1, 1, length, length))
-                yield (
-                    f"attention/mask-{heads}x{length}x{size}",
-                    model([node("Attention", "q k v m")], [*given, mask], [("y", number, None)], opset=23, ir=11),
-                )
+        for size in (4, 8, 16, 24, 32, 40, 48, 64, 72, 80, 96, 128, 160, 256, 512):
+            yield f"attention/{kind.lower()}-{size}", _attention(kind, 4, 16, size)
+        for heads, length in ((2, 4), (4, 17), (1, 1), (8, 64), (12, 128)):
+            yield f"attention/{kind.lower()}-{heads}x{length}x64", _attention(kind, heads, length, 64)
+    for size in (8, 32, 64, 128):
+        yield f"attention/causal-{size}", _attention("FLOAT16", 4, 16, size, is_causal=1)
+        yield f"attention/mask-{size}", _attention("FLOAT16", 4, 16, size, "q k v m")
+        yield f"attention/mask-causal-{size}", _attention("FLOAT16", 4, 16, size, "q k v m", is_causal=1)
+
+
+def _attention(
+    kind: str, heads: int, length: int, size: int, inputs: str = "q k v", **attributes: Any
+) -> onnx.ModelProto:
+    number = T.DataType.Value(kind)
+    given: list[Spec] = [(n, number, (1, heads, length, size)) for n in ("q", "k", "v")]
+    given += [("m", number, (1, 1, length, length))] if "m" in inputs.split() else []
+    return model([node("Attention", inputs, **attributes)], given, [("y", number, None)], opset=23, ir=11)
+
+
+def names() -> Graphs:
+    """Nodes that share a name, or have none."""
+    for op in ("Relu", "Conv", "Add", "Identity"):
+        inputs = {"Conv": "{} w", "Add": "{} w"}.get(op, "{}")
+        both = [node(op, inputs.format("x"), "h"), node(op, inputs.format("h"), "y")]
+        stored = {"Conv": {"w": f32(3, 3, 1, 1)}, "Add": {"w": f32(8)}}.get(op, {})
+        for name in ("same", ""):
+            for n in both:
+                n.name = name
+            yield f"names/{op}-{name or 'none'}", model(both, [_X], [_Y], stored)
 
 
 GROUPS = (
@@ -823,5 +829,6 @@ GROUPS = (
     resizes,
     layers,
     attentions,
+    names,
 )
 """Every group of planted graphs."""
