@@ -75,14 +75,20 @@ class Node:
 
 @dataclass
 class View:
-    """A graph, its nodes, and the types, shapes and constants of its values."""
+    """A graph, its nodes, and the types, shapes and constants of its values.
+
+    Attributes:
+        functions: names of the functions that travelled in the model; they are inlined here.
+    """
 
     name: str
     model: onnx.ModelProto
     nodes: list[Node] = field(init=False)
+    functions: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.model.functions:
+        self.functions = tuple(f.name for f in self.model.functions)
+        if self.functions:
             from onnx.inliner import inline_local_functions
 
             with native("ONNX", "inlining functions"):
@@ -163,7 +169,7 @@ class View:
         found = set(self.initializers) - {v.name for v in self.model.graph.input}
         found |= {t.name for t in self.model.graph.initializer}
         for node in self.nodes:
-            if node.op in _RANDOM or _bodies(node.proto):
+            if node.op in _RANDOM or bodies(node.proto):
                 continue
             if node.op in _SHAPE_ONLY and _static(self.shape_of(node.input(0))):
                 found |= set(node.proto.output)
@@ -235,21 +241,22 @@ def _static(shape: Dims | None) -> bool:
     return shape is not None and all(isinstance(dim, int) for dim in shape)
 
 
-def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs inside a node."""
     return [a.g for a in node.attribute if a.HasField("g")] + [g for a in node.attribute for g in a.graphs]
 
 
 def _walk(graph: onnx.GraphProto, depth: int = 0, inside: str = "") -> Iterator[Node]:
     for proto in graph.node:
         yield Node(proto, depth, inside)
-        for body in _bodies(proto):
+        for body in bodies(proto):
             yield from _walk(body, depth + 1, proto.op_type)
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
     for node in graph.node:
-        for body in _bodies(node):
+        for body in bodies(node):
             yield from _graphs(body)
 
 

@@ -7,9 +7,14 @@ count to be a number when the engine is built.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from edgeattn.capabilities._finding import Found, Target
+from edgeattn.capabilities._sizes import SIZED, behind
 from edgeattn.capabilities._view import Dims, Node, View
+
+if TYPE_CHECKING:
+    import onnx
 
 _SOURCE = "onnx-tensorrt docs/operators.md, Loop and If; measured with tensorrt_rtx 1.7.1"
 _SPLIT = "split it into a step graph: edgeattn rewrite --also split_loop"
@@ -17,10 +22,11 @@ _SPLIT = "split it into a step graph: edgeattn rewrite --also split_loop"
 
 def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     """Scan outputs without a constant trip count, and branches that disagree."""
-    if not target.engine.nvidia:
+    engine = target.engine
+    if engine.family == "onnxruntime":
         return
     for node in view.nodes:
-        if node.standard and node.op == "Loop":
+        if node.standard and node.op == "Loop" and engine.nvidia:
             yield from (
                 Found(node.name, r, _SPLIT, "", _SOURCE, node.module)
                 for r in _loop(view, node, target.engine.family == "tensorrt-rtx")
@@ -37,11 +43,23 @@ def _loop(view: View, node: Node, rtx: bool) -> Iterator[str]:
     counted = bool(node.input(0)) and (rtx or view.stored(node.input(0)))
     if scans > 0 and not counted:
         yield f"a Loop that stacks outputs without a {'' if rtx else 'stored '}trip count"
+    if sized := _sized_by_step(view, body):
+        yield f"a Loop in which the sizes of {sized} depend on the step"
     after = _once_around(view, node)
     for given, kept in zip(list(node.proto.input)[2:], body.output[1 : 1 + carried], strict=False):
         before, came = view.shape_of(given), after.get(kept.name)
         if before is not None and came is not None and _grows(before, came):
             yield f"a Loop whose state '{given}' changes its size from {list(before)} to {list(came)}"
+
+
+def _sized_by_step(view: View, body: onnx.GraphProto) -> str:
+    """An operator of a body whose output's size follows from the number of the step; empty where none does."""
+    step = body.input[0].name
+    for child in body.node:
+        for place in SIZED.get(child.op_type, ()):
+            if place < len(child.input) and step in behind(view, child.input[place]):
+                return str(child.op_type)
+    return ""
 
 
 def _once_around(view: View, node: Node) -> dict[str, Dims]:

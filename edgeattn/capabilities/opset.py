@@ -18,7 +18,7 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     if engine.ir.value and view.model.ir_version > engine.ir.value:
         reason = f"file format (IR) {view.model.ir_version}; {engine.title} reads up to {engine.ir.value}"
         yield Found("", reason, "export it with an older onnx package", "", engine.ir.source)
-    if not view.nodes or least <= view.opset <= newest:
+    if not any(node.standard for node in view.nodes) or least <= view.opset <= newest:
         return
     reason = f"opset {view.opset}; {engine.title} reads {least} to {newest}"
     if view.opset > newest >= 17:

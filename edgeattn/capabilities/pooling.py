@@ -19,12 +19,18 @@ _PAGE = "onnx-tensorrt docs/operators.md, MaxPool, AveragePool and LpPool"
 def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     """Dilations, indices, orders of norms, and windows above the limit."""
     engine = target.engine
-    if not engine.nvidia:
+    if engine.family == "onnxruntime":
         return
     for node in view.nodes:
         if node.standard and node.op in _POOLS:
-            for reason, hint, mend in _reasons(node, target):
+            for reason, hint, mend in _of_openvino(node) if not engine.nvidia else _reasons(node, target):
                 yield Found(node.name, reason, hint, mend, engine.window.source or _PAGE, node.module)
+
+
+def _of_openvino(node: Node) -> Iterator[tuple[str, str, str]]:
+    axes = len(node.attributes.get("kernel_shape", ()))
+    if axes > 3:
+        yield f"{node.op} over {axes} axes; at most three are known", "reshape to two axes", ""
 
 
 def _reasons(node: Node, target: Target) -> Iterator[tuple[str, str, str]]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from edgeattn.capabilities._finding import Found, Target
 from edgeattn.capabilities._view import View
 
+_RANK = "measured with openvino 2026.4.1, which refuses it, and tensorrt_rtx 1.7.1, which takes it for a scalar"
+
 
 def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     """Inputs of unknown rank, and dynamic dimensions for an engine that takes none."""
@@ -17,9 +19,9 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     for value in view.inputs:
         shape = view.shape_of(value.name)
         if shape is None and view.type_of(value.name) not in ("", "sequence", "optional", "map"):
-            if engine.nvidia or engine.static.value:
+            if engine.family != "onnxruntime":
                 reason = f"input '{value.name}' has no rank"
-                yield Found("", reason, f"give its shape when exporting: --shape {value.name}=1x3x224x224")
+                yield Found("", reason, f"give its shape when exporting: --shape {value.name}=1x3x224x224", "", _RANK)
         elif shape and engine.static.value and (open_ := [str(d) for d in shape if not isinstance(d, int)]):
             named = ", ".join(open_)
             hint = " ".join(

@@ -1,6 +1,6 @@
 """Does the table of capabilities say what engines say? ``python -m tests.benchmarks.doctor_agreement [ENGINE ...]``.
 
-Every graph of ``doctor_cases`` (ONNX's node tests in their forms, the planted graphs) and, with ``--zoo``, every graph
+Every graph of ``doctor_cases`` (ONNX's node tests in their forms, the planted graphs) and, with ``--zoo DIR``, those
 of every trained model, exported, rewritten and quantized, is put to ``edgeattn.capabilities.findings`` and to the real
 parser and builder in a child process. Prints how often they agree, and each graph they disagree on with both texts:
 first what the table lets pass and the engine refuses.
@@ -21,6 +21,7 @@ from edgeattn.capabilities import findings
 from tests.benchmarks.doctor_ask import ENGINES, Answer
 from tests.benchmarks.doctor_cases import every_case
 from tests.benchmarks.doctor_measure import answered
+from tests.benchmarks.doctor_zoo import zoo_cases
 
 TARGETS = {"tensorrt_rtx": "tensorrt-rtx:sm89", "openvino": "openvino:cpu", "onnxruntime": "onnxruntime"}
 
@@ -79,16 +80,14 @@ def main() -> int:
     arguments.add_argument("--path", default="", help="a directory to import TensorRT for RTX from")
     arguments.add_argument("--keep", type=Path, help="a directory for the answers; those in it are not asked again")
     arguments.add_argument("--only", default="", help="graphs whose name has this in it")
-    arguments.add_argument("--zoo", action="store_true", help="the graphs of every trained model too")
+    arguments.add_argument("--zoo", type=Path, help="a folder that doctor_zoo filled: its graphs too")
     options = arguments.parse_args()
     passed_wrongly = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = [file for file in every_case(folder) if options.only in file.name]
         if options.zoo:
-            from tests.benchmarks.doctor_zoo import zoo_cases
-
-            files += zoo_cases(folder, options.only)
+            files += [file for file in zoo_cases(options.zoo) if options.only in file.name]
         for engine in options.engines or ENGINES:
             path = options.path if engine == "tensorrt_rtx" else ""
             verdicts = compare(files, answered(engine, files, path, options.keep), TARGETS[engine])

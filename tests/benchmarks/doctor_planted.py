@@ -235,6 +235,8 @@ def loops() -> Graphs:
             for grows in (False, True):
                 if not (grows and scan):
                     yield f"loop/trip-{trip}{'-scan' * scan}{'-grows' * grows}", _loop(trip, scan, grows)
+    yield "loop/slice-by-step", _stepwise("Slice", "x nought up", ["up"])
+    yield "loop/gather-by-step", _stepwise("Gather", "x i", [])
     for ranks in ("equal", "different"):
         for condition in ("given", "stored"):
             yield f"if/ranks-{ranks}-{condition}", _branches(ranks, condition)
@@ -264,6 +266,26 @@ def _loop(trip: str, scan: bool, grows: bool) -> onnx.ModelProto:
     stored |= {"n": np.int64(4)} if trip == "stored" else {}
     stored |= {} if trip == "none" else {"go": np.bool_(True)}
     return model([loop], given, [_Y, *([("all", T.FLOAT, None)] if scan else [])], stored)
+
+
+def _stepwise(op: str, inputs: str, ends: Sequence[str]) -> onnx.ModelProto:
+    """A Loop that reads a part of ``x`` which the step chooses, and adds it up."""
+    nodes = [node("Add", "i unit", "next"), node("Reshape", "next minus", "up")] if ends else []
+    nodes += [node(op, inputs, "part"), node("ReduceSum", "part none", "sum", keepdims=0), node("Add", "h sum", "h2")]
+    nodes += [node("Identity", "c", "c2")]
+    ins = [("i", T.INT64, ()), ("c", T.BOOL, ()), ("h", T.FLOAT, ())]
+    outs = [("c2", T.BOOL, ()), ("h2", T.FLOAT, ())]
+    infos = [[helper.make_tensor_value_info(*spec) for spec in specs] for specs in (ins, outs)]
+    body = helper.make_graph(nodes, "body", *infos)
+    stored = {"unit": np.int64(1), "minus": i64(-1), "nought": i64(0), "none": i64(0), "n": np.int64(4)}
+    stored |= {"go": np.bool_(True), "zero": np.float32(0)}
+    used = {name for n in nodes for name in n.input} | {"n", "go", "zero"}
+    stored = {k: v for k, v in stored.items() if k in used}
+    if not ends:
+        nodes[1].input[:] = ["part"]
+        body = helper.make_graph(nodes, "body", *infos)
+        stored.pop("none", None)
+    return model([node("Loop", "n go zero", body=body)], [("x", T.FLOAT, (5,))], [_Y], stored)
 
 
 def _branches(ranks: str, condition: str) -> onnx.ModelProto:
