@@ -1,8 +1,9 @@
 """Mend what a target would refuse: the rewrite, the sizes, the precision and the opset that its findings name.
 
-Each finding names its mend (``rewrite:fold_constants``, ``shapes``, ``scheme:fp16``, ``opset:17``); they are applied in
-that order, since a rewrite wants the newest opset and FP32, and a conversion of the opset the final graph. The result
-is looked at again and judged against the graph it came from, on the same inputs, in an engine without optimisation.
+Each finding names its mend: ``shapes``, ``rewrite:fold_constants``, ``expand:Gelu``, ``scheme:fp16``, ``opset:17``,
+``names``. They are applied in that order, since a rewrite wants the newest opset and FP32, and a conversion of the
+opset the final graph. The result is looked at again after each, and judged in the end against the graph it came from,
+on the same inputs, in an engine without optimisation.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import backends, capabilities, decode, graphs
-from edgeattn.errors import Unsupported, UsageError
+from edgeattn import backends, capabilities, decode, graphs, respell
+from edgeattn.errors import UsageError
 from edgeattn.harness.parity import Limits, judge
 from edgeattn.program import Program, StageRecord
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from edgeattn.capabilities import Finding
     from edgeattn.report.schema import StageParity
 
-_SCHEMES = ("fp16", "bf16")
+_KINDS = ("shapes", "rewrite", "expand", "scheme", "opset", "names")
+_NEEDS_DATA = ("scheme:int8-static",)  # told, and left to the user, who has the data
 
 
 @dataclass(frozen=True)
@@ -71,28 +73,48 @@ def mend(
 
 
 def _next(found: Sequence[Finding], applied: Sequence[str]) -> list[str]:
-    """The mends to do now: all rewrites and sizes at once, else a scheme, else an opset."""
+    """The mends to do now: those of one kind at a time, in the order in which they do not disturb each other."""
     mends = [m for m in dict.fromkeys(f.mend for f in found if f.mend) if m not in applied]
-    first = [m for m in mends if m.startswith("rewrite:") or m == "shapes"]
-    schemes = [m for m in mends if m.partition(":")[2] in _SCHEMES]
-    opsets = [m for m in mends if m.startswith("opset:")]
-    return first or schemes[:1] or opsets[:1]
+    for kind in _KINDS:
+        same = [m for m in mends if m.partition(":")[0] == kind and m not in _NEEDS_DATA]
+        if same:
+            return same if kind not in ("scheme", "opset") else same[:1]
+    return []
 
 
 def _applied(program: Program, wanted: Sequence[str], sizes: Mapping[str, int]) -> Program:
-    kind, _, what = wanted[0].partition(":")
+    kind = wanted[0].partition(":")[0]
+    what = [mend.partition(":")[2] for mend in wanted]
+    if kind == "shapes":
+        return _rewritten(program, ["fix_sizes", "fold_constants"], _sizes(program, sizes))
+    if kind == "rewrite":
+        return _rewritten(program, what, None)
     if kind == "scheme":
         from edgeattn.quantize import quantize
 
-        return quantize(program, what, backends.oracle, ())
+        return quantize(program, what[0], backends.oracle, ())
+    if kind == "expand":
+        spelled = _respelled(program, wanted, lambda model: respell.expanded(model, what))
+        return _rewritten(spelled, ["fold_constants", "remove_noops"], None)
     if kind == "opset":
-        return _converted(program, int(what))
+        return _respelled(program, wanted, lambda model: respell.to_opset(model, int(what[0])))
+    return _respelled(program, wanted, respell.with_own_names)
+
+
+def _rewritten(program: Program, rules: Sequence[str], sizes: Mapping[str, int] | None) -> Program:
     from edgeattn.rewrite import rewrite
 
-    rules = [w.partition(":")[2] for w in wanted if w.startswith("rewrite:")]
-    fixed = _sizes(program, sizes) if "shapes" in wanted else None
-    only = [*rules, *(["fix_sizes", "fold_constants"] if fixed else [])]
-    return rewrite(program, backends.oracle, only=list(dict.fromkeys(only)), sizes=fixed)
+    return rewrite(program, backends.oracle, only=rules, sizes=sizes)
+
+
+def _respelled(
+    program: Program, wanted: Sequence[str], change: Callable[[onnx.ModelProto], onnx.ModelProto]
+) -> Program:
+    """Every graph changed, with a record of it."""
+    started = time.perf_counter()
+    changed = {name: change(model) for name, model in program.graphs.items()}
+    record = StageRecord("respell", time.perf_counter() - started, {"mends": list(wanted)})
+    return program.after(record, graphs=changed)
 
 
 def _sizes(program: Program, given: Mapping[str, int]) -> dict[str, int]:
@@ -108,42 +130,6 @@ def _sizes(program: Program, given: Mapping[str, int]) -> dict[str, int]:
         hint = "give " + " ".join(f"--size {name}=N" for name in missing)
         raise UsageError(f"no size for dimension {', '.join(missing)}", where="--fix", hint=hint)
     return {name: size for name, size in sizes.items() if name in names or name in given}
-
-
-def _converted(program: Program, opset: int) -> Program:
-    """Every graph at an older opset."""
-    started = time.perf_counter()
-    converted = {name: to_opset(model, opset) for name, model in program.graphs.items()}
-    record = StageRecord("convert", time.perf_counter() - started, {"opset": opset})
-    return program.after(record, graphs=converted)
-
-
-def to_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """A copy at an older opset that computes the same, by ONNX's converter, and by ours from 18 to 17.
-
-    Raises:
-        Unsupported: an operator that has no such form there.
-    """
-    from edgeattn.downgrade import to_opset_17
-
-    if graphs.opset_of(model) <= opset:
-        return model
-    if opset > 17 or graphs.opset_of(model) > 18:
-        model = _by_onnx(model, max(opset, 18))
-    return to_opset_17(model) if opset == 17 else model
-
-
-def _by_onnx(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    from onnx import version_converter
-
-    from edgeattn.phase import native
-
-    try:
-        with native("ONNX", "converting the opset"):
-            return version_converter.convert_version(model, opset)
-    except Exception as error:  # the converter raises what it likes
-        what = f"opset {graphs.opset_of(model)} cannot be converted to {opset}: {str(error).strip().splitlines()[-1]}"
-        raise Unsupported(what, hint="export the model again with --opset 18") from error
 
 
 def _judged(program: Program, limits: Limits) -> StageParity:

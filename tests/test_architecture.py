@@ -27,6 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "twin",
             "progress",
             "publish",
+            "respell",
             "rounding",
             "preflight",
             "plainyaml",

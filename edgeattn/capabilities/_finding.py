@@ -17,8 +17,8 @@ class Finding:
         check: the check that found it, a file of this folder. graph: graph name.
         node: its name (its first output's, if it has none); empty where the whole graph is meant.
         reason: what is wrong, in one clause. hint: the rewrite, flag or command that mends it.
-        mend: what ``edgeattn doctor --fix`` does about it: ``rewrite:RULE``, ``opset:17``, ``scheme:fp16``,
-            ``shapes``; empty where nothing here mends it.
+        mend: what ``edgeattn doctor --fix`` does about it: ``rewrite:RULE``, ``expand:OPERATOR``, ``scheme:fp16``,
+            ``opset:17``, ``shapes``, ``names``; empty where nothing here mends it.
         source: where that is known from: a page, a changelog, or ``measured with`` a version.
         module: the PyTorch module that the node came from, where the exporter wrote it down.
     """

@@ -12,7 +12,7 @@ from edgeattn.capabilities._finding import Found, Target
 from edgeattn.capabilities._view import Node, View
 
 _SOURCE = "onnx-tensorrt docs/operators.md 10.15, Attention; measured with tensorrt_rtx 1.7.1"
-_HINT = "export with --opset 18, which spells attention out"
+_HINT = "spell it out: edgeattn doctor --fix, or export with --opset 18"
 
 
 def find(view: View, target: Target, precision: str) -> Iterator[Found]:
@@ -22,7 +22,7 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     for node in view.nodes:
         if node.standard and node.op == "Attention":
             for reason in _reasons(view, node, target):
-                yield Found(node.name, reason, _HINT, "", _SOURCE, node.module)
+                yield Found(node.name, reason, _HINT, "expand:Attention", _SOURCE, node.module)
 
 
 def _reasons(view: View, node: Node, target: Target) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from edgeattn.capabilities._finding import Found, Target
 from edgeattn.capabilities._view import View
+from edgeattn.respell import expandable
 
 _QUANTIZED = {
     "DynamicQuantizeLinear",
@@ -18,16 +19,11 @@ _QUANTIZED = {
     "ConvInteger",
 }
 _INSTEAD = {
-    **dict.fromkeys(_QUANTIZED, ("quantize the float model with int8-static: QuantizeLinear and DequantizeLinear", "")),
-    "Gelu": ("rewrite it into Erf, or export with --opset 18", ""),
-    "LayerNormalization": ("export with --opset 16 or older, which spells it out", ""),
-    "Attention": ("export with --opset 18, which spells attention out", ""),
-    "Einsum": ("edgeattn rewrite --only lower_einsum", "rewrite:lower_einsum"),
-    "RMSNormalization": ("export with --opset 18, which spells it out", ""),
-    "RotaryEmbedding": ("export with --opset 18, which spells it out", ""),
-    "NonZero": ("use a mask of fixed size instead of positions", ""),
-    "Compress": ("use Where with a mask, which keeps the size", ""),
+    **dict.fromkeys(_QUANTIZED, "quantize the float model with int8-static: QuantizeLinear and DequantizeLinear"),
+    "NonZero": "use a mask of fixed size instead of positions",
+    "Compress": "use Where with a mask, which keeps the size",
 }
+_RULES = {"Einsum": "lower_einsum"}
 
 
 def find(view: View, target: Target, precision: str) -> Iterator[Found]:
@@ -35,9 +31,20 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     engine = target.engine
     for node in view.nodes:
         if node.standard and node.op not in engine.operators.value:
-            hint, mend = _INSTEAD.get(node.op, ("express it in other operators, or run this part elsewhere", ""))
+            hint, mend = _instead(node.op, view.opset)
             reason = f"{engine.title} has no {node.op}"
             yield Found(node.name, reason, hint, mend, engine.operators.source, node.module)
+
+
+def _instead(op: str, opset: int) -> tuple[str, str]:
+    """A hint and a mend for an operator that is not there."""
+    if op in _INSTEAD:
+        return _INSTEAD[op], ""
+    if op in _RULES:
+        return f"edgeattn rewrite --only {_RULES[op]}", f"rewrite:{_RULES[op]}"
+    if expandable(op, opset):
+        return "spell it out as ONNX defines it: edgeattn doctor --fix", f"expand:{op}"
+    return "express it in other operators, or run this part elsewhere", ""
 
 
 CHECK = find
