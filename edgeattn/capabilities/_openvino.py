@@ -28,6 +28,7 @@ def row(device: str) -> Engine:
         carried=Fact(frozenset(), source),
         typing=Fact("optional", "OpenVINO: INFERENCE_PRECISION_HINT"),
         constants=Fact({"Dropout": (2,), "STFT": (1,), "Unsqueeze": (1,)}, source),
+        folded=Fact(frozenset({"Unsqueeze"}), source),
         quantized=Fact(frozenset(), source),
         zero_points=Fact(True, source),
         static=Fact(device == "npu", f"{_PAGES}/npu-device.html: static shapes only"),

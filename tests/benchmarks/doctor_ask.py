@@ -47,33 +47,28 @@ def ask(
 def _one_child(engine: str, files: Sequence[Path], capability: str, path: str, python: str) -> dict[Path, Answer]:
     found = os.environ.get("PYTHONPATH", "")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (path, found)))}
-    child = subprocess.Popen(
-        [python, __file__, "--child", engine, capability],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    given = "".join(f"{file}\n" for file in files)
-    threading.Thread(target=_feed, args=(child.stdin, given), daemon=True).start()
-    watch = _Watch(child)
+    command = [python, __file__, "--child", engine, capability]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     answers: dict[Path, Answer] = {}
     reading: Path | None = None
-    for line in child.stdout:  # engines print there too
-        watch.again()
-        if line.startswith("@ask "):
-            reading = Path(line[5:].strip())
-        elif line.startswith("@answer ") and reading is not None:
-            answers[reading], reading = Answer(**json.loads(line[8:])), None
-    watch.stop()
-    code = child.wait()
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as child:
+        assert child.stdout is not None
+        given = "".join(f"{file}\n" for file in files)
+        feeder = threading.Thread(target=_feed, args=(child.stdin, given), daemon=True)
+        feeder.start()
+        watch = _Watch(child)
+        for line in child.stdout:  # engines print there too
+            watch.again()
+            if line.startswith("@ask "):
+                reading = Path(line[5:].strip())
+            elif line.startswith("@answer ") and reading is not None:
+                answers[reading], reading = Answer(**json.loads(line[8:])), None
+        watch.stop()
+        feeder.join()
     if reading is not None:
-        answers[reading] = Answer(False, "died", f"the process ended with {code}")
+        answers[reading] = Answer(False, "died", f"the process ended with {child.returncode}")
     elif not answers:
-        raise RuntimeError(f"{engine} cannot be asked here: its process ended with {code}")
+        raise RuntimeError(f"{engine} cannot be asked here: its process ended with {child.returncode}")
     return answers
 
 

@@ -21,7 +21,12 @@ _SMALL = 16  # elements: axes, shapes, scales, zero points
 
 def every_case(folder: Path) -> list[Path]:
     """All of them, as files in a folder."""
-    files = node_cases(folder)
+    return [*node_cases(folder), *planted_cases(folder)]
+
+
+def planted_cases(folder: Path) -> list[Path]:
+    """The planted graphs, as ``planted.GROUP.NAME.onnx``."""
+    files = []
     for name, model in planted().items():
         values = {told.key: np.asarray(json.loads(told.value)) for told in model.metadata_props}
         files.append(_written(folder / f"planted.{name.replace('/', '.')}.onnx", model, values))

@@ -34,7 +34,7 @@ def measured(package: str, models: Mapping[Path, onnx.ModelProto], answers: Mapp
     tried = {n.op_type for m in models.values() for n in all_nodes(m.graph) if n.domain in STANDARD_DOMAINS}
     return {
         "package": package,
-        "newest_opset": max(_opset(m) for m in taken.values()),
+        "newest_opset": min(max(_opset(m) for m in taken.values()), onnx.defs.onnx_opset_version()),
         "newest_ir": max(m.ir_version for m in taken.values()),
         "operators": sorted(operators),
         "refused": {op: _reason(op, models, answers) for op in sorted(tried - operators)},
@@ -72,8 +72,16 @@ def _by_types(
     refused = {op: sorted(tried[op] - taken.get(op, set())) for op in judged}
     return {
         "refused_types": {op: types for op, types in refused.items() if types},
-        "taken_types": {op: sorted(types) for op in judged if (types := taken.get(op, set()))},
+        "taken_types": {op: types for op in judged if (types := sorted(filter(_odd, taken.get(op, set()))))},
     }
+
+
+_USUAL = {"float", "float16", "bfloat16", "double", "int32", "int64", "bool", "nothing"}
+
+
+def _odd(types: str) -> bool:
+    """Whether a type is among them that engines do not compute in as a rule."""
+    return not set(types.split(">")) <= _USUAL
 
 
 def signature(view: View) -> str:
