@@ -26,7 +26,7 @@ def row(version: str) -> Engine:
     """The capabilities of a release; 1.3 is no longer on PyPI and reads as 1.4, the oldest that could be asked."""
     asked = "1.4" if version == "1.3" else version
     measured = _measured.table("tensorrt_rtx")["versions"][asked]
-    source = f"measured with tensorrt_rtx {measured['package']}"
+    source = f"measured with tensorrt_rtx {measured['package']} on a machine without a GPU"
     near = _tensorrt.row("10.15")
     places = {**near.constants.value} | {
         "CumSum": (1,),
