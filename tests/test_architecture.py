@@ -34,6 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "complaints",
             "arrays",
             "target",
+            "profile",
             "theirs",
             "memory",
             "worker",

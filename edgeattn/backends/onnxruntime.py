@@ -91,6 +91,9 @@ class OnnxRuntimeBackend:
     extra = "onnxruntime"
     devices = ("cpu",)
     joins = False
+    profiled = False
+    typed = False
+    knobs = ()
     qdq = QdqDialect(
         unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True, unpacks_at_once=False
     )
