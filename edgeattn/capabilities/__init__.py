@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from edgeattn import registry
 from edgeattn.capabilities._finding import Engine, Fact, Finding, Target
-from edgeattn.capabilities._targets import resolve, targets
+from edgeattn.capabilities._targets import closest, resolve, targets
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Engine", "Fact", "Finding", "Target", "findings", "resolve", "targets"]
+__all__ = ["Engine", "Fact", "Finding", "Target", "closest", "findings", "resolve", "targets"]
 
 
 def findings(graphs: Mapping[str, onnx.ModelProto], target: str, precision: str = "fp32") -> list[Finding]:
@@ -40,4 +40,6 @@ def findings(graphs: Mapping[str, onnx.ModelProto], target: str, precision: str 
         for check in registry.names("capabilities"):
             for f in registry.get("capabilities", check)(view, engine, precision):
                 found.append(Finding(check, graph, f.node, f.reason, f.hint, f.mend, f.source, f.module))
+    if {f.graph for f in found if f.check == "precision"} != set(graphs):  # some graph is in what is asked for
+        found = [f for f in found if f.check != "precision"]
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeattn.capabilities import _onnxruntime, _openvino, _tensorrt, _tensorrt_rtx
-from edgeattn.capabilities._finding import Target
+from edgeattn.capabilities._finding import Target, numbers
 from edgeattn.errors import UnknownName, UsageError
 
 # JetPack -> the TensorRT it ships; NVIDIA does not support upgrading one without the other before JetPack 6.
@@ -54,6 +54,13 @@ def resolve(target: str) -> Target:
         return Target(target, _openvino.row(_one(target, parts, _openvino.DEVICES, "cpu")))
     _one(target, parts, ("cpu",), "cpu")
     return Target(target, _onnxruntime.row())
+
+
+def closest(family: str, version: str) -> str:
+    """The newest version in the table that is not newer than this one; the newest of all where none is given."""
+    known = [name for name in targets()[family] if numbers(name) and "." in name]
+    older = [name for name in known if numbers(name) <= numbers(version)] if version else known
+    return max(older or known[:1], key=numbers)
 
 
 def _one(target: str, parts: list[str], known: tuple[str, ...], default: str) -> str:

@@ -11,9 +11,9 @@ from edgeattn.capabilities._finding import Engine, Fact
 
 VERSIONS = ("1.3", "1.4", "1.5", "1.6", "1.7")
 CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-_MATRIX = "TensorRT for RTX support matrix: precisions by compute capability"
+_MATRIX = "TensorRT for RTX support matrix, precisions by compute capability; measured with tensorrt_rtx 1.7.1"
 _MISSING = {
-    "sm75": frozenset({"bfloat16", "float8e4m3fn", "float4e2m1", "int8", "int4", "float product"}),
+    "sm75": frozenset({"bfloat16", "float8e4m3fn", "float4e2m1", "int4", "float product"}),
     "sm80": frozenset({"float8e4m3fn", "float4e2m1"}),
     "sm86": frozenset({"float8e4m3fn", "float4e2m1"}),
     "sm89": frozenset({"float4e2m1"}),

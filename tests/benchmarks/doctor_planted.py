@@ -187,6 +187,9 @@ def _quantized_layers() -> Graphs:
     yield "qdq-conv/weight-float", model([*front, *packed, node("Conv", "d dw")], [_X], [_Y], float_weight)
     unsigned = stored | {"w": np.abs(weight).astype(np.uint8), "wz": np.uint8(0)}
     yield "qdq-conv/weight-uint8", model([*front, unpack, node("Conv", "d dw")], [_X], [_Y], unsigned)
+    product = {"s": scale, "z": zero, "w": weight.reshape(27, 16), "ws": scale, "wz": zero}
+    unpack = node("DequantizeLinear", "w ws wz", "dw")
+    yield "qdq-matmul", model([*front, unpack, node("MatMul", "d dw")], [("x", T.FLOAT, (4, 27))], [_Y], product)
     table = {"e": np.random.default_rng(0).integers(-127, 127, (50, 8)).astype(np.int8), "s": scale, "z": zero}
     rows = [node("Gather", "e i", "g"), node("DequantizeLinear", "g s z")]
     yield "qdq/gather-int8", model(rows, [("i", T.INT64, (4,))], [_Y], table)
