@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, OptionalOut, Patience, Quiet, app
-from edgeattn.cli.stages import Inputs, Shapes, save, specs
+from edgeattn.cli.stages import Inputs, Shapes, fixed_sizes, save, specs
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.capabilities import Finding, Target
+    from edgeattn.drawing import Given
     from edgeattn.program import Program
 
 EXIT_REFUSED = Unsupported.exit_code
@@ -48,25 +49,53 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """What a target would refuse of a model, and what mends it; exit 4 if it would. Without a model: this machine."""
-    from edgeattn import capabilities, storage
+    from edgeattn import capabilities, drawing, storage
 
     with Ui(as_json, quiet, [source] if source else [], out, timeout) as ui:
         _consistent(source, target, precision, fix, out)
         if source is None:
             _machine(ui)
             return
-        row = capabilities.resolve(target)
+        asked = _Asked(source, capabilities.resolve(target), precision)
         program = storage.load(source, ui.warn)
-        found = capabilities.findings(program.graphs, target, precision)
         if fix:
-            given = (inputs, shape or [], size or [])
-            _fix(ui, program, (source, out, force), (target, precision), given)
+            given = drawing.Given(inputs, specs(shape or []))
+            _fix(ui, asked, program, fixed_sizes(size or []), given, out, force)
             return
-        facts = {**_facts(row, precision), "passes": not found, "findings": [_told(f) for f in found]}
-        ui.emit(facts, _summary(source, row, precision, found))
+        found = capabilities.findings(program.graphs, target, precision)
+        ui.emit({**asked.facts(), "passes": not found, "findings": _told(found)}, asked.summary(source, found))
         _table(ui, found)
         if found:
             raise typer.Exit(EXIT_REFUSED)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A file, and what it is looked at for."""
+
+    source: Path
+    target: Target
+    precision: str
+
+    def facts(self) -> dict[str, Any]:
+        engine = self.target.engine
+        return {
+            "target": self.target.text,
+            "engine": engine.title,
+            "compute_capabilities": list(self.target.capabilities),
+            "precision": self.precision,
+            "opsets": list(engine.opsets.value),
+            "typing": engine.typing.value,
+        }
+
+    def summary(self, file: Path, found: Sequence[Finding]) -> str:
+        engine = " ".join((self.target.engine.title, *self.target.capabilities))
+        if not found:
+            return f"{file}: nothing that {engine} would refuse in {self.precision}"
+        mends = [mend for mend in dict.fromkeys(f.mend for f in found) if mend]
+        tail = f"; --fix applies {', '.join(mends)}" if mends else ""
+        findings = f"{len(found)} findings" if len(found) > 1 else "1 finding"
+        return f"{file}: {engine} would refuse it: {findings}{tail}"
 
 
 def _consistent(source: Path | None, target: str, precision: str, fix: bool, out: Path | None) -> None:
@@ -81,108 +110,70 @@ def _consistent(source: Path | None, target: str, precision: str, fix: bool, out
         raise UsageError("nothing is written without --fix", where=f"-o {out}", hint="add --fix, or leave -o out")
 
 
-def _facts(row: Target, precision: str) -> dict[str, Any]:
-    engine = row.engine
-    return {
-        "target": row.text,
-        "engine": engine.title,
-        "compute_capabilities": list(row.capabilities),
-        "precision": precision,
-        "opsets": list(engine.opsets.value),
-        "typing": engine.typing.value,
-    }
-
-
-def _told(finding: Finding) -> dict[str, str]:
-    return {**asdict(finding), "where": finding.where}
-
-
-def _summary(source: Path, row: Target, precision: str, found: Sequence[Finding]) -> str:
-    engine = row.engine.title + "".join(f" {c}" for c in row.capabilities)
-    if not found:
-        return f"{source}: nothing that {engine} would refuse in {precision}"
-    mends = [m for m in dict.fromkeys(f.mend for f in found) if m]
-    tail = f"; --fix applies {', '.join(mends)}" if mends else ""
-    return f"{source}: {engine} would refuse it: {len(found)} findings{tail}"
+def _told(found: Sequence[Finding]) -> list[dict[str, str]]:
+    return [{**asdict(finding), "where": finding.where} for finding in found]
 
 
 def _table(ui: Ui, found: Sequence[Finding]) -> None:
-    if not found:
-        return
+    """A row for each reason, with the first nodes that it holds for."""
     grouped: dict[tuple[str, str], list[Finding]] = {}
     for f in found:
         grouped.setdefault((f.reason, f.hint), []).append(f)
-    rows = []
-    for (reason, hint), same in list(grouped.items())[:_MOST]:
-        places = ", ".join(dict.fromkeys(f.where or f.graph for f in same[:3])) + (
-            f" and {len(same) - 3} more" if len(same) > 3 else ""
-        )
-        rows.append((same[0].check, places, reason, hint, same[0].source))
-    ui.table(("check", "where", "reason", "what mends it", "known from"), rows)
+    rows = [(g[0].check, _places(g), g[0].reason, g[0].hint, g[0].source) for g in list(grouped.values())[:_MOST]]
+    if rows:
+        ui.table(("check", "where", "reason", "what mends it", "known from"), rows)
     if len(grouped) > _MOST:
         ui.log(f"{len(grouped) - _MOST} more kinds; --json lists all")
 
 
+def _places(found: Sequence[Finding]) -> str:
+    named = ", ".join(dict.fromkeys(f.where or f"graph {f.graph}" for f in found[:3]))
+    return named + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
 def _fix(
-    ui: Ui,
-    program: Program,
-    files: tuple[Path, Path | None, bool],
-    asked: tuple[str, str],
-    given: tuple[Path | None, list[str], list[str]],
+    ui: Ui, asked: _Asked, program: Program, sizes: dict[str, int], given: Given, out: Path | None, force: bool
 ) -> None:
     """Apply the mends, publish the result where it is the same function, and tell what is left."""
-    from edgeattn import backends, capabilities, drawing, storage
-    from edgeattn.cli.stages import _sizes as sizes_of
+    from edgeattn import backends, storage
     from edgeattn.mend import mend
     from edgeattn.publish import guard
 
-    (source, out, force), (target, precision) = files, asked
     if out is not None:
-        guard(out, [source])
-    wanted = drawing.Given(given[0], specs(given[1]))
-    program = storage.with_reference(program, backends.oracle, given=wanted, warn=ui.warn)
-    result = mend(program, target, precision, sizes_of(given[2]), lambda line: ui.listen(line, 0, None))
-    failed = [name for name, o in result.parity.outputs.items() if o.verdict == "fail"]
-    wrote = out if out is not None and not failed else None
+        guard(out, [asked.source])
+    program = storage.with_reference(program, backends.oracle, given=given, warn=ui.warn)
+    result = mend(program, asked.target.text, asked.precision, sizes, lambda line: ui.listen(line, 0, None))
+    outputs = result.parity.outputs
+    failed = [name for name, output in outputs.items() if output.verdict == "fail"]
+    wrote = None if failed else out
     if wrote is not None:
         save(result.program, wrote, force)
-    row = capabilities.resolve(target)
-    worst = max((o.max_abs or 0.0 for o in result.parity.outputs.values()), default=0.0)
-    done = ", ".join(result.applied) or "nothing to mend"
+    worst = max((output.max_abs or 0.0 for output in outputs.values()), default=0.0)
     judged = f"within {worst:.1e} of the original on {result.parity.case_count} cases"
     judged = f"differs from the original at {', '.join(failed)}; nothing was written" if failed else judged
-    ui.emit(
-        {
-            **_facts(row, precision),
-            "passes": not result.left and not failed,
-            "applied": list(result.applied),
-            "parity": result.parity.model_dump(mode="json"),
-            "out": None if wrote is None else str(wrote),
-            "findings": [_told(f) for f in result.left],
-        },
-        f"{done}: {judged}"
-        + (f"; wrote {wrote}" if wrote else "")
-        + f"\n{_summary(source if wrote is None else wrote, row, precision, result.left)}",
-    )
+    told = f"{', '.join(result.applied) or 'nothing to mend'}: {judged}{f'; wrote {wrote}' if wrote else ''}"
+    facts = {
+        "passes": not result.left and not failed,
+        "applied": list(result.applied),
+        "parity": result.parity.model_dump(mode="json"),
+        "out": None if wrote is None else str(wrote),
+        "findings": _told(result.left),
+    }
+    ui.emit({**asked.facts(), **facts}, f"{told}\n{asked.summary(wrote or asked.source, result.left)}")
     _table(ui, result.left)
-    if failed:
-        raise typer.Exit(EXIT_GATE_FAILED)
-    if result.left:
-        raise typer.Exit(EXIT_REFUSED)
+    if failed or result.left:
+        raise typer.Exit(EXIT_GATE_FAILED if failed else EXIT_REFUSED)
 
 
 def _machine(ui: Ui) -> None:
-    """What is installed here, and what the table knows beyond it."""
+    """What is installed here, what of it runs here, and the targets that the table knows."""
     from edgeattn import backends, capabilities, registry
 
-    rows, facts = [], []
+    facts = []
     for name in registry.names("backends"):
         backend = registry.get("backends", name)
         here = backend.probe()
         runs = backend.executes(backends.Options(device=backend.devices[0])) if here.available else here
-        told = here.version if here.available else f"no: {here.why}"
-        where = "yes" if runs.available else f"no: {runs.why}" if here.available else "no"
-        rows.append((name.replace("_", "-"), told, where, here.hint if not here.available else runs.hint))
         facts.append(
             {
                 "engine": name.replace("_", "-"),
@@ -190,10 +181,14 @@ def _machine(ui: Ui) -> None:
                 "version": here.version,
                 "runs": runs.available,
                 "why": runs.why,
-                "hint": runs.hint or here.hint,
+                "hint": runs.hint,
             }
         )
     known = capabilities.targets()
     ui.emit({"engines": facts, "targets": {family: list(names) for family, names in known.items()}})
+    rows = [
+        (f["engine"], f["version"] if f["builds"] else "no", "yes" if f["runs"] else f"no: {f['why']}", f["hint"])
+        for f in facts
+    ]
     ui.table(("engine", "builds here", "runs here", "hint"), rows)
     ui.table(("target", "doctor knows"), [(family, ", ".join(names)) for family, names in known.items()])

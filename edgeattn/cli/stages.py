@@ -159,7 +159,7 @@ def rewrite(
                 only=only or (),
                 skip=skip or (),
                 also=also or (),
-                sizes=_sizes(fix or []),
+                sizes=fixed_sizes(fix or []),
                 chooser=chooser,
                 progress=lambda line: ui.listen(line, 0, None),
                 repro=Path(scratch),
@@ -318,7 +318,7 @@ def _settings(texts: list[str]) -> dict[str, Any]:
     return found
 
 
-def _sizes(texts: list[str]) -> dict[str, int]:
+def fixed_sizes(texts: list[str]) -> dict[str, int]:
     """``batch=1`` or ``x:0=1`` as a name and a size."""
     sizes: dict[str, int] = {}
     for text in texts:

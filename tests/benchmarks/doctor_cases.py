@@ -16,6 +16,7 @@ import onnx
 
 from tests.benchmarks.doctor_planted import planted
 
+_IR, _USUAL_OPSET = 10, 18  # that every engine reads; that PyTorch's exporter writes
 _SMALL = 16  # elements: axes, shapes, scales, zero points
 
 
@@ -34,16 +35,18 @@ def planted_cases(folder: Path) -> list[Path]:
 
 
 def node_cases(folder: Path) -> list[Path]:
-    """ONNX's node tests as files: as they are, ``NAME.stored.onnx``, and ``NAME.low.onnx`` in the oldest opset."""
+    """ONNX's node tests as files: as they are, ``NAME.stored.onnx``, ``NAME.low.onnx`` in the oldest opset in
+    which its operators are the same, and ``NAME.usual.onnx`` in the one that exporters write, where that knows them."""
     files = []
     for name, model, feeds in _loaded():
         files += [_written(folder / f"{name}.onnx", model, feeds)]
         stored = _stored(model, feeds)
         if stored is not None:
             files += [_written(folder / f"{name}.stored.onnx", stored, {})]
-        low = _lowered(stored or model)
-        if low is not None:
-            files += [_written(folder / f"{name}.low.onnx", low, {} if stored is not None else feeds)]
+        left = {} if stored is not None else feeds
+        low, usual = _lowered(stored or model), _at(stored or model, _USUAL_OPSET)
+        files += [_written(folder / f"{name}.low.onnx", low, left)] if low is not None else []
+        files += [_written(folder / f"{name}.usual.onnx", usual, left)] if usual is not None else []
     return files
 
 
@@ -82,6 +85,25 @@ def _stored(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> onnx.ModelP
     return copy if copy.graph.initializer else None
 
 
+def _at(model: onnx.ModelProto, opset: int) -> onnx.ModelProto | None:
+    """A copy that says it is in an older opset; None where that opset does not know it, by ONNX's full check."""
+    if any(node.domain for node in model.graph.node) or model.functions:
+        return None
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.ir_version = _IR
+    for own in copy.opset_import:
+        if own.domain == "":
+            if own.version <= opset:
+                return None
+            own.version = opset
+    try:
+        onnx.checker.check_model(copy, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        return None
+    return copy
+
+
 def _lowered(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """A copy in the oldest opset in which its operators read the same; None where that is its own."""
     opset = next((o for o in model.opset_import if o.domain == ""), None)
@@ -93,7 +115,7 @@ def _lowered(model: onnx.ModelProto) -> onnx.ModelProto | None:
         return None
     if any(a.HasField("g") for n in model.graph.node for a in n.attribute):
         return None
-    least, ir = max([*since, 11]), min(model.ir_version, 10)
+    least, ir = max([*since, 11]), min(model.ir_version, _IR)
     if (least, ir) == (opset.version, model.ir_version):
         return None
     copy = onnx.ModelProto()
