@@ -18,7 +18,7 @@ class Form:
     Attributes:
         ops: the operators. broken: the question. hint: what mends it.
         families: engines it holds for. source: where that is known from.
-        lifted: the TensorRT release that lifted it; empty where none has.
+        lifted: the TensorRT release that lifted it; empty where none has. mend: as a Finding's.
     """
 
     ops: tuple[str, ...]
@@ -27,6 +27,7 @@ class Form:
     families: tuple[str, ...] = ("tensorrt", "tensorrt-rtx")
     source: str = "onnx-tensorrt docs/operators.md, restrictions; measured with tensorrt_rtx 1.7.1"
     lifted: tuple[int, ...] = ()
+    mend: str = ""
 
 
 def attribute(name: str, allowed: tuple[object, ...], default: object) -> Callable[[Node, View], str]:
@@ -86,4 +87,4 @@ def ask(forms: Sequence[Form], view: View, target: Target) -> Iterator[Found]:
                 continue
             if what := form.broken(node, view):
                 reason = f"{what}, which {engine.title} does not read"
-                yield Found(node.name, reason, form.hint, "", form.source, node.module)
+                yield Found(node.name, reason, form.hint, form.mend, form.source, node.module)

@@ -6,7 +6,7 @@ the parser about ONNX's node tests; TensorRT's own list (docs/operators.md) says
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from edgeattn.capabilities._finding import Found, Target
 from edgeattn.capabilities._form import (
@@ -79,6 +79,33 @@ def _stored_places(node: Node, view: View) -> str:
     return "TensorScatter to stored places" if node.input(2) and view.known(node.input(2)) else ""
 
 
+def _integer_power(place: int) -> Callable[[Node, View], str]:
+    def broken(node: Node, view: View) -> str:
+        kind = view.type_of(node.input(place))
+        return f"Pow with {('a base', 'an exponent')[place]} of {kind.upper()}" if kind.startswith("int") else ""
+
+    return broken
+
+
+def _rich_einsum(node: Node, view: View) -> str:
+    equation = str(node.attributes.get("equation", "")).replace(" ", "")
+    terms = equation.partition("->")[0].split(",")
+    twice = any(len(set(term)) < len(term) for term in terms)
+    return f"Einsum '{equation}' with an ellipsis or a diagonal" if "..." in equation or twice else ""
+
+
+def _all_ones(node: Node, view: View) -> str:
+    shape = view.shape_of(node.input(0))
+    sized = shape is not None and all(isinstance(dim, int) for dim in shape)
+    return "" if sized or node.input(1) or "axes" in node.attributes else "Squeeze without axes of dynamic dimensions"
+
+
+def _by_channel(node: Node, view: View) -> str:
+    return "GroupNormalization with a scale for each channel" if view.opset >= 21 else ""
+
+
+_CHANGES = "onnx-tensorrt docs/Changelog.md"
+_TRT = ("tensorrt",)
 FORMS: tuple[Form, ...] = (
     Form(("LayerNormalization",), _one_output, "compute mean and deviation with ReduceMean"),
     Form(("Mod",), float_modulo, "set fmod=1, or cast to INT64"),
@@ -109,6 +136,43 @@ FORMS: tuple[Form, ...] = (
     Form(("LSTM", "GRU", "RNN"), attribute("layout", (0,), 0), "export with layout 0 and a Transpose", ("tensorrt",)),
     Form(("LSTM", "GRU", "RNN"), _two_ways, "use two layers, one each way"),
     Form(("LSTM",), attribute("input_forget", (0,), 0), "use separate gates"),
+    Form(
+        ("ScatterElements",),
+        attribute("reduction", ("none",), "none"),
+        "add the old values before",
+        _TRT,
+        f"{_CHANGES}, 10.0 EA",
+        (10, 0),
+    ),
+    Form(
+        ("Pad",),
+        attribute("mode", ("constant", "edge", "reflect"), "constant"),
+        "concatenate the parts",
+        _TRT,
+        f"{_CHANGES}, 10.0 EA",
+        (10, 0),
+    ),
+    Form(("Pow",), _integer_power(1), "cast the exponent to FLOAT", _TRT, f"{_CHANGES}, 10.8", (10, 8)),
+    Form(("Pow",), _integer_power(0), "cast the base to FLOAT", _TRT, f"{_CHANGES}, 10.12", (10, 12)),
+    Form(
+        ("Einsum",),
+        _rich_einsum,
+        "edgeattn rewrite --only lower_einsum",
+        _TRT,
+        f"{_CHANGES}, 10.12",
+        (10, 12),
+        "rewrite:lower_einsum",
+    ),
+    Form(
+        ("GroupNormalization",),
+        _by_channel,
+        "export with --opset 18",
+        _TRT,
+        f"{_CHANGES}, 10.9",
+        (10, 9),
+        "expand:GroupNormalization",
+    ),
+    Form(("Squeeze",), _all_ones, "name the axes", _TRT, "NVIDIA/TensorRT release notes, 11.5", (11, 5)),
     Form(
         ("GridSample",), volume, "sample slice by slice", ("tensorrt",), "NVIDIA/TensorRT release notes, 11.2", (11, 2)
     ),

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgeattn.capabilities._finding import Found, Target
+from edgeattn.capabilities._finding import Engine, Found, Target
 from edgeattn.capabilities._view import View
 
+_BY_DATA = ("Compress", "NonMaxSuppression", "NonZero", "Unique")
 _RANK = "measured with openvino 2026.4.1, which refuses it, and tensorrt_rtx 1.7.1, which takes it for a scalar"
 
 
@@ -29,6 +30,18 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
             )
             reason = f"input '{value.name}' has dynamic dimensions: {named}"
             yield Found("", reason, f"edgeattn rewrite {hint}", "shapes", engine.static.source)
+    if engine.static.value:
+        yield from _by_data(view, engine)
+
+
+def _by_data(view: View, engine: Engine) -> Iterator[Found]:
+    """Operators whose output is as large as the data says."""
+    for node in view.nodes:
+        counted = node.op != "Loop" or view.known(node.input(0))
+        if node.standard and (node.op in _BY_DATA or not counted):
+            reason = f"how much {node.op} gives is known only while it runs; {engine.title} takes static shapes only"
+            hint = "use a mask of fixed size, or run this part elsewhere"
+            yield Found(node.name, reason, hint, "", engine.static.source, node.module)
 
 
 CHECK = find

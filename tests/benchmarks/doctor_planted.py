@@ -799,6 +799,11 @@ def layers() -> Graphs:
         "Shrink",
     ):
         yield f"activation/{op}", model([node(op, "x")], [_X], [_Y])
+    yield "squeeze/no-axes", model([node("Squeeze", "x")], [("x", T.FLOAT, (1, 3, 1))], [_Y])
+    for base, exponent in (("FLOAT", "INT64"), ("FLOAT", "INT32"), ("INT64", "INT64"), ("INT32", "FLOAT")):
+        kinds = [T.DataType.Value(kind) for kind in (base, exponent)]
+        given = [("x", kinds[0], (4,)), ("b", kinds[1], (4,))]
+        yield f"pow/{base.lower()}-{exponent.lower()}", model([node("Pow", "x b")], given, [("y", kinds[0], None)])
     yield "prelu", model([node("PRelu", "x s")], [_X], [_Y], {"s": f32(3, 1, 1)})
 
 
