@@ -43,7 +43,7 @@ def test_compile_builds_one_engine_for_two_gpus_and_says_that_it_did_not_run(tmp
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["precision"]["effective"] == "fp32"
-    assert told["execution"] == {"ran": False, "why": "this machine has no NVIDIA GPU"}
+    assert (told["execution"]["ran"], told["execution"]["why"]) == (False, "this machine has no NVIDIA GPU")
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert manifest["device"] == "sm89,sm120"
     assert (tmp_path / "b" / manifest["graphs"]["main"]["file"]).stat().st_size > 100_000
