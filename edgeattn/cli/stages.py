@@ -232,7 +232,7 @@ def compile_(
         given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
         if fix:
-            program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=_sizes(fix))
+            program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=fixed_sizes(fix))
         own, spans = _settings(setting or []), _buckets(profile or [])
         options = replace(options, profiles=spans, settings=own)
         backends.check_settings(backend, options, "--engine", "--profile")
