@@ -27,6 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "twin",
             "progress",
             "publish",
+            "respell",
             "rounding",
             "preflight",
             "plainyaml",
@@ -40,7 +41,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "worker",
         }
     ),
-    frozenset({"recipe", "report", "recognise"}),
+    frozenset({"recipe", "report", "recognise", "capabilities"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
     frozenset(
         {
@@ -58,7 +59,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"opened", "choose", "benefits", "budget", "job", "slowness", "training"}),
-    frozenset({"tune", "gating"}),
+    frozenset({"tune", "gating", "mend"}),
     frozenset({"outcome"}),
     frozenset({"pipeline"}),
     frozenset({"cli"}),

@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import rounding
 from edgeattn.backends import Availability, Engine, Executed, Options, Refusal, rounded
-from edgeattn.backends._common import newer_opsets, precision_summary
+from edgeattn.backends._common import precision_summary
 from edgeattn.backends._tensorrt_layers import declared
+from edgeattn.capabilities import findings
 from edgeattn.downgrade import to_opset_17
 from edgeattn.errors import Unsupported
-from edgeattn.graphs import histogram, macs_by_node, opset_of
+from edgeattn.graphs import macs_by_node, opset_of
 from edgeattn.kit.board.versions import JETPACKS, ROWS, Row
 from edgeattn.preflight import read_model
 from edgeattn.program import Program, QdqDialect
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from edgeattn.program import Arrays, Session
 
 _CPU = "cpu"  # no device of ours: where a written graph is judged, never where an engine is
-_HALVES = ("fp16", "bf16")
-_NEVER = ("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul")
 
 
 class JetsonBackend:
@@ -60,23 +58,20 @@ class JetsonBackend:
         return Availability(False, why=why, hint="take the kit there and run python3 build.py, then python3 verify.py")
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
-        """Opsets, operators and precisions that the board's TensorRT does not have."""
-        row = _row(options)
+        """What the board's TensorRT would not take of the graphs as they would be written."""
         if program.ir:
             hint = "quantize with int8-static, which is the portable one"
             return [Refusal("*", "", "the program was made for OpenVINO alone", hint)]
-        refusals = [] if row.opset == 17 else newer_opsets(program, row.opset)
-        if options.precision == "bf16" and not row.bf16:
-            why = f"TensorRT {row.version} of {_jetpack(options)} has no bfloat16"
-            refusals.append(Refusal("*", "", why, "use precision fp16"))
+        written: dict[str, onnx.ModelProto] = {}
+        refusals = []
         for graph, model in program.graphs.items():
-            refusals += _refused(graph, model, row)
-        typed = [rounding.types_in(model) for model in program.graphs.values()]
-        if options.precision in _HALVES and typed and not any(options.precision in kinds for kinds in typed):
-            why = f"a board computes in what the graph says, and nothing in this graph is {options.precision}"
-            hint = f"cast it first: edgeattn quantize --scheme {options.precision}, `quantize:` in a recipe"
-            refusals.append(Refusal("*", "", why, hint))
-        return refusals
+            try:
+                written[graph] = lowered(model, _row(options))
+            except Unsupported as refused:
+                why = f"TensorRT {_row(options).version} reads opset 17, and {refused.what}"
+                refusals.append(Refusal(graph, refused.where, why, "take a board with JetPack 6.1 or later"))
+        found = findings(written, f"jetson:{options.device}", options.precision)
+        return [*refusals, *(Refusal(f.graph, f.node, f.reason, f.hint) for f in found)]
 
     def compile(self, program: Program, options: Options, out: Path) -> Engine:
         """Write each graph in an opset that the board reads, and say what it declares."""
@@ -137,32 +132,8 @@ def lowered(model: onnx.ModelProto, row: Row) -> onnx.ModelProto:
 
     result = onnx.ModelProto()
     result.CopyFrom(to_opset_17(model) if opset_of(model) == 18 and row.opset == 17 else model)
-    result.ir_version = min(result.ir_version, max(8, onnx.helper.find_min_ir_version_for(result.opset_import)))
+    result.ir_version = min(result.ir_version, max(8, onnx.helper.find_min_ir_version_for(result.opset_import, True)))
     return result
-
-
-def _refused(graph: str, model: onnx.ModelProto, row: Row) -> list[Refusal]:
-    found = []
-    known = histogram(Program({graph: model}))
-    if dynamic := [op for op in _NEVER if op in known]:
-        hint = "quantize with int8-static, whose scales are in the graph"
-        found.append(Refusal(graph, "", f"TensorRT has no {', '.join(dynamic)}", hint))
-    if row.opset == 17 and opset_of(model) > 17:
-        found += _not_lowered(graph, model, row)
-    return found
-
-
-def _not_lowered(graph: str, model: onnx.ModelProto, row: Row) -> list[Refusal]:
-    """Why a graph cannot be given in opset 17."""
-    if opset_of(model) > 18:
-        why = f"opset {opset_of(model)} is newer than {row.opset}, which TensorRT {row.version} reads"
-        return [Refusal(graph, "", why, "export with --opset 17")]
-    try:
-        lowered(model, row)
-    except Unsupported as refused:
-        why = f"TensorRT {row.version} reads opset 17, and {refused.what}"
-        return [Refusal(graph, refused.where, why, "take a board with JetPack 6.1 or later")]
-    return []
 
 
 def _row(options: Options) -> Row:

@@ -160,7 +160,7 @@ def rewrite(
                 only=only or (),
                 skip=skip or (),
                 also=also or (),
-                sizes=_sizes(fix or []),
+                sizes=fixed_sizes(fix or []),
                 chooser=chooser,
                 progress=lambda line: ui.listen(line, 0, None),
                 repro=Path(scratch),
@@ -234,7 +234,7 @@ def compile_(
         given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
         if fix:
-            program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=_sizes(fix))
+            program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=fixed_sizes(fix))
         own, spans = _settings(setting or []), _buckets(profile or [])
         options = replace(options, profiles=spans, settings=own)
         backends.check_settings(backend, options, "--engine", "--profile")
@@ -332,7 +332,7 @@ def _settings(texts: list[str]) -> dict[str, Any]:
     return found
 
 
-def _sizes(texts: list[str]) -> dict[str, int]:
+def fixed_sizes(texts: list[str]) -> dict[str, int]:
     """``batch=1`` or ``x:0=1`` as a name and a size."""
     sizes: dict[str, int] = {}
     for text in texts:

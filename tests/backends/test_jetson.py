@@ -46,11 +46,22 @@ def test_opset_18_becomes_17_for_the_tensorrt_of_jetpack_5_and_stays_elsewhere(t
 
 
 REFUSED = [
-    ("jp5.1", "fp32", lambda: _reduced(19), "opset 19 is newer than 17", "--opset 17"),
-    ("jp6.2", "fp32", lambda: _reduced(21), "opset 21 is newer than 20", "--opset 18"),
-    ("jp6.0", "bf16", conv_net, "TensorRT 8.6 of JetPack 6.0 has no bfloat16", "precision fp16"),
-    ("jp6.2", "fp16", conv_net, "nothing in this graph is fp16", "quantize --scheme fp16"),
+    ("jp5.1", "fp32", lambda: _reduced(19), "opset 19; TensorRT 8.5 reads 7 to 17", "--opset 17"),
+    ("jp6.2", "fp32", lambda: _reduced(21), "opset 21; TensorRT 10.3 reads 7 to 20", "--opset 20"),
+    ("jp6.0", "bf16", conv_net, "TensorRT 8.6 has no BF16", "--precision fp16"),
+    ("jp6.2", "fp16", conv_net, "fp16 is asked for and no tensor is FLOAT16", "quantize --scheme fp16"),
+    ("jp5.1", "fp16", conv_net, "it would be built in FP32", "quantize --scheme fp16"),
+    ("jp6.2", "int8", lambda: _dynamic(), "DynamicQuantizeLinear", "int8-static"),
 ]
+
+
+def _dynamic() -> onnx.ModelProto:
+    """Activations that are quantized while the graph runs."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"], name="quantize"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], name="dequantize"),
+    ]
+    return model(nodes, {"x": [1, 4]}, {"y": [1, 4]})
 
 
 @pytest.mark.parametrize(("device", "precision", "graph", "why", "hint"), REFUSED)
