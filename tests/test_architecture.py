@@ -46,6 +46,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "harness",
+            "fed",
             "kits",
             "returned",
             "export",

@@ -12,8 +12,9 @@ from onnx import helper
 
 from edgeattn import registry
 from edgeattn.backends import Options, oracle
+from edgeattn.fed import profiles
 from edgeattn.graphs import opset_of
-from edgeattn.kits import profiles, types
+from edgeattn.kits import types
 from edgeattn.program import Case, Program, Reference, Stop, Wiring
 from tests.conftest import edgeattn
 from tests.graphs import conv_net, model
