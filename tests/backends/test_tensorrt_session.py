@@ -53,6 +53,11 @@ def test_replays_a_shape_from_its_second_time_on_and_never_with_stale_addresses(
         assert runtime.launched == launched, f"batch {size}"
 
 
+def test_takes_arrays_as_they_lie_in_memory(runtime: Runtime) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(3, 4).T[:3]
+    np.testing.assert_array_equal(doubling(runtime).run({"x": x})["y"], x * 2)
+
+
 def test_feeds_that_fit_no_bucket_are_told_which_do(runtime: Runtime) -> None:
     opened = doubling(runtime)
     message = "the engine was not built for batch=9; it takes batch 1 or batch 2 to 8; --profile builds for others"
