@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import pytest
 
-import edgeattn
+from edgeattn import backends
 from edgeattn.backends import Options, _nvidia
 from edgeattn.backends._common import precision_summary
 from edgeattn.backends._tensorrt_layers import completed, executed, inspected, products
@@ -213,7 +213,7 @@ def test_a_product_that_no_layer_names_does_not_pass_for_what_the_others_run_in(
 
 def test_nothing_lets_a_plan_run_code_on_the_host() -> None:
     """``engine_host_code_allowed`` is False unless somebody sets it, and no file here does."""
-    package = Path(edgeattn.__file__).parent
+    package = Path(backends.__file__).parent.parent
     names = [
         f"{file.name}:{node.lineno}"
         for file in package.rglob("*.py")
