@@ -70,10 +70,7 @@ def build(model: onnx.ModelProto, order: Order) -> Built:
     """
     trt, engine, started = order.trt, order.engine, time.perf_counter()
     before = _held()
-    heard = _log(trt)
-    builder = trt.Builder(heard)
-    network = builder.create_network(_flags(trt, order.version))
-    _parse(model, network, heard, order)
+    builder, network, heard = parsed(model, order)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -93,6 +90,19 @@ def build(model: onnx.ModelProto, order: Order) -> Built:
         raise _failure(heard.errors, engine, "building the engine")
     kept = b"" if cache is None else bytes(cache.serialize())
     return Built(bytes(plan), heard.layers, kept, time.perf_counter() - started, _grown(before))
+
+
+def parsed(model: onnx.ModelProto, order: Order) -> tuple[Any, Any, Any]:
+    """A builder, its network of the graph, and the log of both.
+
+    Raises:
+        EngineFailed: the parser refuses a node.
+    """
+    heard = _log(order.trt)
+    builder = order.trt.Builder(heard)
+    network = builder.create_network(_flags(order.trt, order.version))
+    _parse(model, network, heard, order)
+    return builder, network, heard
 
 
 def _flags(trt: Any, version: Version) -> int:
