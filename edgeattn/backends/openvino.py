@@ -29,7 +29,7 @@ from edgeattn.backends._common import (
     refusal,
     usable_cores,
 )
-from edgeattn.backends._openvino_graph import extremes_apart, fake_quantized
+from edgeattn.backends._openvino_graph import extremes_apart, fake_quantized, gated_in_int8
 from edgeattn.errors import MissingPackage
 from edgeattn.graphs import macs_by_node
 from edgeattn.phase import native
@@ -100,6 +100,7 @@ class OpenVinoBackend:
         unsigned=True,
         signed_elsewhere=True,
         requantize_conv_outputs=True,
+        light_gates=True,
         dynamic="engine",
         group=_GROUP,
     )
@@ -213,7 +214,7 @@ def _read(model: onnx.ModelProto) -> Any:
     try:
         with native("OpenVINO", "reading the graph"):
             read = _core().read_model(outside.hollow(model).SerializeToString())
-            return extremes_apart(fake_quantized(_with_constants(read, weights)))
+            return gated_in_int8(extremes_apart(fake_quantized(_with_constants(read, weights))))
     except Exception as error:
         raise refusal("openvino", error) from error
 
