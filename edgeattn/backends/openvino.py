@@ -29,17 +29,12 @@ from edgeattn.backends._common import (
     probe_package,
     refusal,
 )
-<<<<<<< HEAD
-from edgeattn.backends._openvino_graph import extremes_apart, fake_quantized, gated_in_int8
-from edgeattn.errors import MissingPackage
-=======
 from edgeattn.backends._openvino_layers import executed, products, timed
 from edgeattn.backends._openvino_models import core, frozen, read, save, thawed
 from edgeattn.backends._openvino_session import OpenVinoSession
 from edgeattn.backends._openvino_settings import GROUP, compiled, in_force, planned, settings
 from edgeattn.backends._openvino_shapes import not_static
 from edgeattn.backends._openvino_state import StatefulSession, make_stateful, noted, pairs
->>>>>>> main
 from edgeattn.graphs import macs_by_node
 from edgeattn.program import Program, QdqDialect, Session
 
@@ -189,26 +184,12 @@ def _keeps_state(options: Options) -> bool:
     return options.stateful
 
 
-<<<<<<< HEAD
-def _read(model: onnx.ModelProto) -> Any:
-    """The graph as OpenVINO's; weights that lie outside become constants over the mapped files."""
-    from edgeattn import outside
-
-    weights = {tensor.name: outside.array(tensor) for tensor in outside.tensors(model)}
-    try:
-        with native("OpenVINO", "reading the graph"):
-            read = _core().read_model(outside.hollow(model).SerializeToString())
-            return gated_in_int8(extremes_apart(fake_quantized(_with_constants(read, weights))))
-    except Exception as error:
-        raise refusal("openvino", error) from error
-=======
 def _unknown_precision(options: Options, known: tuple[str, ...]) -> Refusal:
     first = next(iter(devices.members(options.device)), "cpu")
     what = "this CPU" if first == "cpu" else f"the {first.upper()}"
     others = [p for p in known if p != "bf16"]
     why = f"{what} does not compute in {options.precision}; OpenVINO would fall back to {others[0]}"
     return Refusal("*", "", why, f"use precision {' or '.join(others)} here")
->>>>>>> main
 
 
 def _models(file: Path) -> dict[Path, Any]:
