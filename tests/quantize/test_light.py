@@ -16,11 +16,16 @@ from edgeattn.program import Case, Program, StageRecord
 from edgeattn.quantize import Settings, quantize
 from edgeattn.quantize._light import lighten
 from edgeattn.recognise import recognise
-from tests.quantize.test_gates import CAM, SE, TANH, WIDE, net, sam, w
+from tests.quantize.test_gates import CAM, SE, TANH, WIDE, net, sam
 
+RNG = np.random.default_rng(1)
 SIZE = 28
 CBAM = [*CAM, *sam("u")]
 ENGINE = registry.get("backends", "openvino").qdq
+
+
+def image_of(size: int = SIZE) -> np.ndarray:
+    return RNG.standard_normal((1, 3, size, size)).astype(np.float32)
 
 
 def made(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...], dict[str, onnx.NodeProto]]:
@@ -53,7 +58,7 @@ def test_lighter_gates_are_the_same_gates(case: str) -> None:
     light, changed, _ = made(graph)
     onnx.checker.check_model(light, full_check=True)
     assert sorted(changed) == lighter
-    image = w(1, 3, *(d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim[2:]), scale=1.0)
+    image = image_of(graph.graph.input[0].type.tensor_type.shape.dim[2].dim_value)
     for wanted, got in zip(run(graph, image, gates), run(light, image, gates), strict=True):
         # The same products, some multiplied in another order and summed once more: the parity every rewrite is held to.
         np.testing.assert_allclose(got, wanted, atol=1e-5, rtol=1e-4)
@@ -103,7 +108,7 @@ def test_any_other_gate_stays_as_it_is(case: str) -> None:
 
 
 def quantized(graph: onnx.ModelProto, gate: str) -> tuple[onnx.ModelProto, dict[str, object]]:
-    data = [Case("c", {"image": w(1, 3, SIZE, SIZE, scale=1.0)}) for _ in range(6)]
+    data = [Case("c", {"image": image_of()}) for _ in range(6)]
     program = Program({"main": graph}, history=(StageRecord("test", 0.0),))
     result = quantize(program, "int8-static", backends.oracle, iter(data), Settings(gate=gate, qdq=ENGINE))
     return result.graphs["main"], dict(result.history[-1].notes)
@@ -116,7 +121,7 @@ def test_openvino_computes_them_right_with_every_wide_map_in_int8(case: str, gat
     graph, lighter, _ = CASES[case]
     ours, notes = quantized(graph, gate)
     assert sorted(notes["gates_made_lighter"]) == lighter  # type: ignore[call-overload]
-    image = w(1, 3, SIZE, SIZE, scale=1.0)
+    image = image_of()
     (wanted,) = run(graph, image, ())
     engine, options = registry.get("backends", "openvino"), Options("cpu", "int8", 1)
     got = engine.load(ours, options).run({"image": image})["y"]
