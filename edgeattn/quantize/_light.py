@@ -1,14 +1,16 @@
 """Gates rewritten to read and compute less, for engines that ask for it. A float graph in, a float graph out.
 
-Three identities, each exact up to the order of addition; where one does not fit, that part stays as it is:
+Four identities, each exact up to the order of addition; where one does not fit, that part stays as it is:
 
 1. The mean of ``W·r + b`` is ``W·mean(r) + b``: behind a pointwise convolution the mean reads what the convolution
    reads, a quarter of the channels in a bottleneck, and W is folded into the gate's first layer.
 2. ``V·a + V·m = V·(a + m)``: the second layer of a shared MLP runs once, over the sum of what its branches hide.
-3. A k×k convolution of two planes W wide is a k×1 convolution from 2W to W channels whose weights are a band
+3. The largest value of a map is the largest of its rows' largest: poolings, which engines run on INT8 as it lies and
+   side by side, where a reduction over a whole map unpacks it and has one value a channel to share out.
+4. A k×k convolution of two planes W wide is a k×1 convolution from 2W to W channels whose weights are a band
    (a Toeplitz matrix): engines fill their lanes with channels, of which the planes have two.
 
-(1: SE, Hu et al. 2018, equation 2. 2: CBAM, Woo et al. 2018, equation 2. 3: equation 3 there.)
+(1: SE, Hu et al. 2018, equation 2. 2: CBAM, Woo et al. 2018, equation 2. 4: equation 3 there.)
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ def lighten(model: onnx.ModelProto, found: Sequence[Attention]) -> Light:
 
     edit = _Edit(GraphIndex(model))
     parts = [half for attention in found for half in (attention.parts or (attention,))]
-    gates = tuple(part.gate for part in parts if _REWRITES.get(part.kind, _unlike)(edit, part))
+    done = [part.gate for part in parts for step in _REWRITES.get(part.kind, ()) if step(edit, part)]
+    gates = tuple(dict.fromkeys(done))
     if not gates:
         return Light(model, tuple(found), (), {})
     light = onnx.ModelProto()
@@ -102,10 +105,6 @@ def lighten(model: onnx.ModelProto, found: Sequence[Attention]) -> Light:
     added = frozenset(name for made in edit.taken.values() for node in made for name in node.output)
     widened = tuple(replace(a, nodes=a.nodes | added) if a.family == "gate" else a for a in found)
     return Light(light, widened, gates, edit.floats)
-
-
-def _unlike(_edit: _Edit, _part: Attention) -> bool:
-    return False
 
 
 def _mean_before(edit: _Edit, part: Attention) -> bool:
@@ -163,8 +162,22 @@ def _both_branches(
     return True
 
 
-def _as_band(edit: _Edit, part: Attention) -> bool:
+def _largest_by_rows(edit: _Edit, part: Attention) -> bool:
     """3."""
+    size = (edit.index.shape(part.features) or ())[2:]
+    pools = [n for n in edit.index.consumers[part.features] if n.op_type == "GlobalMaxPool"]
+    if len(pools) != 1 or len(size) != 2 or not all(isinstance(d, int) for d in size):
+        return False
+    output = pools[0].output[0]
+    edit.taken[output] = [
+        edit.node("MaxPool", [part.features], f"{output}/rows", kernel_shape=[1, size[1]]),
+        edit.node("MaxPool", [f"{output}/rows"], output, kernel_shape=[size[0], 1]),
+    ]
+    return True
+
+
+def _as_band(edit: _Edit, part: Attention) -> bool:
+    """4."""
     index = edit.index
     squash = index.producer[part.gate]
     conv = index.producer.get(squash.input[0]) if squash.input else None
@@ -193,7 +206,7 @@ def _as_band(edit: _Edit, part: Attention) -> bool:
     return True
 
 
-_REWRITES = {"se": _mean_before, "cam": _mean_before, "sam": _as_band}
+_REWRITES = {"se": (_mean_before,), "cam": (_mean_before, _largest_by_rows), "sam": (_as_band,)}
 
 
 def _band(weight: Array, columns: int) -> Array:

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from edgeattn import backends, registry
 from edgeattn.backends import Options
-from edgeattn.graphs import with_outputs
+from edgeattn.graphs import attributes, with_outputs
 from edgeattn.program import Case, Program, StageRecord
 from edgeattn.quantize import Settings, quantize
 from edgeattn.quantize._light import lighten
@@ -47,7 +47,11 @@ CASES = {
     "cbam": (net(CBAM, size=SIZE), ["gate", "mask"], ["gate", "mask"]),
     "cbam in opset 17": (net([*CAM, *sam("u", 17)], size=SIZE, opset=17), ["gate", "mask"], ["gate", "mask"]),
     "cbam of a small map keeps its convolution": (net(CBAM, size=14), ["gate"], ["gate", "mask"]),
-    "cbam behind a 3x3 convolution keeps its mean": (net(CBAM, size=SIZE, head=WIDE), ["mask"], ["gate", "mask"]),
+    "cbam behind a 3x3 convolution keeps its mean": (
+        net(CBAM, size=SIZE, head=WIDE),
+        ["gate", "mask"],
+        ["gate", "mask"],
+    ),
     "se with another activation": (net(TANH, size=SIZE), ["gate"], ["gate"]),
 }
 
@@ -71,6 +75,7 @@ def test_the_mean_reads_what_the_convolution_reads_and_the_second_layer_runs_onc
     stored = {tensor.name: tuple(tensor.dims) for tensor in light.graph.initializer}
     shapes = [stored[nodes[name].input[1]] for name in ("h/mean", "h/max", "e")]
     assert shapes == [(8, 32, 1, 1), (8, 64, 1, 1), (64, 8, 1, 1)]
+    assert [list(attributes(nodes[name])["kernel_shape"]) for name in ("max/rows", "max")] == [[1, SIZE], [SIZE, 1]]
     assert not {"f1", "f2_twice", "k"} & set(stored), "weights that nothing reads would stay in the file"
 
 
@@ -84,11 +89,15 @@ def _unequal() -> onnx.ModelProto:
     return graph
 
 
+@pytest.mark.parametrize("graph", [_unequal(), net(CAM, size=SIZE, extra=("h",))], ids=["not shared", "read outside"])
+def test_an_mlp_that_is_not_one_of_two_branches_stays_as_it_is(graph: onnx.ModelProto) -> None:
+    _, _, nodes = made(graph)
+    assert [list(nodes[name].input) for name in ("mean", "both", "h")] == [["x"], ["mean", "max"], ["both", "f1", "g1"]]
+
+
 NEAR_MISSES = {
     "behind a 3x3 convolution": net(SE, size=SIZE, head=WIDE),
     "a mean read outside": net(SE, size=SIZE, extra=("mean",)),
-    "layers that are not shared": _unequal(),
-    "a hidden value read outside": net(CAM, size=SIZE, extra=("h",)),
     "planes read outside": net(sam("x"), size=SIZE, extra=("planes",)),
     "rows too long for a band": net(sam("x"), size=72),
     "rows of unknown length": net(sam("x"), size=SIZE, batch="batch"),
