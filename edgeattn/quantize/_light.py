@@ -93,13 +93,15 @@ def lighten(model: onnx.ModelProto, found: Sequence[Attention]) -> Light:
     light = onnx.ModelProto()
     light.CopyFrom(model)
     del light.graph.node[:], light.graph.value_info[:]
+    dropped: set[str] = set()
     for node in model.graph.node:
-        made = edit.taken.get(node.output[0], [node])
-        for new in made if made != [node] else ():
-            new.metadata_props.extend(node.metadata_props)
-        light.graph.node.extend(made)
-    read = {name for node in light.graph.node for name in node.input} | {value.name for value in light.graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+        if node.output[0] in edit.taken:
+            dropped.update(node.input)
+            for new in edit.taken[node.output[0]]:
+                new.metadata_props.extend(node.metadata_props)
+        light.graph.node.extend(edit.taken.get(node.output[0], [node]))
+    dropped -= {name for node in light.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in dropped]
     del light.graph.initializer[:]
     light.graph.initializer.extend([*kept, *(numpy_helper.from_array(a, name) for name, a in edit.constants.items())])
     added = frozenset(name for made in edit.taken.values() for node in made for name in node.output)
@@ -110,7 +112,7 @@ def lighten(model: onnx.ModelProto, found: Sequence[Attention]) -> Light:
 def _mean_before(edit: _Edit, part: Attention) -> bool:
     """1, and 2 where the mean and the maximum share an MLP."""
     index = edit.index
-    pools = [n for n in index.consumers[part.features] if n.op_type == "GlobalAveragePool"]
+    pools = [n for n in index.consumers.get(part.features, []) if n.op_type == "GlobalAveragePool"]
     writer = index.producer.get(part.features)
     if len(pools) != 1 or writer is None or writer.op_type != "Conv" or not pointwise(index, writer):
         return False
@@ -165,7 +167,7 @@ def _both_branches(
 def _largest_by_rows(edit: _Edit, part: Attention) -> bool:
     """3."""
     size = (edit.index.shape(part.features) or ())[2:]
-    pools = [n for n in edit.index.consumers[part.features] if n.op_type == "GlobalMaxPool"]
+    pools = [n for n in edit.index.consumers.get(part.features, []) if n.op_type == "GlobalMaxPool"]
     if len(pools) != 1 or len(size) != 2 or not all(isinstance(d, int) for d in size):
         return False
     output = pools[0].output[0]
