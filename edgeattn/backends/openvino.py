@@ -62,6 +62,7 @@ class OpenVinoBackend:
         unsigned=True,
         signed_elsewhere=True,
         requantize_conv_outputs=True,
+        light_gates=True,
         dynamic="engine",
         group=GROUP,
     )
