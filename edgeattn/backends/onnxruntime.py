@@ -27,6 +27,7 @@ from edgeattn.backends._common import (
     refusal,
     usable_cores,
 )
+from edgeattn.backends._onnxruntime_steps import Steps, keeps_sizes
 from edgeattn.errors import MissingPackage
 from edgeattn.graphs import macs_by_node
 from edgeattn.phase import native
@@ -86,6 +87,22 @@ class OnnxRuntimeSession:
         except Exception as error:
             raise explain_failure("onnxruntime", error, self.inputs, feeds) from error
         return dict(zip(self._names, values, strict=True))
+
+    def steps(self, feeds: Arrays, outputs: Arrays, state: Mapping[str, str]) -> Steps | None:
+        """See :class:`edgeattn.program.Stepping`."""
+        from onnxruntime import OrtValue
+
+        if not keeps_sizes(self.inputs, self.outputs, state):
+            return None
+        binding, share = self._session.io_binding, OrtValue.ortvalue_from_numpy
+        return Steps(feeds, outputs, state, binding=binding, share=share, run=self._run_bound)
+
+    def _run_bound(self, binding: Any) -> None:
+        try:
+            with _RUNNING:
+                self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise refusal("onnxruntime", error) from error
 
 
 class OnnxRuntimeBackend:

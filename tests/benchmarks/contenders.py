@@ -1,7 +1,8 @@
 """Who runs in the benchmark table: our INT8 engines and what a user would pick instead, each as one callable.
 
 Every contender computes the same thing on the same input, batch 1, with the same number of threads, through the
-thinnest call its engine offers: PyTorch under ``inference_mode``, the others as their sessions take NumPy arrays.
+thinnest call its engine offers: PyTorch under ``inference_mode``, the others as their sessions take NumPy arrays, and a
+decoder's step, whoever made it, as edgeattn's decode loop calls that engine.
 """
 
 from __future__ import annotations

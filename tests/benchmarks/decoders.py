@@ -18,7 +18,7 @@ import onnx
 from edgeattn import choose, export, registry, source
 from edgeattn.backends import Options, oracle
 from edgeattn.models import Source
-from edgeattn.program import Program, Session, Wiring
+from edgeattn.program import Program, Session, Stepping, Wiring
 from edgeattn.rewrite import rewrite
 
 BAHDANAU = {
@@ -45,12 +45,16 @@ def step_calls(threads: int, engines: tuple[str, ...] = ("onnxruntime", "openvin
 
 
 def step(engine: str, options: Options, program: Program, length: int) -> Callable[[], object]:
-    """One decoder step on what the encoder gives for a source of some length."""
+    """One decoder step on what the encoder gives for a source of some length, called as the decode loop calls it."""
     backend = registry.get("backends", engine)
     sessions = {graph: backend.load(model, options) for graph, model in program.graphs.items()}
-    assert program.wiring is not None
-    loop, feeds = sessions[program.wiring.loop], handed(sessions, program.wiring, length)
-    return lambda: loop.run(feeds)
+    wiring = program.wiring
+    assert wiring is not None
+    loop, feeds = sessions[wiring.loop], handed(sessions, wiring, length)
+    token = wiring.stop.token.split(".")[1]
+    links = {to.split(".")[1]: origin.split(".")[1] for to, origin in wiring.state.items()}
+    following = loop.steps(feeds, loop.run(feeds), links) if isinstance(loop, Stepping) else None
+    return (lambda: loop.run(feeds)) if following is None else lambda: following({token: feeds[token]})
 
 
 def handed(sessions: Mapping[str, Session], wiring: Wiring, length: int) -> dict[str, np.ndarray]:
