@@ -1,8 +1,8 @@
 """remove_noops: operators that hand their input on unchanged go.
 
 What: Cast to the same type, Transpose that keeps the order, Reshape to the shape that is there, Flatten of a matrix,
-Dropout at inference, Slice of everything, adding 0, multiplying or dividing by 1, Concat of one value, Gather of a value
-out of the stack that it was just put into.
+Dropout at inference, Slice of everything, adding 0, multiplying or dividing by 1, Concat of one value, Gather of what
+was just put into a stack.
 
 Why: exporters write them for every view, dropout and type promotion. Each costs a launch, some a copy, and all of them
 stand between the operators that other rules and engines look for.
