@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ def test_an_idle_session_leaves_the_cores_to_others(running: Backend) -> None:
         before = time.process_time()
         time.sleep(0.04)
         burnt.append(time.process_time() - before)
-    assert min(burnt) < 0.005  # other tests' threads may be at work during some of the pauses
+    assert statistics.median(burnt) < 0.005  # other tests' threads may be at work in a pause or two
 
 
 def test_names_the_input_that_does_not_fit(running: Backend) -> None:
