@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeattn.errors import BadInput
-from edgeattn.program import Session, Stepping, Wiring
+from edgeattn.program import Session, Wiring
 
 if TYPE_CHECKING:
     from edgeattn.program import Array, Arrays
@@ -91,19 +91,16 @@ def _steps(sessions: Sessions, wiring: Wiring, feeds: Arrays, once: Arrays) -> G
     """A coroutine: send it a token ``(batch,)``, it runs one step and yields that step's outputs."""
     step = sessions[wiring.loop]
     fixed = {**feeds, **_wired(wiring.loop, wiring.feeds, once)}
+    state = _initial_state(step, wiring, fixed)
     token_name = _tensor(wiring.stop.token)
-    links = {_tensor(target): _tensor(source) for target, source in wiring.state.items()}
-    token = yield {}
-    given = _select(step, {**fixed, **_initial_state(step, wiring, fixed), token_name: token})
-    out = step.run(given)
-    following = step.steps(given, out, links) if isinstance(step, Stepping) else None
+    if (hold := getattr(step, "hold", None)) is not None:  # an engine on a device keeps there what comes back to it
+        unchanging = {spec.name for spec in step.inputs} - state.keys() - {token_name}
+        step = hold({_tensor(t): _tensor(s) for t, s in wiring.state.items()}, frozenset(unchanging))
+    out: dict[str, Array] = {}
     while True:
         token = yield out
-        if following is not None:
-            out = {name: value.copy() for name, value in following({token_name: token}).items()}
-        else:
-            given |= {target: out[source] for target, source in links.items()} | {token_name: token}
-            out = step.run(given)
+        out = step.run(_select(step, {**fixed, **state, token_name: token}))
+        state = {_tensor(target): out[_tensor(source)] for target, source in wiring.state.items()}
 
 
 def _initial_state(step: Session, wiring: Wiring, fixed: Arrays) -> dict[str, Array]:

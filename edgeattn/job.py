@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn import calib, export, registry, source, tasks
 from edgeattn.arrays import check_feeds
-from edgeattn.backends import Availability, Backend, Options, parse_target, require_running
+from edgeattn.backends import Availability, Backend, Options, check_settings, parse_target, require_running
 from edgeattn.backends._common import usable_cores
 from edgeattn.errors import BadInput, MissingPackage, Unsupported, UsageError
 from edgeattn.program import Case, Program, Session
@@ -78,10 +78,13 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
         raise MissingPackage(backend_name, backend.extra, why=here.why)
     threads = recipe.latency.threads or usable_cores()
     export.use_threads(threads)
-    job = Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen, notes=[*model.notes])
+    options = Options(device, recipe.precision, threads, profiles=recipe.profile, settings=recipe.engine)
+    check_settings(backend, options, recipe.where("engine"), recipe.where("profile"))
+    job = Job(recipe, model, known, backend, options, listen, notes=[*model.notes])
     if recipe.quantize and recipe.quantize.calib and find(recipe.quantize.scheme).calibrated:
         _first_calibrated(job, recipe.quantize.calib)
     _refuse_measuring(job)
+    _refuse_untyped(job)
     refuse_unsupported(job, Program({}))  # a precision or device this machine lacks is known before any work
     return job
 
@@ -92,6 +95,17 @@ def _refuse_measuring(job: Job) -> None:
         require_running(job.backend, job.options, f"'tune' ({job.recipe.where('tune')})")
     if job.recipe.quantize and job.recipe.quantize.gate == "auto":
         require_running(job.backend, job.options, f"'gate: auto' ({job.recipe.where('quantize', 'gate')})")
+
+
+def _refuse_untyped(job: Job) -> None:
+    """An engine that computes in what the graph says needs a scheme that says it."""
+    asked = job.recipe.precision
+    if job.backend.typed and asked in ("fp16", "bf16") and job.recipe.quantize is None:
+        raise UsageError(
+            f"{job.recipe.target} computes in what the graph says, and the graph is exported in fp32",
+            where=job.recipe.where("precision"),
+            hint=f"add 'quantize: {{scheme: {asked}}}'",
+        )
 
 
 def _refuse_unportable(recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ from edgeattn import decode, graphs, outside, report
 from edgeattn.backends._common import file_size
 from edgeattn.bundle.pack import answered_sample, pack
 from edgeattn.harness import attention, environment
-from edgeattn.harness.precision import audit
+from edgeattn.harness.precision import audit, measured
 from edgeattn.program import Program, Session, StageRecord
 from edgeattn.report import schema
 
@@ -90,6 +90,7 @@ def make_report(
             reference_bytes=sum(outside.size(m) for m in exported.graphs.values()),
             engine_bytes=file_size(engine.directory, engine.files.values()),
         ),
+        build=schema.BuildReport(seconds=engine.seconds, peak_bytes=measured(engine.effective)["peak_bytes"]),
         environment=environment.describe(threads=job.threads),
         notes=tuple(job.notes),
     )

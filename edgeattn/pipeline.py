@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, report, tune
+from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, progress, report, tune
+from edgeattn import profile as profiles
 from edgeattn.backends import Engine, calibrator, oracle, rounded
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
@@ -29,7 +30,10 @@ UNDONE = "undone"  # in the run directory: examples of rules that had to be undo
 _TASK_BATCH = 50
 _LATENCY_SECONDS = 60.0  # a machine that has not settled by then will not: the verdict is inconclusive
 _PICTURES = 4
-_OPEN = "parity is its graph's, and the bundle's self-test expects what that graph computes; task and latency are open"
+_OPEN = (
+    "parity is its graph's, and the bundle's self-test expects what that graph computes; task and latency are open, "
+    "and no rewrite rule was chosen by measurement"
+)
 
 
 def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, listen: Listener = silent) -> schema.Report:
@@ -69,6 +73,8 @@ def export_stage(job: Job) -> Program:
     """PyTorch -> Program, with seeded and real cases answered by eager PyTorch."""
     job.listen("export to ONNX", 0, None)
     program = export.export(job.model.source, opset=job.recipe.export.opset, seed=job.recipe.seed, real=real_cases(job))
+    if job.backend.profiled:
+        job.options = replace(job.options, profiles=profiles.complete(program, job.recipe.profile))
     judge(job, "export", program)
     return program
 
@@ -186,9 +192,11 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
     """Refuse what the engine cannot take, then build into the bundle."""
     job.listen(f"compile for {job.recipe.target}", 0, None)
     refuse_unsupported(job, program)
+    program = _judged_on(job, program)
     directory = bundle / "engine"
     directory.mkdir(parents=True)
-    return job.backend.compile(program, job.options, directory)
+    with progress.heard_by(job.listen):
+        return job.backend.compile(program, job.options, directory)
 
 
 def prove(job: Job, program: Program, engine: Engine) -> Evidence:
@@ -197,12 +205,18 @@ def prove(job: Job, program: Program, engine: Engine) -> Evidence:
         job.notes.append(f"the engine was built and not run: {job.runs.why}; {_OPEN}")
         job.parity.append(not_run(program, job.runs.why))
         return Evidence(rounded(program))
+    program = _judged_on(job, program)
     sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
     judge(job, "engine", program, sessions)
     scored = score(job, program, sessions)
     timed, raw = time_it(job, program, sessions)
     maps = draw_attention(job, program, sessions)
     return Evidence(sessions, scored, timed, raw, profile_it(job, program), maps)
+
+
+def _judged_on(job: Job, program: Program) -> Program:
+    """The program with those cases alone that the engine is built for."""
+    return replace(program, reference=profiles.within(program, job.options.profiles))
 
 
 def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session] | None = None) -> None:
@@ -227,6 +241,7 @@ def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema
         return None
     known = job.task
     at_once = cases.samples_at_once(graphs.program_inputs(program), _TASK_BATCH)
+    at_once = profiles.most(program, job.options.profiles, at_once)
 
     def scored(what: str, opened: Mapping[str, Session], wiring: Wiring | None, batch: int) -> task.Scored:
         return task.scores(

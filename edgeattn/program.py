@@ -8,7 +8,7 @@ outputs it receives back after every step. Because wiring is data, one decode lo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -225,24 +225,4 @@ class Session(Protocol):
 
     def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run once; raises BadInput for a missing or ill-shaped feed, EngineFailed if the engine does."""
-        ...
-
-
-@runtime_checkable
-class Stepping(Protocol):
-    """A session whose graph can run step after step with less between two steps than ``run`` needs."""
-
-    def steps(
-        self, feeds: Arrays, outputs: Arrays, state: Mapping[str, str]
-    ) -> Callable[[Arrays], Mapping[str, Array]] | None:
-        """What runs the steps after a first one, or None where sizes change from step to step.
-
-        Args:
-            feeds: what ``run`` took at the first step. outputs: what it gave.
-            state: ``{input: output}``, what a step hands to the next.
-
-        Returns:
-            A callable that takes the inputs that change beside the state, in the sizes of the first step, and gives
-            every output, in arrays that a later step overwrites.
-        """
         ...

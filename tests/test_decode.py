@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgeattn import backends, decode
-from edgeattn.backends._onnxruntime_steps import keeps_sizes
+from edgeattn.backends._onnxruntime_steps import Held, keeps_sizes
 from edgeattn.errors import BadInput
-from edgeattn.program import Program, Stepping, Stop, TensorSpec, Wiring
+from edgeattn.program import Program, Stop, TensorSpec, Wiring
 from edgeattn.rewrite import _loop_samples
 from tests.graphs import conv_net, counter
 
@@ -112,18 +112,18 @@ def test_what_a_bound_step_is_given_and_gives_stays_the_callers() -> None:
     program = counting()
     assert program.wiring is not None
     step = backends.oracle(program)["step"]
-    assert isinstance(step, Stepping)
     feeds = {
         spec.name: np.zeros([1 if isinstance(d, str) else d for d in spec.shape], spec.dtype) for spec in step.inputs
     }
     links = {to.split(".")[1]: source.split(".")[1] for to, source in program.wiring.state.items()}
-    first = step.run(feeds)
-    before = {name: value.copy() for name, value in (*feeds.items(), *first.items())}
-    following = step.steps(feeds, first, links)
-    assert following is not None
-    for token in (3, 5, 6):
-        assert following({"token": np.array([token])})["echo"].reshape(-1).tolist() == [token]
-    assert all(np.array_equal(value, before[name]) for name, value in (*feeds.items(), *first.items()))
+    held = step.hold(links, frozenset(feeds.keys() - links.keys() - {"token"}))
+    assert isinstance(held, Held)
+    given = {name: value.copy() for name, value in feeds.items()}
+    results = [held.run({**feeds, "token": np.array([token])}) for token in (3, 5, 6, 2)]
+    assert [float(result["echo"].reshape(())) for result in results] == [3, 5, 6, 2]
+    assert all(np.array_equal(value, given[name]) for name, value in feeds.items())
+    with pytest.raises(BadInput, match="input 'token' changes its size or type"):
+        held.run({**feeds, "token": np.array([1, 2])})
 
 
 class Alone:

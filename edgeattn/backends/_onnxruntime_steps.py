@@ -8,14 +8,34 @@ of a step in INT8 (2×LSTM-512 and a GRU-512, vocabulary 8,000, two threads).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from edgeattn.errors import BadInput
 from edgeattn.program import TensorSpec
 
 if TYPE_CHECKING:
     from edgeattn.program import Array, Arrays
+
+
+class Bindable(Protocol):
+    """A session that runs with what was bound."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Arrays) -> dict[str, Array]:
+        """Run once."""
+        ...
+
+    def binding(self) -> Any:
+        """A new binding."""
+        ...
+
+    def run_bound(self, binding: Any) -> None:
+        """Run once with a binding."""
+        ...
 
 
 def keeps_sizes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], state: Mapping[str, str]) -> bool:
@@ -26,45 +46,48 @@ def keeps_sizes(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...],
     return sized and all(shapes[read] == shapes[written] for read, written in state.items())
 
 
-class Steps:
-    """The steps after the first.
+class Held:
+    """A session for one sequence of steps, whose caller feeds back exactly what came out.
 
     Args:
-        feeds: what the first step read. outputs: what it gave.
-        state: ``{input: output}``, what a step hands to the next.
-        binding: makes an empty binding of the session. share: makes an engine's value in the memory of an array.
-        run: runs the session with a binding.
+        session: what it runs in. state: input -> the output of the step before that it takes.
+        fixed: inputs that are the same in every step.
+        share: makes an engine's value in the memory of an array.
     """
 
     def __init__(
-        self,
-        feeds: Arrays,
-        outputs: Arrays,
-        state: Mapping[str, str],
-        *,
-        binding: Callable[[], Any],
-        share: Callable[[Array], Any],
-        run: Callable[[Any], None],
+        self, session: Bindable, state: Mapping[str, str], fixed: frozenset[str], share: Callable[[Array], Any]
     ) -> None:
-        # Copies: what the caller gave or was given is the caller's.
-        self._read = {name: np.array(value, order="C") for name, value in feeds.items() if name not in state}
-        self._turns = tuple({name: np.array(value, order="C") for name, value in outputs.items()} for _ in range(2))
-        self._bindings = tuple(self._bind(binding(), share, state, turn) for turn in range(2))
-        self._run, self._turn = run, 0
+        self.inputs, self.outputs = session.inputs, session.outputs
+        self._session, self._state, self._share = session, state, share
+        self._changing = [s.name for s in session.inputs if s.name not in state and s.name not in fixed]
+        self._read: dict[str, Array] = {}
+        self._turns: list[dict[str, Array]] = []
+        self._bindings: list[Any] = []
 
-    def __call__(self, changed: Arrays) -> dict[str, Array]:
-        """One step: ``changed`` is fed anew, all else as before. The result is overwritten by the step after next."""
-        for name, value in changed.items():
-            self._read[name][...] = value
-        turn, self._turn = self._turn, 1 - self._turn
-        self._run(self._bindings[turn])
-        return self._turns[turn]
+    def run(self, feeds: Arrays) -> dict[str, Array]:
+        """The next step: the first runs as any call does and shows the sizes, later ones read what is bound."""
+        if not self._bindings:
+            outputs = self._session.run(feeds)
+            self._read = {name: np.array(value, order="C") for name, value in feeds.items() if name not in self._state}
+            self._turns = [{name: np.array(value, order="C") for name, value in outputs.items()} for _ in range(2)]
+            self._bindings = [self._bound(*self._turns), self._bound(*reversed(self._turns))]
+            return outputs
+        for name in self._changing:
+            if self._read[name].shape != feeds[name].shape or self._read[name].dtype != feeds[name].dtype:
+                raise BadInput(f"input '{name}' changes its size or type", hint="hold a session for each sequence")
+            self._read[name][...] = feeds[name]
+        self._session.run_bound(self._bindings[0])
+        written = self._turns[0]
+        self._turns.reverse()
+        self._bindings.reverse()
+        return {name: value.copy() for name, value in written.items()}
 
-    def _bind(self, binding: Any, share: Callable[[Array], Any], state: Mapping[str, str], turn: int) -> Any:
-        """A binding that reads the state from the other turn's buffers."""
-        before = self._turns[1 - turn]
-        for name, value in {**self._read, **{read: before[written] for read, written in state.items()}}.items():
-            binding.bind_ortvalue_input(name, share(value))
-        for name, value in self._turns[turn].items():
-            binding.bind_ortvalue_output(name, share(value))
+    def _bound(self, written: Arrays, before: Arrays) -> Any:
+        """A binding that writes one set of buffers and reads the state from the other."""
+        binding = self._session.binding()
+        for name, value in {**self._read, **{to: before[origin] for to, origin in self._state.items()}}.items():
+            binding.bind_ortvalue_input(name, self._share(value))
+        for name, value in written.items():
+            binding.bind_ortvalue_output(name, self._share(value))
         return binding

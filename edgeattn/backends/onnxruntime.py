@@ -27,7 +27,7 @@ from edgeattn.backends._common import (
     refusal,
     usable_cores,
 )
-from edgeattn.backends._onnxruntime_steps import Steps, keeps_sizes
+from edgeattn.backends._onnxruntime_steps import Held, keeps_sizes
 from edgeattn.errors import MissingPackage
 from edgeattn.graphs import macs_by_node
 from edgeattn.phase import native
@@ -37,7 +37,7 @@ from edgeattn.publish import scratch
 if TYPE_CHECKING:
     import onnx
 
-    from edgeattn.program import Array, Arrays
+    from edgeattn.program import Array, Arrays, Session
 
 _DTYPES = {
     "float": "float32",
@@ -88,16 +88,19 @@ class OnnxRuntimeSession:
             raise explain_failure("onnxruntime", error, self.inputs, feeds) from error
         return dict(zip(self._names, values, strict=True))
 
-    def steps(self, feeds: Arrays, outputs: Arrays, state: Mapping[str, str]) -> Steps | None:
-        """See :class:`edgeattn.program.Stepping`."""
+    def hold(self, state: Mapping[str, str], fixed: frozenset[str]) -> Session:
+        """The session for one sequence of steps, whose caller feeds back exactly what came out."""
         from onnxruntime import OrtValue
 
-        if not keeps_sizes(self.inputs, self.outputs, state):
-            return None
-        binding, share = self._session.io_binding, OrtValue.ortvalue_from_numpy
-        return Steps(feeds, outputs, state, binding=binding, share=share, run=self._run_bound)
+        fits = keeps_sizes(self.inputs, self.outputs, state)
+        return Held(self, state, fixed, OrtValue.ortvalue_from_numpy) if fits else self
 
-    def _run_bound(self, binding: Any) -> None:
+    def binding(self) -> Any:
+        """An empty binding of inputs and outputs to memory."""
+        return self._session.io_binding()
+
+    def run_bound(self, binding: Any) -> None:
+        """Run once from and into the memory that is bound."""
         try:
             with _RUNNING:
                 self._session.run_with_iobinding(binding)
@@ -112,6 +115,9 @@ class OnnxRuntimeBackend:
     extra = "onnxruntime"
     devices = ("cpu",)
     joins = False
+    profiled = False
+    typed = False
+    knobs = ()
     qdq = QdqDialect(
         unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True, unpacks_at_once=False
     )

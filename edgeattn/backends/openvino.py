@@ -97,6 +97,9 @@ class OpenVinoBackend:
     extra = "openvino"
     devices = ("cpu",)
     joins = False
+    profiled = False
+    typed = False
+    knobs = ()
     qdq = QdqDialect(
         unsigned=True,
         signed_elsewhere=True,

@@ -52,6 +52,9 @@ class ReferenceBackend:
     extra = "export"
     devices = ("cpu",)
     joins = False
+    profiled = False
+    typed = False
+    knobs = ()
     qdq = QdqDialect()
 
     def probe(self) -> Availability:

@@ -18,7 +18,7 @@ import onnx
 from edgeattn import choose, export, registry, source
 from edgeattn.backends import Options, oracle
 from edgeattn.models import Source
-from edgeattn.program import Program, Session, Stepping, Wiring
+from edgeattn.program import Program, Session, Wiring
 from edgeattn.rewrite import rewrite
 
 BAHDANAU = {
@@ -51,10 +51,10 @@ def step(engine: str, options: Options, program: Program, length: int) -> Callab
     wiring = program.wiring
     assert wiring is not None
     loop, feeds = sessions[wiring.loop], handed(sessions, wiring, length)
-    token = wiring.stop.token.split(".")[1]
     links = {to.split(".")[1]: origin.split(".")[1] for to, origin in wiring.state.items()}
-    following = loop.steps(feeds, loop.run(feeds), links) if isinstance(loop, Stepping) else None
-    return (lambda: loop.run(feeds)) if following is None else lambda: following({token: feeds[token]})
+    fixed = frozenset(feeds.keys() - links.keys() - {wiring.stop.token.split(".")[1]})
+    held = loop.hold(links, fixed) if hasattr(loop, "hold") else loop
+    return lambda: held.run(feeds)
 
 
 def handed(sessions: Mapping[str, Session], wiring: Wiring, length: int) -> dict[str, np.ndarray]:
