@@ -52,6 +52,12 @@ class Job:
         return self.recipe.latency.threads or usable_cores()
 
     @property
+    def timed(self) -> bool:
+        """Whether rewrite rules that may pay or not are timed on the engine."""
+        recipe = self.recipe
+        return recipe.rewrite.measure and (recipe.precision == "fp32" or recipe.quantize is not None)
+
+    @property
     def limits(self) -> str:
         """The parity limits of what the engine runs: the scheme's, or those of the precision asked for."""
         wanted = self.recipe.quantize

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgeattn import decode, graphs, outside, report
 from edgeattn.backends._common import file_size
+from edgeattn.bundle import manifest
 from edgeattn.bundle.pack import answered_sample, pack
 from edgeattn.harness import environment
 from edgeattn.harness.precision import audit
 from edgeattn.program import Program, Session, StageRecord
+from edgeattn.recipe import Recipe
 from edgeattn.report import schema
 
 if TYPE_CHECKING:
@@ -69,6 +71,21 @@ def make_report(
     )
     gates, verdict = report.evaluate(ungated, job.recipe.gates.model_dump())
     return ungated.model_copy(update={"gates": tuple(gates), "verdict": verdict})
+
+
+def judged_again(directory: Path, baseline: schema.Report | None = None) -> schema.Report:
+    """The report of a run directory whose bundle is as it was signed off, judged by its recipe's gates anew.
+
+    Args:
+        directory: a run directory. baseline: an earlier report that it must not fall behind.
+
+    Raises:
+        BadInput: it is not one. IntegrityError: a file of the bundle was altered.
+    """
+    found = schema.Report.read(directory / "report.json")
+    manifest.verify(directory / "bundle")
+    gates, verdict = report.evaluate(found, Recipe.load(directory / "recipe.yaml").gates.model_dump(), baseline)
+    return found.model_copy(update={"gates": tuple(gates), "verdict": verdict})
 
 
 def _target(engine: Engine, backend: Backend) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from edgeattn.recipe import Quantize, Recipe
 from edgeattn.recognise import masks, recognise
 from edgeattn.report import schema, searching
 from edgeattn.rewrite import Choice, rewrite
+from edgeattn.shelf import Shelf
 
 __all__ = ["run"]
 
@@ -30,7 +32,15 @@ _LATENCY_SECONDS = 60.0  # a machine that has not settled by then will not: the 
 _PICTURES = 4
 
 
-def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, listen: Listener = silent) -> schema.Report:
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    name: str = "",
+    force: bool = False,
+    listen: Listener = silent,
+    shelf: Shelf | None = None,
+) -> schema.Report:
     """Run a recipe: build the engine, prove it, and publish the run directory.
 
     Args:
@@ -39,6 +49,7 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         name: what the report calls the recipe.
         force: replace an earlier run at ``out``.
         listen: progress.
+        shelf: where finished stages lie that this run shares with others, and puts its own.
 
     Returns:
         The report that was written; a failed gate is in its verdict, not an exception.
@@ -49,9 +60,10 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
     recipe.check_names()
     with new_directory(out, force) as work:
         job = prepare(recipe, listen)
-        program = exported = export_stage(job)
-        program = rewrite_stage(job, program, work / UNDONE)
-        program = quantize_stage(job, program)
+        once = (shelf or Shelf()).once
+        program = exported = once(job, "export", partial(export_stage, job))
+        program = once(job, "rewrite", partial(rewrite_stage, job, program, work / UNDONE), work / UNDONE)
+        program = once(job, "quantize", partial(quantize_stage, job, program))
         tune_stage(job, program)
         engine = compile_stage(job, program, work / "bundle")
         sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
@@ -85,7 +97,6 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
         undone: where an example is left of each rule that had to be undone.
     """
     recipe = job.recipe.rewrite
-    timed = recipe.measure and (job.recipe.precision == "fp32" or job.recipe.quantize is not None)
     try:
         result = rewrite(
             program,
@@ -93,7 +104,7 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
             only=recipe.only,
             skip=recipe.skip,
             also=[] if job.recipe.quantize is None else forms(job.recipe.quantize.scheme),
-            chooser=_chooser(job) if timed else None,
+            chooser=_chooser(job) if job.timed else None,
             progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
             sizes=recipe.fix,
             repro=undone,

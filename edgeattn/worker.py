@@ -197,7 +197,7 @@ class _Watch:
 
 def _become_worker(parent: int, chatter: int, limit: int) -> None:
     """The child's side: die with the parent, stay within the limits, and keep native chatter off stderr."""
-    _die_with(parent)
+    die_with(parent)
     _limit(limit)
     real = os.dup(2)
     os.dup2(chatter, 2)
@@ -210,7 +210,8 @@ def _become_worker(parent: int, chatter: int, limit: int) -> None:
     faulthandler.enable(2)  # where in Python a native crash happened: shown with --debug
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """This process is killed when its parent, whose number is given, ends in whatever way; Linux only."""
     import ctypes
 
     prctl = getattr(ctypes.CDLL(None), "prctl", None)

@@ -40,9 +40,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
     frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager", "calib"}),
     frozenset({"choose", "benefits", "budget", "job", "slowness", "training"}),
-    frozenset({"tune", "gating"}),
+    frozenset({"tune", "gating", "shelf"}),
     frozenset({"outcome"}),
-    frozenset({"pipeline"}),
+    frozenset({"pipeline", "matrix"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
