@@ -15,7 +15,8 @@ from edgeattn import cases, decode, graphs, registry
 from edgeattn.backends import Options, oracle
 from edgeattn.errors import Unsupported, UsageError
 from edgeattn.harness.task import Scored, compare, scores
-from edgeattn.quantize import Drop, Judge, unheard
+from edgeattn.progress import Listener, silent
+from edgeattn.quantize import Drop, Judge
 
 if TYPE_CHECKING:
     from edgeattn.backends import Backend
@@ -31,9 +32,9 @@ def judge(
     program: Program,
     task: Task | None = None,
     calibrated: int = 0,
-    listen: Callable[[str, int, int | None], None] = unheard,
+    listen: Listener = silent,
 ) -> Judge:
-    """A judge that opens candidates in an engine, or in the one that calibrates where that is not here.
+    """A judge that opens candidates in an engine, or in the one that calibrates where that does not run here.
 
     Args:
         backend_name: registry name.
@@ -43,10 +44,10 @@ def judge(
         listen: progress.
     """
     backend: Backend = registry.get("backends", backend_name)
-    here = backend.probe()
+    here, runs = backend.probe(), backend.executes(options)
 
     def opener(candidate: Program, precision: str = "int8") -> Mapping[str, Session]:
-        if not here.available:
+        if not runs.available:
             return oracle(candidate)
         asked = replace(options, precision=precision)
         for refused in backend.unsupported(candidate, asked):
@@ -54,7 +55,7 @@ def judge(
         return {graph: backend.load(model, asked) for graph, model in candidate.graphs.items()}
 
     name = backend_name.replace("_", "-")
-    target = f"{name} {here.version}" if here.available else f"the engine that calibrates ({name} is not here)"
+    target = f"{name} {here.version}" if runs.available else f"the engine that calibrates ({name} does not run here)"
     if task is None or task.metric.name == "none":
         return Judge(target, opener, listen=listen)
     held = _Held(task, calibrated, lambda p: opener(p, "fp32"), opener, program, listen)
@@ -70,7 +71,7 @@ class _Held:
     open_float: Callable[[Program], Mapping[str, Session]]
     open_candidate: Callable[[Program], Mapping[str, Session]]
     program: Program
-    listen: Callable[[str, int, int | None], None]
+    listen: Listener
     _reference: list[Scored] = field(default_factory=list)
 
     @property

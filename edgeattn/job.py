@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeattn import calib, export, registry, source, tasks
 from edgeattn.arrays import check_feeds
-from edgeattn.backends import Backend, Options, parse_target
+from edgeattn.backends import Availability, Backend, Options, parse_target, require_running
 from edgeattn.backends._common import usable_cores
 from edgeattn.errors import BadInput, MissingPackage, Unsupported, UsageError
 from edgeattn.program import Case, Program, Session
+from edgeattn.progress import Listener, silent
 from edgeattn.quantize import find
 from edgeattn.recipe import Recipe, parse_dynamic, parse_spec
 from edgeattn.report import schema
 
 if TYPE_CHECKING:
     from edgeattn.tasks import Task
-
-Listener = Callable[[str, int, "int | None"], None]
-"""Hears ``(what is going on, done, total)``; total is None while it is unknown."""
-
-
-def silent(_what: str, _done: int, _total: int | None) -> None:
-    """A listener that ignores everything."""
 
 
 @dataclass
@@ -52,10 +46,16 @@ class Job:
         return self.recipe.latency.threads or usable_cores()
 
     @property
+    def runs(self) -> Availability:
+        """Whether the engine runs on this machine, or can only be built here, and why."""
+        return self.backend.executes(self.options)
+
+    @property
     def timed(self) -> bool:
         """Whether rewrite rules that may pay or not are timed on the engine."""
         recipe = self.recipe
-        return recipe.rewrite.measure and (recipe.precision == "fp32" or recipe.quantize is not None)
+        measured = recipe.rewrite.measure and (recipe.precision == "fp32" or recipe.quantize is not None)
+        return measured and self.runs.available
 
     @property
     def limits(self) -> str:
@@ -88,8 +88,17 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     job = Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen, notes=[*model.notes])
     if recipe.quantize and recipe.quantize.calib and find(recipe.quantize.scheme).calibrated:
         _first_calibrated(job, recipe.quantize.calib)
+    _refuse_measuring(job)
     refuse_unsupported(job, Program({}))  # a precision or device this machine lacks is known before any work
     return job
+
+
+def _refuse_measuring(job: Job) -> None:
+    """An engine that can only be built here cannot say what is faster on it."""
+    if job.recipe.tune:
+        require_running(job.backend, job.options, f"'tune' ({job.recipe.where('tune')})")
+    if job.recipe.quantize and job.recipe.quantize.gate == "auto":
+        require_running(job.backend, job.options, f"'gate: auto' ({job.recipe.where('quantize', 'gate')})")
 
 
 def _refuse_unportable(recipe: Recipe) -> None:

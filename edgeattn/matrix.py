@@ -22,11 +22,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 from edgeattn import outcome, registry, worker
-from edgeattn.backends import parse_target
-from edgeattn.errors import VERDICT_CODES, EdgeattnError, EngineFailed, IntegrityError, UnknownName, Unsupported, UsageError, printable
+from edgeattn.errors import (
+    VERDICT_CODES,
+    EdgeattnError,
+    EngineFailed,
+    IntegrityError,
+    UnknownName,
+    Unsupported,
+    UsageError,
+    printable,
+)
 from edgeattn.recipe import Recipe
 from edgeattn.report.matrix import Named, Part, part_of
 from edgeattn.report.schema import Report
+from edgeattn.target import parse as parse_target
 
 PRECISIONS: tuple[str, ...] = get_args(Recipe.model_fields["precision"].annotation)
 _SCHEMES = {"fp32": "null", "fp16": "{scheme: fp16}", "bf16": "{scheme: bf16}", "int8": "{scheme: int8-static}"}
@@ -170,11 +179,11 @@ def build(
     command = [sys.executable, "-m", "edgeattn", "run", recipe, "--out", str(folder / part.name), "--shelf", str(shelf)]
     command += [word for setting in (*settings, *part.settings) for word in ("--set", setting)]
     started = time.perf_counter()
-    code, peak, last = _watched([*command, "--timeout", f"{timeout:g}"], listen)
+    code, last = _watched([*command, "--timeout", f"{timeout:g}"], listen)
     seconds = time.perf_counter() - started
     written = folder / part.name / "report.json"
     if written.exists():
-        return part_of(part.name, part.target, part.precision, Report.read(written), code, seconds, peak)
+        return part_of(part.name, part.target, part.precision, Report.read(written), code, seconds)
     told = _word_left(shelf / f"{part.name}.json")
     refused = bool(told.get("refused"))
     return Part(
@@ -186,12 +195,11 @@ def build(
         hint=told.get("hint", ""),
         exit_code=code or 70,
         seconds=seconds,
-        peak_memory_bytes=peak or None,
     )
 
 
-def _watched(command: Sequence[str], listen: Callable[[str], None]) -> tuple[int, int, str]:
-    """Run a command to its end: exit code, peak resident bytes with its children's, and its last error line."""
+def _watched(command: Sequence[str], listen: Callable[[str], None]) -> tuple[int, str]:
+    """Run a command to its end: its exit code, and its last error line."""
     last = ""
     process = subprocess.Popen(
         command,
@@ -200,7 +208,7 @@ def _watched(command: Sequence[str], listen: Callable[[str], None]) -> tuple[int
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        preexec_fn=partial(worker.die_with, os.getpid()),  # noqa: PLW1509 - one thread, and nothing imported
+        preexec_fn=partial(worker.die_with, os.getpid()),  # one thread, and nothing to import
     )
     assert process.stderr is not None
     with _ended_with_us(process):
@@ -209,10 +217,8 @@ def _watched(command: Sequence[str], listen: Callable[[str], None]) -> tuple[int
                 last = line.removeprefix(_ERROR).strip()
             elif line.strip():
                 listen(line.strip())
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    code = process.returncode
-    return 128 - code if code < 0 else code, usage.ru_maxrss << 10, last
+        code = process.wait()
+    return 128 - code if code < 0 else code, last
 
 
 _ERROR = "edgeattn: error: "
@@ -256,7 +262,6 @@ def _word_left(path: Path) -> dict[str, Any]:
     return {}
 
 
-
 def judged_again(part: Part, folder: Path, baseline: Path | None) -> Part:
     """A part judged by its own recipe anew, its bundle verified; one that was not built stays what it was.
 
@@ -276,7 +281,7 @@ def judged_again(part: Part, folder: Path, baseline: Path | None) -> Part:
         return part.model_copy(update={**update, "exit_code": error.exit_code})
     code = VERDICT_CODES[found.verdict]
     asked = (part.name, part.target.requested, part.precision.requested)
-    return part_of(*asked, found, code, part.seconds, part.peak_memory_bytes or 0)
+    return part_of(*asked, found, code, part.seconds)
 
 
 def _earlier(part: Part, baseline: Path | None) -> Report | None:

@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, report, tune
+from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, memory, report, tune
 from edgeattn.backends import Engine, calibrator, oracle, rounded
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
 from edgeattn.harness.parity import Limits
-from edgeattn.job import Job, Listener, prepare, real_cases, refuse_unsupported, silent
-from edgeattn.outcome import fill_bundle, make_report, rules_applied
+from edgeattn.job import Job, prepare, real_cases, refuse_unsupported
+from edgeattn.outcome import Evidence, fill_bundle, make_report, not_run, rules_applied
 from edgeattn.program import Case, Program, Reference, Session, Wiring
+from edgeattn.progress import Listener, silent
 from edgeattn.publish import new_directory
 from edgeattn.quantize import Budget, Settings, find, forms, quantize
 from edgeattn.recipe import Quantize, Recipe
@@ -30,6 +31,7 @@ UNDONE = "undone"  # in the run directory: examples of rules that had to be undo
 _TASK_BATCH = 50
 _LATENCY_SECONDS = 60.0  # a machine that has not settled by then will not: the verdict is inconclusive
 _PICTURES = 4
+_OPEN = "parity is its graph's, and the bundle's self-test expects what that graph computes; task and latency are open"
 
 
 def run(
@@ -66,17 +68,11 @@ def run(
         program = once(job, "quantize", partial(quantize_stage, job, program))
         tune_stage(job, program)
         engine = compile_stage(job, program, work / "bundle")
-        sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
-        judge(job, "engine", program, sessions)
-        scored = score(job, program, sessions)
-        timed, raw = time_it(job, program, sessions)
-        profiled = profile_it(job, program)
-        maps = draw_attention(job, program, sessions)
-        agreed = attention.agreement(maps)
-        result = make_report(job, name, exported, program, engine, scored, timed, agreed, profiled)
-        fill_bundle(job, program, engine, sessions, work / "bundle")
-        shown = maps[:: -(-len(maps) // _PICTURES) or 1]  # a deep network has a mask a block: a few, evenly
-        report.write(result, work, raw, shown)
+        seen = prove(job, program, engine)
+        result = make_report(job, name, exported, program, engine, seen)
+        fill_bundle(job, program, engine, seen.sessions, work / "bundle")
+        shown = seen.maps[:: -(-len(seen.maps) // _PICTURES) or 1]  # a deep network has a mask a block: a few, evenly
+        report.write(result, work, seen.raw, shown)
         (work / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
     return result
 
@@ -201,7 +197,24 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
     refuse_unsupported(job, program)
     directory = bundle / "engine"
     directory.mkdir(parents=True)
-    return job.backend.compile(program, job.options, directory)
+    memory.forget_peak()
+    engine = job.backend.compile(program, job.options, directory)
+    parts = [e.get("build", {}).get("peak_bytes") for e in engine.effective.values()]  # such builders count for each
+    return replace(engine, peak_bytes=max((size for size in (memory.peak(), *parts) if size), default=None))
+
+
+def prove(job: Job, program: Program, engine: Engine) -> Evidence:
+    """Run the engine: parity, task, latency, profile. Of one that can only be built here, say that none is judged."""
+    if not job.runs.available:
+        job.notes.append(f"the engine was built and not run: {job.runs.why}; {_OPEN}")
+        job.parity.append(not_run(program, job.runs.why))
+        return Evidence(rounded(program))
+    sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
+    judge(job, "engine", program, sessions)
+    scored = score(job, program, sessions)
+    timed, raw = time_it(job, program, sessions)
+    maps = draw_attention(job, program, sessions)
+    return Evidence(sessions, scored, timed, raw, profile_it(job, program), maps)
 
 
 def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session] | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from edgeattn import complaints, plainyaml, registry, theirs
+from edgeattn import complaints, plainyaml, registry, target, theirs
 from edgeattn.errors import RecipeError, UnknownName, UsageError, did_you_mean, printable
 from edgeattn.files import read_regular
 from edgeattn.plainyaml import Places
@@ -265,13 +265,11 @@ class Recipe(_Section):
             UnknownName: with ``file:line`` and the nearest names.
             RecipeError: the engine has no such device.
         """
-        engine, _, device = self.target.partition(":")
-        self._known("target", "backends", engine, "target")
-        devices = registry.get("backends", engine.replace("-", "_")).devices
-        if device and device not in devices:
-            raise RecipeError(
-                f"'{engine}' has no device '{device}'", where=self.where("target"), hint=did_you_mean(device, devices)
-            )
+        self._known("target", "backends", self.target.partition(":")[0], "target")
+        try:
+            target.parse(self.target)
+        except UsageError as error:
+            raise RecipeError(error.what, where=self.where("target"), hint=error.hint) from None
         if self.task is not None and not theirs.is_file(self.task):
             self._known("task", "tasks", self.task, "task")
         if self.quantize is not None:

@@ -54,7 +54,7 @@ def open_any(name: str, target: str = "onnxruntime", threads: int = 0, rounded: 
             (:func:`edgeattn.backends.rounded`): right for judging numbers, wrong for timing.
 
     Raises:
-        UsageError: neither a path that exists nor ``pytorch:…``.
+        UsageError: neither a path that exists nor ``pytorch:…``. Unsupported: the engine can only be built here.
     """
     if name.startswith("pytorch:"):
         return _eager(name, threads)
@@ -71,6 +71,7 @@ def open_any(name: str, target: str = "onnxruntime", threads: int = 0, rounded: 
     backend: backends.Backend = registry.get("backends", engine)
     asked = _precision(program)
     options, told = backends.Options(device, asked, threads), target
+    backends.require_running(backend, options, "this command")
     inputs = tuple(graphs.program_inputs(program))
     if asked in rounding.NAMES.values() and backend.unsupported(program, options):
         if rounded:

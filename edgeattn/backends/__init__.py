@@ -10,12 +10,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn import registry
 from edgeattn.backends._quiet import silence_engines
-from edgeattn.errors import EngineFailed, MissingPackage, UnknownName, UsageError
+from edgeattn.errors import EngineFailed, MissingPackage, Unsupported
+from edgeattn.target import parse as parse_target
 
 if TYPE_CHECKING:
     import onnx
 
     from edgeattn.program import Arrays, Program, QdqDialect, Session
+
+__all__ = [
+    "Availability",
+    "Backend",
+    "Engine",
+    "Executed",
+    "Options",
+    "Refusal",
+    "calibrator",
+    "oracle",
+    "parse_target",
+    "require_running",
+    "rounded",
+]
 
 _ORACLES = ("onnxruntime", "openvino")
 
@@ -24,7 +39,7 @@ silence_engines()  # no engine file can be imported before this
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether an engine is here: its version, or why not and how to get it."""
+    """Whether an engine is here, or runs here: its version, or why not and how to get it."""
 
     available: bool
     version: str = ""
@@ -47,7 +62,7 @@ class Options:
     """What is asked of an engine.
 
     Attributes:
-        device: ``cpu``, ``gpu`` …; empty means the engine's default.
+        device: ``cpu``, ``gpu`` …; for an engine whose file serves several at once, their names joined by commas.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``: the precision asked for.
         threads: intra-op threads; 0 means the physical cores this process may use.
         optimize: False switches graph optimisation off (for judging rewrites, never for timing).
@@ -71,6 +86,7 @@ class Engine:
         files: graph name -> file name relative to ``directory`` that ``open`` takes.
         effective: per graph what the engine reports: ``{"device": …, "precision": {…}, "settings": {…}}``.
         seconds: build time.
+        peak_bytes: the most memory that the process held while it was built; None where that is not known.
     """
 
     backend: str
@@ -79,6 +95,7 @@ class Engine:
     files: Mapping[str, str]
     effective: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,16 +128,22 @@ class Backend(Protocol):
 
     Attributes:
         name: the file stem. extra: the pip extra that brings the engine. devices: the first is the default.
+        joins: whether one engine file may serve several devices at once, as ``tensorrt-rtx:sm89,sm120``.
         qdq: what it needs of a quantized graph.
     """
 
     name: str
     extra: str
     devices: tuple[str, ...]
+    joins: bool
     qdq: QdqDialect
 
     def probe(self) -> Availability:
         """Whether the engine is here. Never raises."""
+        ...
+
+    def executes(self, options: Options) -> Availability:
+        """Whether what it builds also runs on this machine, and why not. Never raises."""
         ...
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
@@ -195,20 +218,13 @@ def rounded(program: Program) -> dict[str, Session]:
     return oracle(replace(program, graphs={g: rounding.visible(m) for g, m in program.graphs.items()}))
 
 
-def parse_target(target: str) -> tuple[str, str]:
-    """``openvino:cpu`` -> ``("openvino", "cpu")``; a bare name takes the engine's first device.
+def require_running(backend: Backend, options: Options, purpose: str) -> None:
+    """Refuse what runs the engine where it can only be built; ``purpose`` is what would run it, in a few words.
 
     Raises:
-        UnknownName: no such engine. UsageError: the engine has no such device.
+        Unsupported: with the reason why it does not run here.
     """
-    stem, _, device = target.partition(":")
-    name = stem.replace("-", "_")
-    if name not in registry.names("backends"):
-        raise UnknownName("target", target, [n.replace("_", "-") for n in registry.names("backends")])
-    backend: Backend = registry.get("backends", name)
-    device = device or backend.devices[0]
-    if device not in backend.devices:
-        raise UsageError(
-            f"'{stem}' has no device '{device}'", where=target, hint=f"known: {', '.join(backend.devices)}"
-        )
-    return name, device
+    here = backend.executes(options)
+    if not here.available:
+        target = f"{backend.name.replace('_', '-')}:{options.device}"
+        raise Unsupported(f"cannot run here: {here.why}, and {purpose} runs it", where=target, hint=here.hint)

@@ -96,6 +96,7 @@ class OpenVinoBackend:
     name = "openvino"
     extra = "openvino"
     devices = ("cpu",)
+    joins = False
     qdq = QdqDialect(
         unsigned=True,
         signed_elsewhere=True,
@@ -107,6 +108,10 @@ class OpenVinoBackend:
     def probe(self) -> Availability:
         """Whether ``openvino`` imports, and its version."""
         return probe_package("openvino", self.extra)
+
+    def executes(self, options: Options) -> Availability:
+        """On any CPU."""
+        return self.probe()
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
         """Opsets newer than were checked, and precisions this CPU would not compute in."""

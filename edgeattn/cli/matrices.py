@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -54,11 +55,8 @@ def run(
             for number, part in enumerate(asked, 1):
                 said = f"[{number}/{len(asked)}] {part.target} {part.precision}"
                 ui.listen(said, number - 1, len(asked))
-                parts.append(
-                    matrix.build(
-                        part, str(path), settings, work, shelf, timeout, lambda line, at=said: ui.log(f"{at}: {line}")
-                    )
-                )
+                heard = functools.partial(_heard, ui, said)
+                parts.append(matrix.build(part, str(path), settings, work, shelf, timeout, heard))
             publish.sweep(work)
             result = table.Matrix(
                 recipe=name,
@@ -74,6 +72,11 @@ def run(
         show(ui, result)
         ui.log(f"written: {directory}: {', '.join(sorted(p.name for p in directory.iterdir() if p.name[0] != '.'))}")
     raise typer.Exit(result.exit_code)
+
+
+def _heard(ui: Ui, part: str, line: str) -> None:
+    """A part's own progress, and its warnings."""
+    ui.listen(f"{part}: {line}", 0, None)
 
 
 def is_one(directory: Path) -> bool:
@@ -133,8 +136,12 @@ def show(ui: Ui, result: Matrix) -> None:
         ui.warn(note)
     ui.table(table.HEADS, table.rows(result.parts), title=result.model)
     if not ui.as_json:
-        allowed = " (refusals are allowed)" if result.allow_refused else ""
-        ui.emit(None, f"{table.sentence(result)}{allowed}; exit {result.exit_code}" if result.exit_code != EXIT_OK else table.sentence(result))
+        ui.emit(
+            None,
+            f"{table.sentence(result)}{allowed}; exit {result.exit_code}"
+            if result.exit_code != EXIT_OK
+            else table.sentence(result),
+        )
 
 
 def word_left(shelf: Path | None, out: Path | None) -> contextlib.AbstractContextManager[None]:

@@ -49,6 +49,7 @@ def run(
     """Recipe -> engine bundle and report; exit 1 if a gate fails, 75 if one cannot be settled.
 
     With --targets: a bundle and a report for each, in a directory of its own, and one table; --timeout is for each.
+    An engine for another machine is built and judged as far as that goes without running it: the verdict is built.
     """
     from edgeattn.recipe import Recipe, find
 
@@ -219,7 +220,7 @@ def show(ui: Ui, result: Report) -> None:
         ("precision", precision.requested, precision.effective, ""),
     ]
     for name, out in result.parity.outputs.items():
-        rows.append((f"parity of {name}", out.limit, out.observed, out.verdict))
+        rows.append((f"parity of {name}", out.limit, out.observed or out.why, out.verdict))
     if (task := result.task) is not None:
         engine, reference = (wording.figure(f, task.unit) for f in (task.engine, task.reference))
         shown = f"{engine} (PyTorch {reference}, {task.samples} samples)"
@@ -248,4 +249,5 @@ def show_gates(ui: Ui, result: Report) -> None:
     rows = [(g.name, wording.gate_limit(g), wording.gate_value(g, g.observed), g.verdict, g.why) for g in result.gates]
     ui.table(("gate", "limit", "observed", "verdict", "why"), rows)
     if not ui.as_json:
-        ui.emit(None, f"verdict: {result.verdict}")
+        open_ = "" if result.execution.ran else f": the engine was not run, {result.execution.why}"
+        ui.emit(None, f"verdict: {result.verdict}{open_}")

@@ -223,7 +223,9 @@ def compile_(
             gate = gates.precision(ran, True if least is None else least)
             if gate.verdict == "fail":
                 _refused(ui, target, ran, gate)
-            sessions = {g: backend.open(engine.directory / f, options) for g, f in engine.files.items()}
+            runs = backend.executes(options)
+            opened = {g: backend.open(engine.directory / f, options) for g, f in engine.files.items() if runs.available}
+            sessions = opened or backends.rounded(program)
             assert program.reference is not None
             case = program.reference.cases[0]
             answer = decode.run(sessions, program.wiring, case.feeds)
@@ -237,8 +239,10 @@ def compile_(
                 "precision": ran.model_dump(mode="json"),
                 "gate": gate.model_dump(mode="json"),
                 "tuned": tried,
+                "execution": {"ran": runs.available, "why": runs.why},
             },
-            f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s",
+            f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
+            + ("" if runs.available else f"; built, not run: {runs.why}"),
         )
 
 
@@ -285,7 +289,9 @@ def _chooser(target: str, threads: int) -> Any:
     backend = registry.get("backends", name)
     if not backend.probe().available:
         raise MissingPackage(name, backend.extra, why=backend.probe().why)
-    return choose.by_latency(name, backends.Options(device, "fp32", threads or usable_cores()))
+    options = backends.Options(device, "fp32", threads or usable_cores())
+    backends.require_running(backend, options, "timing rules")
+    return choose.by_latency(name, options)
 
 
 def specs(texts: list[str]) -> list[TensorSpec]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from edgeattn import registry
 from edgeattn.errors import UnknownName, Unsupported, UsageError
 from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
+from edgeattn.progress import Listener, silent
 from edgeattn.quantize._evidence import Watched
 from edgeattn.quantize._policy import Policy, attention_policy, refuse_unmatched
 from edgeattn.quantize._source import assert_float32
@@ -122,10 +123,6 @@ class Drop:
     samples: int
 
 
-def unheard(_what: str, _done: int, _total: int | None) -> None:
-    """A listener that ignores everything."""
-
-
 @dataclass(frozen=True)
 class Judge:
     """Where and by what a scheme that searches has its candidates judged.
@@ -142,7 +139,7 @@ class Judge:
     opener: Opener
     task: str = ""
     drop: Callable[[Program], Drop] | None = None
-    listen: Callable[[str, int, int | None], None] = unheard
+    listen: Listener = silent
 
 
 @runtime_checkable

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgeattn.errors import BudgetMissed, OutOfResources
+from edgeattn.progress import Listener
 from edgeattn.quantize import Budget, Drop
 from edgeattn.quantize._front import front
 from edgeattn.quantize._groups import Group
@@ -67,7 +68,7 @@ class Search:
     trials: Trials
     budget: Budget
     target: str
-    listen: Callable[[str, int, int | None], None]
+    listen: Listener
     fitting: Floats | None = None
     order: tuple[Group, ...] = ()
     costs: dict[Group, tuple[float, float | None]] = field(default_factory=dict)

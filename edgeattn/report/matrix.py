@@ -51,8 +51,8 @@ class Part(Value):
         verdict: of the part's report; None where there is none.
         reason, hint: why it was refused, failed or not run, and what mends that. exit_code: its own.
         parity: the last stage that could be judged; ``engine`` where it ran. task, latency, size: as in report.json.
-        build_seconds: the engine's builder alone. seconds: the whole part. peak_memory_bytes: largest resident set of
-            the whole part. shared: stages that an earlier part had done for it.
+        build_seconds, build_peak_bytes: of the engine's builder, and the largest resident set of the process while it
+            worked. seconds: of the whole part. shared: stages that an earlier part had done for it.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Part(Value):
     size: SizeReport | None = None
     build_seconds: float | None = None
     seconds: float = 0.0
-    peak_memory_bytes: int | None = None
+    build_peak_bytes: int | None = None
     latency: LatencyReport | None = None
     shared: tuple[str, ...] = ()
 
@@ -114,7 +114,7 @@ class Matrix(Value):
 
 
 def exit_code(parts: Sequence[Part], allow_refused: bool) -> int:
-    """The worst of the parts' codes in ``ORDER``; a refusal counts as done where it is allowed and others were built."""
+    """The worst of the parts' codes in ``ORDER``; where refusals are allowed and others were built, they count as done."""
     forgiven = _forgiven(parts, allow_refused)
     codes = {EXIT_OK if forgiven and part.status == "refused" else part.exit_code for part in parts}
     return next((code for code in ORDER if code in codes), max(codes, default=EXIT_OK))
@@ -124,14 +124,15 @@ def _forgiven(parts: Sequence[Part], allow_refused: bool) -> bool:
     return allow_refused and any(part.status in ("judged", "built") for part in parts)
 
 
-def part_of(name: str, target: str, precision: str, report: Report, code: int, seconds: float, peak: int) -> Part:
+def part_of(name: str, target: str, precision: str, report: Report, code: int, seconds: float) -> Part:
     """The line of a part that has a report.
 
     Args:
         name, target, precision: as asked. report: what its run found out. code: its exit code.
-        seconds: of the whole part. peak: its largest resident set, bytes.
+        seconds: of the whole part.
     """
     judged = [stage for stage in report.parity.stages if stage.case_count]
+    built = next((stage for stage in report.stages if stage.name == "compile"), None)
     return Part(
         name=name,
         target=Named(requested=target, effective=report.target.effective),
@@ -143,9 +144,9 @@ def part_of(name: str, target: str, precision: str, report: Report, code: int, s
         parity=judged[-1] if judged else None,
         task=report.task,
         size=report.size,
-        build_seconds=next((s.seconds for s in report.stages if s.name == "compile"), None),
+        build_seconds=built.seconds if built else None,
         seconds=seconds,
-        peak_memory_bytes=peak or None,
+        build_peak_bytes=built.notes.get("peak_bytes") if built else None,
         latency=report.latency,
         shared=tuple(stage.name for stage in report.stages if stage.cached),
     )
@@ -172,7 +173,7 @@ def rows(parts: Iterable[Part]) -> list[tuple[str, ...]]:
             _task(part.task),
             "" if part.size is None else w.size(part.size.engine_bytes),
             "" if part.build_seconds is None else f"{part.build_seconds:.1f} s",
-            "" if part.peak_memory_bytes is None else w.size(part.peak_memory_bytes),
+            "" if part.build_peak_bytes is None else w.size(part.build_peak_bytes),
             _latency(part),
         )
         for part in parts

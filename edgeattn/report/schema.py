@@ -19,8 +19,10 @@ from edgeattn.report.sections import (
     Comparison,
     Contender,
     Environment,
+    Execution,
     Figure,
     GateReport,
+    GateVerdict,
     Interval,
     Latencies,
     LatencyReport,
@@ -53,8 +55,10 @@ __all__ = [
     "Comparison",
     "Contender",
     "Environment",
+    "Execution",
     "Figure",
     "GateReport",
+    "GateVerdict",
     "Interval",
     "Latencies",
     "LatencyReport",
@@ -96,6 +100,7 @@ class Report(Value):
     model: str = ""
     target: Target
     precision: Precision
+    execution: Execution = Execution()
     stages: tuple[StageReport, ...] = ()
     rewrites: tuple[RewriteCount, ...] = ()
     operators: Operators = Operators()

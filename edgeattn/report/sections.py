@@ -1,7 +1,9 @@
 """The sections of a report, each a frozen value; edgeattn.report.schema puts them together.
 
-Verdicts: the overall one and each gate's are ``pass``, ``fail`` or ``inconclusive`` (the measurement cannot settle
-the question). Parity may also say ``warn`` (worth reading, blocks nothing) and sections nobody judged say ``n/a``.
+Verdicts: each gate's is ``pass``, ``fail``, ``inconclusive`` (the measurement cannot settle the question) or ``n/a``
+(the engine can only be built here, and this gate needs it to run). So is the overall one, but for ``built``: what could
+be judged without running the engine holds. Parity may also say ``warn`` (worth reading, blocks nothing) and sections
+nobody judged say ``n/a``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from edgeattn.report.strictjson import plain
 
-Verdict = Literal["pass", "fail", "inconclusive"]
+Verdict = Literal["pass", "fail", "inconclusive", "built"]
+GateVerdict = Literal["pass", "fail", "inconclusive", "n/a"]
 SectionVerdict = Literal["pass", "warn", "fail", "inconclusive", "n/a"]
 
 
@@ -315,7 +318,14 @@ class GateReport(Value):
     limit: float | bool | str | None = None
     observed: Annotated[float | bool | str | None, BeforeValidator(plain)] = None
     why: str = ""
-    verdict: Verdict
+    verdict: GateVerdict
+
+
+class Execution(Value):
+    """Whether the engine ran on the machine that built it; ``why`` not, where it did not."""
+
+    ran: bool = True
+    why: str = ""
 
 
 class Target(Value):

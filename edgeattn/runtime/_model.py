@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeattn import decode, registry
-from edgeattn.backends import Backend, Options
+from edgeattn.backends import Backend, Options, require_running
 from edgeattn.bundle.manifest import Manifest, SelfTestEntry, Tolerance, verify
 from edgeattn.errors import BadInput, EngineFailed, IntegrityError, MissingPackage, UnknownName, Unsupported
 from edgeattn.program import Session, TensorSpec, free_inputs
@@ -154,6 +154,7 @@ def _sessions(directory: Path, manifest: Manifest) -> dict[str, Session]:
     if not here.available:
         raise MissingPackage(manifest.backend, backend.extra, why=here.why)
     options = _options(directory, manifest)
+    require_running(backend, options, "a bundle")
     built = manifest.created_with.get(manifest.backend, "another version")
     try:
         return {name: backend.open(directory / graph.file, options) for name, graph in manifest.graphs.items()}

@@ -1,0 +1,42 @@
+"""Which NVIDIA GPUs this machine has, asked of the driver itself: no package is needed, and nothing raises."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+
+from edgeattn.backends import Availability
+
+_MAJOR, _MINOR = 75, 76  # CUdevice_attribute, cuda.h
+
+
+@cache
+def capabilities() -> tuple[str, ...]:
+    """The compute capability of each GPU, ``sm89``; none without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        count = ctypes.c_int()
+        if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+            return ()
+        return tuple(f"sm{_attribute(driver, _MAJOR, i)}{_attribute(driver, _MINOR, i)}" for i in range(count.value))
+    except (OSError, AttributeError):
+        return ()
+
+
+def _attribute(driver: ctypes.CDLL, which: int, number: int) -> int:
+    device, value = ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(device), number)
+    driver.cuDeviceGetAttribute(ctypes.byref(value), which, device)
+    return value.value
+
+
+def runs(wanted: tuple[str, ...]) -> Availability:
+    """Whether the first GPU here is one of ``wanted``; any is right where none is named."""
+    here = capabilities()
+    if not here:
+        where = f"on a machine with one of {', '.join(wanted)}" if wanted else "where one is"
+        return Availability(False, why="this machine has no NVIDIA GPU", hint=f"`edgeattn verify` the bundle {where}")
+    if wanted and here[0] not in wanted:
+        why = f"the GPU of this machine is {here[0]}, and the engine is for {' and '.join(wanted)}"
+        return Availability(False, why=why, hint=f"build it for {here[0]} too")
+    return Availability(True, version=here[0])
