@@ -120,8 +120,9 @@ def _asked(recipe: Recipe, target: str, precision: str) -> Asked:
     if precision != recipe.precision:
         settings += [f"precision={precision}", f"quantize={_SCHEMES[precision]}"]
         settings += [f"gates.{name}=null" for name in _ONE_PRECISION]
-    name = _canonical(target).replace(":", "-").replace(",", "+")
-    return Asked(target, precision, f"{name}.{precision}", tuple(settings))
+    engine, device = parse_target(target)
+    name = f"{engine.replace('_', '-')}-{device.replace(',', '+')}.{precision}"
+    return Asked(target, precision, name, tuple(settings))
 
 
 def _devices(engine: str) -> tuple[str, ...]:
@@ -146,6 +147,7 @@ def _known(target: str, before: str) -> str:
 
 
 def _canonical(target: str) -> str:
+    """The same for every way to write a target."""
     engine, device = parse_target(target)
     return f"{engine.replace('_', '-')}:{','.join(sorted(device.split(',')))}"
 
@@ -215,13 +217,14 @@ def _watched(command: Sequence[str], listen: Callable[[str], None]) -> tuple[int
         for line in process.stderr:
             if line.startswith(_ERROR):
                 last = line.removeprefix(_ERROR).strip()
-            elif line.strip():
+            elif line.strip() and not line.startswith(_WRITTEN):
                 listen(line.strip())
         code = process.wait()
     return 128 - code if code < 0 else code, last
 
 
 _ERROR = "edgeattn: error: "
+_WRITTEN = "written: "  # under a name that it has only until all parts are there
 
 
 @contextlib.contextmanager

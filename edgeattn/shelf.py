@@ -55,7 +55,7 @@ class Shelf:
         self._key = _digest([self._key, stage, read])
         place = self._folder / f"{stage}-{self._key}"
         if (place / _ABOUT).exists():
-            job.listen(f"{stage}: as another part did it", 0, None)
+            job.listen(f"{stage}, as another part did it", 0, None)
             return _take(place, job, leaves)
         judged, noted = len(job.parity), len(job.notes)
         program = make()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from edgeattn.cli.ui import Ui
-from edgeattn.errors import EXIT_OK, MissingPackage, UsageError
+from edgeattn.errors import MissingPackage, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.report.matrix import Matrix, Part
@@ -75,8 +75,14 @@ def run(
 
 
 def _heard(ui: Ui, part: str, line: str) -> None:
-    """A part's own progress, and its warnings."""
-    ui.listen(f"{part}: {line}", 0, None)
+    """A part's own progress, a line a stage, and its warnings in full."""
+    if line.startswith(_WARNING):
+        ui.warn(f"{part}: {line.removeprefix(_WARNING)}")
+    else:
+        ui.listen(f"{part}: {line.partition(': ')[0]}", 0, None)
+
+
+_WARNING = "edgeattn: warning: "
 
 
 def is_one(directory: Path) -> bool:
@@ -136,12 +142,7 @@ def show(ui: Ui, result: Matrix) -> None:
         ui.warn(note)
     ui.table(table.HEADS, table.rows(result.parts), title=result.model)
     if not ui.as_json:
-        ui.emit(
-            None,
-            f"{table.sentence(result)}{allowed}; exit {result.exit_code}"
-            if result.exit_code != EXIT_OK
-            else table.sentence(result),
-        )
+        ui.emit(None, table.sentence(result))
 
 
 def word_left(shelf: Path | None, out: Path | None) -> contextlib.AbstractContextManager[None]:

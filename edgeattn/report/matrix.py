@@ -114,7 +114,7 @@ class Matrix(Value):
 
 
 def exit_code(parts: Sequence[Part], allow_refused: bool) -> int:
-    """The worst of the parts' codes in ``ORDER``; where refusals are allowed and others were built, they count as done."""
+    """The worst of the parts' codes in ``ORDER``; refusals that are allowed count as done, if others were built."""
     forgiven = _forgiven(parts, allow_refused)
     codes = {EXIT_OK if forgiven and part.status == "refused" else part.exit_code for part in parts}
     return next((code for code in ORDER if code in codes), max(codes, default=EXIT_OK))
