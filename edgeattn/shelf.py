@@ -71,12 +71,12 @@ def _digest(value: object) -> str:
 
 def _exported_from(job: Job) -> dict[str, Any]:
     recipe, wanted = job.recipe, job.recipe.quantize
-    borrowed = None if wanted is None or job.task is not None else (wanted.calib, wanted.pixels)  # as held-out data
+    borrows = wanted is not None and wanted.calib and job.task is None  # what it is judged on: see job.real_cases
     return {
         "model": (recipe.model, recipe.weights, recipe.task, recipe.seed),
         "export": recipe.export.model_dump(mode="json"),
         "threads": job.threads,
-        "borrowed": borrowed,
+        "borrowed": (wanted.calib, wanted.pixels) if wanted is not None and borrows else None,
     }
 
 

@@ -117,7 +117,8 @@ def exit_code(parts: Sequence[Part], allow_refused: bool) -> int:
     """The worst of the parts' codes in ``ORDER``; refusals that are allowed count as done, if others were built."""
     forgiven = _forgiven(parts, allow_refused)
     codes = {EXIT_OK if forgiven and part.status == "refused" else part.exit_code for part in parts}
-    return next((code for code in ORDER if code in codes), max(codes, default=EXIT_OK))
+    strange = codes - set(ORDER)  # a signal's, say
+    return max(strange) if strange else next((code for code in ORDER if code in codes), EXIT_OK)
 
 
 def _forgiven(parts: Sequence[Part], allow_refused: bool) -> bool:
