@@ -1,0 +1,123 @@
+"""``run --targets`` end to end, and ``check`` of what it leaves: real engines, real refusals, real interruptions."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import QUICK, ROOT, UNTIMED, edgeattn
+
+pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime, pytest.mark.openvino, pytest.mark.slow]
+
+RECIPE = ROOT / "export_configs" / "luong_dates.onnxruntime.fp32.yaml"
+TARGETS = "onnxruntime,openvino:cpu,tensorrt-rtx:sm75"  # which takes no FP32, wherever it is installed
+JUDGED = ["onnxruntime-cpu.fp32", "openvino-cpu.fp32"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    out = tmp_path_factory.mktemp("matrix") / "dates"
+    return out, edgeattn("run", RECIPE, "--targets", TARGETS, *QUICK, *UNTIMED, "-o", out, "--json")
+
+
+def test_every_target_is_built_or_refused_with_a_reason(built: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    out, done = built
+    assert done.returncode == 4, done.stderr
+    told = json.loads(done.stdout)
+    assert told == json.loads((out / "matrix.json").read_text())
+    first, second, refused = told["parts"]
+    assert [part["name"] for part in (first, second)] == JUDGED
+    for part in (first, second):
+        assert (part["status"], part["verdict"], part["parity"]["stage"]) == ("judged", "pass", "engine")
+        assert part["task"]["agreement"] == 1.0
+        assert part["build_seconds"] > 0
+        assert part["build_peak_bytes"] > 1 << 27  # PyTorch alone is more
+        report = json.loads((out / part["name"] / "report.json").read_text())
+        assert report["latency"] == part["latency"]
+    assert (first["shared"], second["shared"]) == ([], ["export", "rewrite"])
+    assert (refused["status"], refused["verdict"], refused["exit_code"]) == ("refused", None, 4)
+    assert refused["reason"]
+    assert refused["hint"]
+    assert not (out / refused["name"]).exists()
+    graphs = [(out / name / "bundle" / "portable" / "step.onnx").read_bytes() for name in JUDGED]
+    assert graphs[0] == graphs[1]
+
+
+def test_a_directory_of_targets_is_checked_whole(
+    built: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    out, _ = built
+    done = edgeattn("check", out, "--junit", tmp_path / "j.xml", "--summary", tmp_path / "s.md", "--baseline", out)
+    assert done.returncode == 4, done.stderr
+    assert "3 parts: 2 pass, 1 refused" in done.stdout
+    assert ET.parse(tmp_path / "j.xml").getroot().attrib["failures"] == "1"
+    assert "refused" in (tmp_path / "s.md").read_text()
+    engine = next((out / JUDGED[0] / "bundle" / "engine").glob("*.onnx"))
+    before = engine.read_bytes()
+    engine.write_bytes(before[:-1] + b"x")
+    try:
+        done = edgeattn("check", out, "--json")
+    finally:
+        engine.write_bytes(before)
+    assert done.returncode == 6
+    altered, whole, _ = json.loads(done.stdout)["parts"]
+    assert (altered["status"], altered["exit_code"], whole["verdict"]) == ("failed", 6, "pass")
+
+
+def test_a_part_that_takes_too_long_loses_no_other(tmp_path: Path) -> None:
+    wanted = ("--targets", "onnxruntime,openvino", "--timeout", "0.5", "-o", tmp_path / "out", "--json", "-q")
+    done = edgeattn("run", RECIPE, *wanted)
+    assert done.returncode == 5, done.stderr
+    parts = json.loads(done.stdout)["parts"]
+    assert [part["status"] for part in parts] == ["failed", "failed"]
+    assert all("took longer than 0.5 s" in part["reason"] for part in parts)
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert left == [".edgeattn", "matrix.html", "matrix.json", "matrix.md", "matrix.xml", "recipe.yaml"]
+
+
+def test_an_interruption_ends_the_part_too_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgeattn", "run", str(RECIPE), "--targets", TARGETS, "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "export" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    told = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) == 130
+    assert told.strip().splitlines()[-1] == "edgeattn: error: interrupted; nothing was written"
+    time.sleep(0.5)  # the kernel takes a moment to end what died with its parent
+    assert list(tmp_path.iterdir()) == []
+    assert [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(p)] == []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--targets", "openvno"), "--targets: unknown target 'openvno'; did you mean 'openvino'?"),
+        (("--targets", "openvino", "--set", "target=onnxruntime"), "--set target=onnxruntime: names the target"),
+        (("--precisions", "int9"), "--precisions: unknown precision 'int9'"),
+        (("--allow-refused",), "--allow-refused: goes with --targets"),
+    ],
+)
+def test_what_is_asked_wrongly_is_told_before_any_work(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    done = edgeattn("run", RECIPE, *words, "-o", tmp_path / "out")
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
