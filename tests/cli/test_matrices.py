@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,27 +14,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICK, ROOT, UNTIMED, edgeattn
+from tests.conftest import QUICK, ROOT, UNTIMED, edgeattn, missing
 
 pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime, pytest.mark.openvino, pytest.mark.slow]
 
 RECIPE = ROOT / "export_configs" / "luong_dates.onnxruntime.fp32.yaml"
-TARGETS = "onnxruntime,openvino:cpu,tensorrt-rtx:sm75"  # which takes no FP32, wherever it is installed
 JUDGED = ["onnxruntime-cpu.fp32", "openvino-cpu.fp32"]
+BUILD, CHECK = re.findall(r"```\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)[0].splitlines()
+
+
+def words(command: str) -> list[str]:
+    """What follows the program's name in a command of the page."""
+    return shlex.split(command)[1:]
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    out = tmp_path_factory.mktemp("matrix") / "dates"
-    return out, edgeattn("run", RECIPE, "--targets", TARGETS, *QUICK, *UNTIMED, "-o", out, "--json")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """The matrix that the page's command leaves, and what it printed with ``--json``."""
+    here = tmp_path_factory.mktemp("matrix")
+    (here / "export_configs").symlink_to(ROOT / "export_configs")
+    done = edgeattn(*words(BUILD), *QUICK, *UNTIMED, "--json", cwd=here)
+    assert done.returncode == 0, done.stderr
+    return here / "matrix", json.loads(done.stdout)
 
 
-def test_every_target_is_built_or_refused_with_a_reason(built: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    out, done = built
-    assert done.returncode == 4, done.stderr
-    told = json.loads(done.stdout)
+def test_the_model_is_exported_once_and_every_target_is_judged(built: tuple[Path, dict]) -> None:
+    out, told = built
     assert told == json.loads((out / "matrix.json").read_text())
-    first, second, refused = told["parts"]
+    first, second, _ = told["parts"]
     assert [part["name"] for part in (first, second)] == JUDGED
     for part in (first, second):
         assert (part["status"], part["verdict"], part["parity"]["stage"]) == ("judged", "pass", "engine")
@@ -42,23 +51,33 @@ def test_every_target_is_built_or_refused_with_a_reason(built: tuple[Path, subpr
         report = json.loads((out / part["name"] / "report.json").read_text())
         assert report["latency"] == part["latency"]
     assert (first["shared"], second["shared"]) == ([], ["export", "rewrite"])
-    assert (refused["status"], refused["verdict"], refused["exit_code"]) == ("refused", None, 4)
-    assert refused["reason"]
-    assert refused["hint"]
-    assert not (out / refused["name"]).exists()
     graphs = [(out / name / "bundle" / "portable" / "step.onnx").read_bytes() for name in JUDGED]
     assert graphs[0] == graphs[1]
 
 
-def test_a_directory_of_targets_is_checked_whole(
-    built: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_an_engine_for_another_machine_is_built_or_refused_and_never_a_pass(built: tuple[Path, dict]) -> None:
+    out, told = built
+    part = told["parts"][2]
+    assert (part["latency"], part["task"]) == (None, None)
+    assert part["reason"]
+    if missing("tensorrt_rtx"):
+        assert (part["status"], part["exit_code"]) == ("refused", 4)
+        assert part["hint"] == "pip install 'edgeattn[tensorrt-rtx]'"
+        assert not (out / part["name"]).exists()
+    else:
+        assert (part["status"], part["verdict"], part["parity"]["stage"]) == ("built", "built", "rewrite")
+        assert part["shared"] == ["export", "rewrite"]
+        assert part["size"]["engine_bytes"] > 1 << 20
+        assert "cannot" in part["reason"] or "no NVIDIA GPU" in part["reason"]
+
+
+def test_a_directory_of_targets_is_checked_whole(built: tuple[Path, dict]) -> None:
     out, _ = built
-    done = edgeattn("check", out, "--junit", tmp_path / "j.xml", "--summary", tmp_path / "s.md", "--baseline", out)
-    assert done.returncode == 4, done.stderr
-    assert "3 parts: 2 pass, 1 refused" in done.stdout
-    assert ET.parse(tmp_path / "j.xml").getroot().attrib["failures"] == "1"
-    assert "refused" in (tmp_path / "s.md").read_text()
+    done = edgeattn(*words(CHECK), "--baseline", out, cwd=out.parent)
+    assert done.returncode == 0, done.stderr
+    assert "3 parts: 2 pass, 1 " in done.stdout
+    assert ET.parse(out.parent / "matrix.junit.xml").getroot().attrib["skipped"] == "1"
+    assert "2 pass" in (out.parent / "matrix.md").read_text()
     engine = next((out / JUDGED[0] / "bundle" / "engine").glob("*.onnx"))
     before = engine.read_bytes()
     engine.write_bytes(before[:-1] + b"x")
@@ -69,6 +88,17 @@ def test_a_directory_of_targets_is_checked_whole(
     assert done.returncode == 6
     altered, whole, _ = json.loads(done.stdout)["parts"]
     assert (altered["status"], altered["exit_code"], whole["verdict"]) == ("failed", 6, "pass")
+
+
+def test_a_refusal_has_its_reason_and_its_code_and_alone_it_is_no_success(tmp_path: Path) -> None:
+    wanted = ("--targets", "tensorrt-rtx:sm75", "--allow-refused")  # takes no FP32, wherever it is installed
+    done = edgeattn("run", RECIPE, *wanted, "-o", tmp_path / "out", "--json", "-q")
+    assert done.returncode == 4, done.stderr
+    (part,) = json.loads(done.stdout)["parts"]
+    assert (part["status"], part["verdict"], part["exit_code"]) == ("refused", None, 4)
+    assert part["reason"]
+    assert part["hint"]
+    assert not (tmp_path / "out" / part["name"]).exists()
 
 
 def test_a_part_that_takes_too_long_loses_no_other(tmp_path: Path) -> None:
@@ -83,7 +113,17 @@ def test_a_part_that_takes_too_long_loses_no_other(tmp_path: Path) -> None:
 
 
 def test_an_interruption_ends_the_part_too_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "edgeattn", "run", str(RECIPE), "--targets", TARGETS, "-o", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "edgeattn",
+        "run",
+        str(RECIPE),
+        "--targets",
+        "onnxruntime",
+        "-o",
+        str(tmp_path / "out"),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     for line in process.stderr:
