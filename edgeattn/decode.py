@@ -93,6 +93,9 @@ def _steps(sessions: Sessions, wiring: Wiring, feeds: Arrays, once: Arrays) -> G
     fixed = {**feeds, **_wired(wiring.loop, wiring.feeds, once)}
     state = _initial_state(step, wiring, fixed)
     token_name = _tensor(wiring.stop.token)
+    if (hold := getattr(step, "hold", None)) is not None:  # an engine on a device keeps there what comes back to it
+        unchanging = {spec.name for spec in step.inputs} - state.keys() - {token_name}
+        step = hold({_tensor(t): _tensor(s) for t, s in wiring.state.items()}, frozenset(unchanging))
     out: dict[str, Array] = {}
     while True:
         token = yield out

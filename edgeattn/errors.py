@@ -129,7 +129,8 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors", "sklearn"), "export"),
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
     "PIL": "images",
-    **{engine: engine for engine in ("onnxruntime", "openvino", "nncf")},
+    **{engine: engine for engine in ("onnxruntime", "openvino", "nncf", "tensorrt", "cuda")},
+    "tensorrt_rtx": "tensorrt-rtx",
 }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn import calib, export, registry, source, tasks
 from edgeattn.arrays import check_feeds
-from edgeattn.backends import Availability, Backend, Options, parse_target, require_running
+from edgeattn.backends import Availability, Backend, Options, check_settings, parse_target, require_running
 from edgeattn.backends._common import usable_cores
 from edgeattn.errors import BadInput, MissingPackage, Unsupported, UsageError
 from edgeattn.program import Case, Program, Session
@@ -85,7 +85,9 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
         raise MissingPackage(backend_name, backend.extra, why=here.why)
     threads = recipe.latency.threads or usable_cores()
     export.use_threads(threads)
-    job = Job(recipe, model, known, backend, Options(device, recipe.precision, threads), listen, notes=[*model.notes])
+    options = Options(device, recipe.precision, threads, profiles=recipe.profile, settings=recipe.engine)
+    check_settings(backend, options, recipe.where("engine"), recipe.where("profile"))
+    job = Job(recipe, model, known, backend, options, listen, notes=[*model.notes])
     if recipe.quantize and recipe.quantize.calib and find(recipe.quantize.scheme).calibrated:
         _first_calibrated(job, recipe.quantize.calib)
     _refuse_measuring(job)

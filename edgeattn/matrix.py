@@ -121,6 +121,10 @@ def _asked(recipe: Recipe, target: str, precision: str) -> Asked:
         settings += [f"precision={precision}", f"quantize={_SCHEMES[precision]}"]
         settings += [f"gates.{name}=null" for name in _ONE_PRECISION]
     engine, device = parse_target(target)
+    if recipe.engine and engine != parse_target(recipe.target)[0]:
+        settings.append("engine={}")
+    if recipe.profile and not registry.get("backends", engine).profiled:
+        settings.append("profile=[]")
     name = f"{engine.replace('_', '-')}-{device.replace(',', '+')}.{precision}"
     return Asked(target, precision, name, tuple(settings))
 

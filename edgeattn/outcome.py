@@ -75,7 +75,7 @@ def make_report(
     built = StageRecord(
         "compile",
         engine.seconds,
-        {"backend": engine.backend, "graphs": dict(engine.effective), "peak_bytes": engine.peak_bytes},
+        {"backend": engine.backend, "graphs": dict(engine.effective)},
     )
     ungated = schema.Report(
         verdict="pass",
@@ -96,6 +96,7 @@ def make_report(
             reference_bytes=sum(outside.size(m) for m in exported.graphs.values()),
             engine_bytes=file_size(engine.directory, engine.files.values()),
         ),
+        build=schema.BuildReport(seconds=engine.seconds, peak_bytes=engine.peak_bytes),
         environment=environment.describe(threads=job.threads),
         notes=tuple(job.notes),
     )

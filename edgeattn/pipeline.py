@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, memory, report, tune
+from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, memory, progress, report, tune
+from edgeattn import profile as profiles
 from edgeattn.backends import Engine, calibrator, oracle, rounded
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
 from edgeattn.harness.parity import Limits
+from edgeattn.harness.precision import measured
 from edgeattn.job import Job, prepare, real_cases, refuse_unsupported
 from edgeattn.outcome import Evidence, fill_bundle, make_report, not_run, rules_applied
 from edgeattn.program import Case, Program, Reference, Session, Wiring
@@ -64,6 +66,7 @@ def run(
         job = prepare(recipe, listen)
         once = (shelf or Shelf()).once
         program = exported = once(job, "export", partial(export_stage, job))
+        complete_profiles(job, program)
         program = once(job, "rewrite", partial(rewrite_stage, job, program, work / UNDONE), work / UNDONE)
         program = once(job, "quantize", partial(quantize_stage, job, program))
         tune_stage(job, program)
@@ -83,6 +86,12 @@ def export_stage(job: Job) -> Program:
     program = export.export(job.model.source, opset=job.recipe.export.opset, seed=job.recipe.seed, real=real_cases(job))
     judge(job, "export", program)
     return program
+
+
+def complete_profiles(job: Job, program: Program) -> None:
+    """An engine that is built for sizes is built for those of the cases, where the recipe does not name them."""
+    if job.backend.profiled:
+        job.options = replace(job.options, profiles=profiles.complete(program, job.recipe.profile))
 
 
 def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Program:
@@ -195,12 +204,17 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
     """Refuse what the engine cannot take, then build into the bundle."""
     job.listen(f"compile for {job.recipe.target}", 0, None)
     refuse_unsupported(job, program)
+    program = _judged_on(job, program)
     directory = bundle / "engine"
     directory.mkdir(parents=True)
     memory.forget_peak()
-    engine = job.backend.compile(program, job.options, directory)
-    parts = [e.get("build", {}).get("peak_bytes") for e in engine.effective.values()]  # such builders count for each
-    return replace(engine, peak_bytes=max((size for size in (memory.peak(), *parts) if size), default=None))
+    with progress.heard_by(job.listen):
+        engine = job.backend.compile(program, job.options, directory)
+    peaks = (
+        memory.peak(),
+        measured(engine.effective)["peak_bytes"],
+    )  # a builder that tells has started the count again
+    return replace(engine, peak_bytes=max((size for size in peaks if size), default=None))
 
 
 def prove(job: Job, program: Program, engine: Engine) -> Evidence:
@@ -209,12 +223,18 @@ def prove(job: Job, program: Program, engine: Engine) -> Evidence:
         job.notes.append(f"the engine was built and not run: {job.runs.why}; {_OPEN}")
         job.parity.append(not_run(program, job.runs.why))
         return Evidence(rounded(program))
+    program = _judged_on(job, program)
     sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
     judge(job, "engine", program, sessions)
     scored = score(job, program, sessions)
     timed, raw = time_it(job, program, sessions)
     maps = draw_attention(job, program, sessions)
     return Evidence(sessions, scored, timed, raw, profile_it(job, program), maps)
+
+
+def _judged_on(job: Job, program: Program) -> Program:
+    """The program with those cases alone that the engine is built for."""
+    return replace(program, reference=profiles.within(program, job.options.profiles))
 
 
 def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session] | None = None) -> None:
@@ -239,6 +259,7 @@ def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema
         return None
     known = job.task
     at_once = cases.samples_at_once(graphs.program_inputs(program), _TASK_BATCH)
+    at_once = profiles.most(program, job.options.profiles, at_once)
 
     def scored(what: str, opened: Mapping[str, Session], wiring: Wiring | None, batch: int) -> task.Scored:
         return task.scores(

@@ -18,6 +18,7 @@ from edgeattn import complaints, plainyaml, registry, target, theirs
 from edgeattn.errors import RecipeError, UnknownName, UsageError, did_you_mean, printable
 from edgeattn.files import read_regular
 from edgeattn.plainyaml import Places
+from edgeattn.profile import Span, parse_span
 from edgeattn.program import INPUT_DTYPES, TensorSpec
 
 MAX_BYTES = 64 << 10
@@ -135,6 +136,17 @@ class Quantize(_Section):
     minutes: Positive | None = None
 
 
+def _span(text: object) -> Span:
+    return parse_span(text)
+
+
+Buckets = Annotated[
+    tuple[Mapping[Name, Annotated[Span, BeforeValidator(_span)]], ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, Mapping) else value),
+    Field(strict=False),
+]
+
+
 class Latency(_Section):
     """How long to measure; ``threads`` 0 means the physical cores this process may use."""
 
@@ -182,6 +194,8 @@ class _Source:
 class Recipe(_Section):
     """One complete run: which model, to which engine, in which precision, judged how.
 
+    ``profile`` says, for engines that are built for them, which sizes dynamic dimensions take: least, typical, largest,
+    such as ``{batch: [1, 4, 8]}``, or a list of such buckets. ``engine`` holds settings of the engine's own.
     ``tune`` measures the engine's settings (threads, the float type around INT8) and builds with the fastest.
     """
 
@@ -193,6 +207,8 @@ class Recipe(_Section):
     export: Export = Export()
     rewrite: Rewrite = Rewrite()
     quantize: Quantize | None = None
+    profile: Buckets = ()
+    engine: Mapping[Name, str | bool | int] = {}
     tune: bool = False
     latency: Latency = Latency()
     gates: Gates = Gates()
@@ -349,7 +365,7 @@ def _keys_at(loc: tuple[str, ...]) -> list[str] | None:
     """Keys allowed inside ``loc``; None where any key is (dimensions, shapes); empty inside a plain value."""
     if not loc:
         return list(Recipe.model_fields)
-    if loc in (("export", "shapes"), ("rewrite", "fix")):
+    if loc in (("export", "shapes"), ("rewrite", "fix"), ("profile",), ("engine",)):
         return None
     return list(_SECTIONS[loc[0]].model_fields) if len(loc) == 1 and loc[0] in _SECTIONS else []
 

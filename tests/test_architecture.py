@@ -33,6 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "complaints",
             "arrays",
             "target",
+            "profile",
             "theirs",
             "memory",
             "worker",

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn import registry
 from edgeattn.backends._quiet import silence_engines
-from edgeattn.errors import EngineFailed, MissingPackage, Unsupported
+from edgeattn.errors import EngineFailed, MissingPackage, Unsupported, UsageError, did_you_mean, printable
 from edgeattn.target import parse as parse_target
 
 if TYPE_CHECKING:
     import onnx
 
+    from edgeattn.profile import Bucket
     from edgeattn.program import Arrays, Program, QdqDialect, Session
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Options",
     "Refusal",
     "calibrator",
+    "check_settings",
     "oracle",
     "parse_target",
     "require_running",
@@ -66,6 +68,9 @@ class Options:
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``: the precision asked for.
         threads: intra-op threads; 0 means the physical cores this process may use.
         optimize: False switches graph optimisation off (for judging rewrites, never for timing).
+        profiles: sizes that dynamic dimensions take, for engines that are built for them (:mod:`edgeattn.profile`);
+            what is left open follows from the cases that the program is judged on.
+        settings: the engine's own, by the names in its ``knobs``.
         around: what an INT8 graph computes its float parts in: ``fp32``, or ``bf16`` where the engine offers it.
     """
 
@@ -74,6 +79,8 @@ class Options:
     threads: int = 0
     optimize: bool = True
     around: str = "fp32"
+    profiles: tuple[Bucket, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,13 +136,16 @@ class Backend(Protocol):
     Attributes:
         name: the file stem. extra: the pip extra that brings the engine. devices: the first is the default.
         joins: whether one engine file may serve several devices at once, as ``tensorrt-rtx:sm89,sm120``.
-        qdq: what it needs of a quantized graph.
+        profiled: whether it is built for the sizes of dynamic dimensions (``Options.profiles``); others take any.
+        knobs: its own settings, by name (``Options.settings``). qdq: what it needs of a quantized graph.
     """
 
     name: str
     extra: str
     devices: tuple[str, ...]
     joins: bool
+    profiled: bool
+    knobs: tuple[str, ...]
     qdq: QdqDialect
 
     def probe(self) -> Availability:
@@ -218,6 +228,21 @@ def rounded(program: Program) -> dict[str, Session]:
     return oracle(replace(program, graphs={g: rounding.visible(m) for g, m in program.graphs.items()}))
 
 
+def check_settings(backend: Backend, options: Options, engine: str, profile: str) -> None:
+    """Refuse settings and profiles that an engine has no use for; ``engine`` and ``profile`` say where they were given.
+
+    Raises:
+        UsageError: with the nearest settings.
+    """
+    name = backend.name.replace("_", "-")
+    for setting in options.settings:
+        if setting not in backend.knobs:
+            what = f"{name} has no setting '{printable(setting, 80)}'"
+            raise UsageError(what, where=engine, hint=did_you_mean(setting, backend.knobs))
+    if options.profiles and not backend.profiled:
+        raise UsageError(f"{name} is not built for sizes: it takes any", where=profile, hint="leave the profile out")
+
+
 def require_running(backend: Backend, options: Options, purpose: str) -> None:
     """Refuse what runs the engine where it can only be built; ``purpose`` is what would run it, in a few words.
 
@@ -227,4 +252,4 @@ def require_running(backend: Backend, options: Options, purpose: str) -> None:
     here = backend.executes(options)
     if not here.available:
         target = f"{backend.name.replace('_', '-')}:{options.device}"
-        raise Unsupported(f"cannot run here: {here.why}, and {purpose} runs it", where=target, hint=here.hint)
+        raise Unsupported(f"{purpose} runs the engine, and {here.why}", where=target, hint=here.hint)

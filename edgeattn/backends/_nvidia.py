@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 from functools import cache
 
 from edgeattn.backends import Availability
+from edgeattn.errors import Unsupported
 
 _MAJOR, _MINOR = 75, 76  # CUdevice_attribute, cuda.h
 
@@ -34,9 +36,30 @@ def runs(wanted: tuple[str, ...]) -> Availability:
     """Whether the first GPU here is one of ``wanted``; any is right where none is named."""
     here = capabilities()
     if not here:
-        where = f"on a machine with one of {', '.join(wanted)}" if wanted else "where one is"
-        return Availability(False, why="this machine has no NVIDIA GPU", hint=f"`edgeattn verify` the bundle {where}")
+        hint = f"go on where {' or '.join(wanted) or 'one'} is"
+        return Availability(False, why="this machine has no NVIDIA GPU", hint=hint)
     if wanted and here[0] not in wanted:
         why = f"the GPU of this machine is {here[0]}, and the engine is for {' and '.join(wanted)}"
         return Availability(False, why=why, hint=f"build it for {here[0]} too")
+    if not _bindings():
+        return Availability(False, why="CUDA's bindings are not installed", hint="pip install 'edgeattn[cuda]'")
     return Availability(True, version=here[0])
+
+
+def _bindings() -> bool:
+    """Whether tensors can be carried to the GPU."""
+    try:
+        return importlib.util.find_spec("cuda.bindings") is not None
+    except ImportError:
+        return False
+
+
+def require(wanted: tuple[str, ...], engine: str) -> None:
+    """Refuse to open an engine where it does not run.
+
+    Raises:
+        Unsupported: with the reason.
+    """
+    here = runs(wanted)
+    if not here.available:
+        raise Unsupported(here.why, where=engine, hint=here.hint)

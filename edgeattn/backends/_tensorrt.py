@@ -1,25 +1,37 @@
-"""What TensorRT and TensorRT for RTX share as engines; see their own files for what differs."""
+"""What TensorRT and TensorRT for RTX share as engines; see their own files for what differs.
+
+Precision lives in the graph: a graph in FP32 is built in FP32 whatever is asked for, so asking for FP16 is refused
+until the graph says so (``edgeattn quantize --scheme fp16``). What runs is read back from the builder's list of layers.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeattn import profile as profiles
 from edgeattn import rounding
 from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
 from edgeattn.backends import _nvidia as nvidia
+from edgeattn.backends import _tensorrt_plan as plans
 from edgeattn.backends._common import newer_opsets, precision_summary, probe_package
-from edgeattn.backends._tensorrt_build import Built, Sizes, build
+from edgeattn.backends._tensorrt_build import Built, Order, build
 from edgeattn.backends._tensorrt_layers import executed, products
-from edgeattn.errors import MissingPackage, Unsupported
-from edgeattn.graphs import macs_by_node, program_inputs
-from edgeattn.program import Program, QdqDialect, TensorSpec
+from edgeattn.backends._tensorrt_settings import Settings
+from edgeattn.backends._tensorrt_versions import Version
+from edgeattn.graphs import input_specs, macs_by_node, output_specs
+from edgeattn.program import Program, QdqDialect
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import onnx
 
+    from edgeattn.profile import Bucket
     from edgeattn.program import Arrays, Session
 
 _HALVES = ("fp16", "bf16")
@@ -35,7 +47,29 @@ class TensorRtBackend:
     title = ""
     devices: tuple[str, ...] = ()
     joins = False
+    profiled = True
+    knobs: tuple[str, ...] = ()
     qdq = QdqDialect(dynamic="")
+
+    def library(self) -> Any:
+        """The package.
+
+        Raises:
+            MissingPackage: with the install line.
+        """
+        raise NotImplementedError
+
+    def version(self) -> Version:
+        """The row of the table of differences for the version that is here."""
+        raise NotImplementedError
+
+    def capabilities(self, options: Options) -> tuple[str, ...]:
+        """The compute capabilities that are built for; none where it is this machine's."""
+        raise NotImplementedError
+
+    def configure(self, config: Any, options: Options) -> Any:
+        """Set on a builder's configuration what is special about the engine; the timing cache, or None."""
+        raise NotImplementedError
 
     def probe(self) -> Availability:
         """Whether the package imports, and its version."""
@@ -46,100 +80,109 @@ class TensorRtBackend:
         here = self.probe()
         return nvidia.runs(self.capabilities(options)) if here.available else here
 
-    def capabilities(self, options: Options) -> tuple[str, ...]:
-        """The compute capabilities that are asked for; none where it is this machine's."""
-        raise NotImplementedError
-
-    def library(self) -> Any:
-        """The package."""
-        raise NotImplementedError
-
-    def configure(self, config: Any, options: Options) -> None:
-        """Set on a builder's configuration what is special about the engine."""
-        raise NotImplementedError
-
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
-        """Opsets, operators and precisions that would not build, or would build as something else."""
+        """Opsets and precisions that would not build, or would build as something else."""
         refusals = newer_opsets(program, _NEWEST_OPSET)
         if program.ir:
             hint = "quantize with int8-static, which is the portable one"
             refusals.append(Refusal("*", "", "the program was made for OpenVINO alone", hint))
         if options.precision in _HALVES:
-            refusals += [
-                Refusal(
-                    graph, "", f"{self.title} computes what the graph says, and that is not {options.precision}", hint
-                )
-                for graph, model in program.graphs.items()
-                if options.precision not in rounding.types_in(model)
-                for hint in [f"cast it first: edgeattn quantize --scheme {options.precision}"]
-            ]
+            why = f"it computes in what the graph says, and nothing in this graph is {options.precision}"
+            hint = f"cast it first: edgeattn quantize --scheme {options.precision}, `quantize:` in a recipe"
+            typed = {graph: rounding.types_in(model) for graph, model in program.graphs.items()}
+            if typed and not any(options.precision in kinds for kinds in typed.values()):
+                refusals.append(Refusal(next(iter(typed)), "", why, hint))
         return refusals
 
     def compile(self, program: Program, options: Options, out: Path) -> Engine:
         """Build a plan for each graph, and record what the builder says that it made."""
         started = time.perf_counter()
-        sizes = spans(program)
+        buckets = profiles.of(program, options.profiles)
         files, effective = {}, {}
         for graph, model in program.graphs.items():
-            built = self._built(model, options, sizes)
+            built = self._built(model, options, buckets)
             files[graph] = f"{graph}.plan"
-            (out / files[graph]).write_bytes(built.plan)
+            known = self._facts(built, model, options, buckets)
+            plans.write(built.plan, out / files[graph], known)
+            if built.cache:
+                (out / "timing.cache").write_bytes(built.cache)
             effective[graph] = {
                 "device": options.device,
-                "precision": precision_summary(products(executed(built.layers, model)), macs_by_node(model)),
-                "settings": {"tf32": False, "typed": "strongly", "profile": {k: list(v) for k, v in sizes.items()}},
-                "build": {"seconds": built.seconds, "peak_bytes": built.peak_bytes, "bytes": len(built.plan)},
+                "precision": precision_summary(products(self._executed(built, model), model), macs_by_node(model)),
+                "settings": {
+                    "tf32": False,
+                    "typed": "strongly" if not self.version().precision else "weakly",
+                    "profiles": [{name: list(span) for name, span in bucket.items()} for bucket in buckets],
+                    **options.settings,
+                },
+                "build": {"seconds": built.seconds, "peak_bytes": built.peak_bytes, "bytes": known.bytes},
+                "plan": {"sha256": known.sha256, "version": known.version, "capabilities": list(known.capabilities)},
             }
         return Engine(self.name, options, out, files, effective, time.perf_counter() - started)
 
-    def _built(self, model: onnx.ModelProto, options: Options, sizes: Mapping[str, Sizes]) -> Built:
-        def configure(config: Any) -> None:
-            self.configure(config, options)
+    def _built(self, model: onnx.ModelProto, options: Options, buckets: Sequence[Bucket]) -> Built:
+        order = Order(
+            self.library(),
+            self.title,
+            self.version(),
+            options.precision,
+            buckets,
+            lambda config: self.configure(config, options),
+        )
+        return build(model, order)
 
-        return build(self.library(), model, sizes, configure, self.title)
+    def _facts(self, built: Built, model: onnx.ModelProto, options: Options, buckets: Sequence[Bucket]) -> plans.Facts:
+        asked = Settings.of(options.settings)
+        weights = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest() if asked.strip else ""
+        return plans.Facts(
+            self.name,
+            str(self.library().__version__),
+            hashlib.sha256(built.plan).hexdigest(),
+            len(built.plan),
+            self.capabilities(options) or nvidia.capabilities()[:1],
+            movable=asked.version_compatible,
+            stripped=asked.strip,
+            profiles=tuple(buckets),
+            tensors={s.name: tuple(profiles.dimensions(s)) for s in (*input_specs(model), *output_specs(model))},
+            weights=weights,
+        )
+
+    def _executed(self, built: Built, model: onnx.ModelProto) -> list[Executed]:
+        return executed(built.layers, model)
 
     def open(self, file: Path, options: Options) -> Session:
-        """Open an engine file."""
-        raise self._not_here(options)
+        """Open an engine file: its bytes are checked here before the library sees them."""
+        from edgeattn.backends._tensorrt_session import opened
+
+        plan, facts = plans.read(file, self.name, str(self.library().__version__))
+        nvidia.require(facts.capabilities, self.title)
+        return opened(self.library(), plan, facts, self.title, plans.weights(file, facts))
 
     def load(self, model: onnx.ModelProto, options: Options) -> Session:
-        """Open a graph that is in memory."""
-        raise self._not_here(options)
+        """Build a graph that is in memory, and open it."""
+        from edgeattn.backends._tensorrt_session import opened
 
-    def _not_here(self, options: Options) -> Unsupported:
-        here = self.executes(options)
-        return Unsupported(here.why or "does not run engines yet", where=self.title, hint=here.hint)
+        nvidia.require(self.capabilities(options), self.title)
+        buckets = profiles.of(Program({"main": model}), options.profiles)
+        whole = replace(options, settings={**options.settings, "strip": False})
+        built = self._built(model, whole, buckets)
+        return opened(self.library(), built.plan, self._facts(built, model, whole, buckets), self.title)
 
     def profile(
         self, model: onnx.ModelProto, options: Options, feeds: Arrays | None = None, runs: int = 0
     ) -> list[Executed]:
-        """Nothing yet."""
-        return []
+        """The layers that the builder made; timed by the engine's own profiler where it runs."""
+        from edgeattn.backends._tensorrt_session import timed
+
+        buckets = profiles.of(Program({"main": model}), options.profiles)
+        built = self._built(model, options, buckets)
+        found = self._executed(built, model)
+        if feeds is None:
+            return found
+        nvidia.require(self.capabilities(options), self.title)
+        facts = self._facts(built, model, options, buckets)
+        return timed(self.library(), built.plan, facts, found, feeds, runs, self.title)
 
     def variants(self, options: Options) -> list[Mapping[str, Any]]:
-        """The builder chooses."""
+        """None: the builder measures for itself."""
         return []
-
-
-def spans(program: Program) -> dict[str, Sizes]:
-    """Sizes that each dynamic dimension takes over the cases a program is judged on: least, typical, largest."""
-    if program.reference is None:
-        return {}
-    inputs = {spec.name: spec for spec in program_inputs(program)}
-    seen: dict[str, list[int]] = {}
-    for case in (program.reference.typical, *program.reference.cases):
-        for name, value in case.feeds.items():
-            for dim, size in zip(_names(inputs[name]), value.shape, strict=True) if name in inputs else ():
-                if isinstance(dim, str):
-                    seen.setdefault(dim, []).append(size)
-    return {name: (min(sizes), sizes[0], max(sizes)) for name, sizes in seen.items()}
-
-
-def _names(spec: TensorSpec) -> list[int | str]:
-    """Its dimensions; a dynamic one without a name is called after its place."""
-    return [f"{spec.name}:{axis}" if dim in ("", "?") else dim for axis, dim in enumerate(spec.shape)]
-
-
-def missing(name: str, extra: str) -> MissingPackage:
-    """The package is not installed."""
-    return MissingPackage(name, extra)

@@ -1,14 +1,16 @@
-"""What a TensorRT engine executes, from the list of layers that its builder gives.
+"""What a TensorRT engine executes, in the names of the graph it was built from.
 
-``edgeattn`` has no need to open the engine for that, which takes a GPU: with detailed profiling on, the builder logs
-the layers that it made, each with types, kernel, and the ONNX nodes that it stands for.
+Two sources say the same. TensorRT for RTX logs the layers that it made while it builds, each with types, kernel and the
+ONNX nodes that it stands for, so that no GPU is needed; TensorRT's inspector tells them of an open engine, as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from edgeattn.backends import Executed
 from edgeattn.backends._common import Given
@@ -23,42 +25,85 @@ _LINE = re.compile(
 )
 _TYPE = re.compile(r"Datatype: (\w+)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
-_LABELS = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "Int8": "int8", "FP8": "fp8"}
+_LABELS = {
+    **{"Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "Int8": "int8", "FP8": "fp8"},
+    **{"FP32": "fp32", "FP16": "fp16", "BF16": "bf16", "INT8": "int8"},
+}
 _GENERATED = "kgen"  # fused elementwise work; a product only where no other layer claims that node
+_LAYOUT = ("Reformat", "Shuffle", "NoOp")
+
+
+@dataclass(frozen=True)
+class _Told:
+    """One layer as its source tells it: ``types`` of what it reads, or else writes."""
+
+    name: str
+    kind: str
+    types: tuple[str, ...]
+    tactic: str
+    metadata: str
 
 
 def executed(lines: Sequence[str], model: onnx.ModelProto) -> list[Executed]:
-    """The layers in the names of the graph; empty where the builder gave no list."""
+    """The layers that a builder logged; empty where it gave no list."""
+    return _layers([_of_line(match) for line in lines if (match := _LINE.match(line))], model)
+
+
+def inspected(text: str, model: onnx.ModelProto) -> list[Executed]:
+    """The layers that an inspector told as JSON, built with detailed profiling."""
+    layers = json.loads(text)["Layers"]
+    return _layers([_of_json(layer) for layer in layers if isinstance(layer, dict)], model)
+
+
+def _of_line(match: re.Match[str]) -> _Told:
+    types = _TYPE.findall(match["inputs"]) or _TYPE.findall(match["outputs"])
+    return _Told(match["name"], match["type"], tuple(types), match["tactic"], match["metadata"])
+
+
+def _of_json(layer: Mapping[str, Any]) -> _Told:
+    """``Format/Datatype`` holds the type among other words (``Channel major FP16 format``); newer releases part it."""
+    ends = layer.get("Inputs") or layer.get("Outputs") or ()
+    words = (word for end in ends for word in (end.get("Datatype") or end.get("Format/Datatype", "")).split())
+    types = tuple(word for word in words if word in _LABELS)
+    return _Told(
+        str(layer.get("Name", "")),
+        str(layer.get("LayerType", "")),
+        types,
+        str(layer.get("TacticName", "")),
+        str(layer.get("Metadata", "")),
+    )
+
+
+def _layers(told: Sequence[_Told], model: onnx.ModelProto) -> list[Executed]:
     given = Given(model)
-    found = [match for line in lines if (match := _LINE.match(line))]
-    claimed = {
-        node
-        for match in found
-        if match["type"] != _GENERATED
-        for node in _nodes(match, given)
-        if given.ops[node] in MAC_OPS
-    }
-    return [_layer(match, given, claimed) for match in found]
+    claimed = {node for layer in told if layer.kind != _GENERATED for node in _products_in(layer, given)}
+    return [_layer(layer, given, claimed) for layer in told]
 
 
-def _nodes(match: re.Match[str], given: Given) -> tuple[str, ...]:
-    return given.find(_NODE.findall(match["metadata"]))
+def _nodes(layer: _Told, given: Given) -> tuple[str, ...]:
+    return given.find(_NODE.findall(layer.metadata))
 
 
-def _layer(match: re.Match[str], given: Given, claimed: set[str]) -> Executed:
-    nodes, kind = _nodes(match, given), match["type"]
-    products = [n for n in nodes if given.ops[n] in MAC_OPS and (kind != _GENERATED or n not in claimed)]
-    precision = _label(_TYPE.findall(match["inputs"]) or _TYPE.findall(match["outputs"]))
-    role = "product" if products else "quantize" if given.only_quantizes(nodes) else "other"
+def _products_in(layer: _Told, given: Given) -> Iterator[str]:
+    return (node for node in _nodes(layer, given) if given.ops[node] in MAC_OPS)
+
+
+def _layer(layer: _Told, given: Given, claimed: set[str]) -> Executed:
+    nodes = _nodes(layer, given)
+    products = [n for n in _products_in(layer, given) if layer.kind != _GENERATED or n not in claimed]
+    precision = next((_LABELS[kind] for kind in layer.types if kind in _LABELS), "")
+    idle = "quantize" if given.only_quantizes(nodes) else "layout" if layer.kind in _LAYOUT else "other"
     stands_for = tuple(dict.fromkeys([*products, *nodes]))
-    return Executed(match["name"], kind, role, precision, match["tactic"], 0.0, stands_for)
+    return Executed(layer.name, layer.kind, "product" if products else idle, precision, layer.tactic, 0.0, stands_for)
 
 
-def _label(types: Iterable[str]) -> str:
-    """What a layer computes in: the type of what it reads first."""
-    return next((_LABELS[kind] for kind in types if kind in _LABELS), "")
-
-
-def products(layers: Iterable[Executed]) -> list[tuple[str, str]]:
+def products(layers: Iterable[Executed], model: onnx.ModelProto) -> list[tuple[str, str]]:
     """``(node, precision)`` of every product; a layer that does several tells each."""
-    return [(node, layer.precision) for layer in layers if layer.role == "product" for node in layer.stands_for[:1]]
+    given = Given(model)
+    return [
+        (node, layer.precision)
+        for layer in layers
+        if layer.role == "product"
+        for node in layer.stands_for
+        if given.ops[node] in MAC_OPS
+    ]

@@ -91,6 +91,8 @@ class OnnxRuntimeBackend:
     extra = "onnxruntime"
     devices = ("cpu",)
     joins = False
+    profiled = False
+    knobs = ()
     qdq = QdqDialect(
         unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True, unpacks_at_once=False
     )

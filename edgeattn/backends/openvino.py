@@ -97,6 +97,8 @@ class OpenVinoBackend:
     extra = "openvino"
     devices = ("cpu",)
     joins = False
+    profiled = False
+    knobs = ()
     qdq = QdqDialect(
         unsigned=True,
         signed_elsewhere=True,

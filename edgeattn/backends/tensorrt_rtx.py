@@ -2,7 +2,8 @@
 
 Engine file: ``<graph>.plan``, for one compute capability or for several at once (``tensorrt-rtx:sm89,sm120``). The
 builder compiles ahead of time on the CPU; the GPU's own kernels are finished when the plan is first opened there.
-It is for desktop and laptop GPUs: no Jetson (sm87) and no data centre GPU (sm90) is among its devices.
+It is for desktop and laptop GPUs: no Jetson (sm87) and no data centre GPU (sm90) is among its devices. Plans without
+weights (TensorRT's ``strip``) it builds only beside a GPU (measured with 1.7), so that setting is left to ``tensorrt``.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from edgeattn.backends import Options, Refusal
-from edgeattn.backends._tensorrt import TensorRtBackend, missing
-from edgeattn.errors import EngineFailed
+from edgeattn.backends._tensorrt import TensorRtBackend
+from edgeattn.backends._tensorrt_versions import RTX, Version
+from edgeattn.errors import EngineFailed, MissingPackage
 from edgeattn.program import Program
 
 
@@ -29,8 +31,12 @@ class TensorRtRtxBackend(TensorRtBackend):
         try:
             import tensorrt_rtx
         except ImportError as error:
-            raise missing(self.name, self.extra) from error
+            raise MissingPackage("tensorrt_rtx_cu13", self.extra) from error
         return tensorrt_rtx
+
+    def version(self) -> Version:
+        """Every version has been strongly typed."""
+        return RTX
 
     def capabilities(self, options: Options) -> tuple[str, ...]:
         """Those of the target's name."""

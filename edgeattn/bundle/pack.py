@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeattn import __version__, outside
+from edgeattn import __version__, outside, registry
 from edgeattn.bundle._reader import SCHEMA_VERSION, plain_path
 from edgeattn.bundle.manifest import NAME, GraphEntry, Manifest, SelfTestEntry, Tolerance, entry, parse
 from edgeattn.errors import BadInput, printable
@@ -179,9 +179,10 @@ def _effective_precision(engine: Engine) -> str:
 
 def _versions(backend: str) -> dict[str, str]:
     versions = {"edgeattn": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    for package in ("numpy", "onnx", "torch", backend):
+    for package in ("numpy", "onnx", "torch"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    here = registry.get("backends", backend).probe() if backend in registry.names("backends") else None
+    return {**versions, backend: here.version} if here is not None and here.available else versions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -30,10 +30,12 @@ from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.backends import Backend, Options
+    from edgeattn.profile import Bucket
     from edgeattn.program import Program, TensorSpec
     from edgeattn.report.schema import GateReport
     from edgeattn.report.schema import Precision as Ran
 
+_SPAN = "NAME=LEAST:TYPICAL:LARGEST[,…]"
 _INPUTS = "Real inputs: an .npz, one array per input, to judge on beside seeded ones."
 Inputs = Annotated[Path | None, typer.Option(help=_INPUTS)]
 Shapes = Annotated[
@@ -180,6 +182,15 @@ def compile_(
         typer.Option("--min-share", min=0, max=1, help="Work that must run in the precision asked for; else half."),
     ] = None,
     threads: Threads = 0,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Sizes of dynamic dimensions, for engines built for them; repeat for buckets.", metavar=_SPAN
+        ),
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--engine", help="A setting of the engine's own.", metavar="KEY=VALUE")
+    ] = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="Measure the engine's settings here, and build with the fastest.")
     ] = False,
@@ -192,10 +203,11 @@ def compile_(
     debug: Debug = False,
 ) -> None:
     """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for."""
-    from edgeattn import backends, decode, drawing, registry, storage
+    from edgeattn import backends, decode, drawing, progress, registry, storage
+    from edgeattn import profile as profiles
     from edgeattn.bundle.pack import answered_sample, pack
     from edgeattn.errors import MissingPackage
-    from edgeattn.harness.precision import audit
+    from edgeattn.harness.precision import audit, measured
     from edgeattn.publish import guard, new_directory
     from edgeattn.report import gates
 
@@ -209,7 +221,12 @@ def compile_(
         guard(out, [source])
         given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
-        options = backends.Options(device, precision, threads)
+        own, asked = _settings(setting or []), _buckets(profile or [])
+        options = backends.Options(device, precision, threads, profiles=asked, settings=own)
+        backends.check_settings(backend, options, "--engine", "--profile")
+        if backend.profiled:
+            options = replace(options, profiles=profiles.complete(program, asked))
+            program = replace(program, reference=profiles.within(program, options.profiles))
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
         tried: list[dict[str, Any]] = []
@@ -218,7 +235,8 @@ def compile_(
         ui.listen(f"compile for {target}", 0, None)
         with new_directory(out, force) as work:
             (work / "engine").mkdir()
-            engine = backend.compile(program, options, work / "engine")
+            with progress.heard_by(ui.listen):
+                engine = backend.compile(program, options, work / "engine")
             ran = audit(precision, engine.effective)
             gate = gates.precision(ran, True if least is None else least)
             if gate.verdict == "fail":
@@ -240,10 +258,20 @@ def compile_(
                 "gate": gate.model_dump(mode="json"),
                 "tuned": tried,
                 "execution": {"ran": runs.available, "why": runs.why},
+                "build": measured(engine.effective),
             },
             f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
+            + _sized(options)
             + ("" if runs.available else f"; built, not run: {runs.why}"),
         )
+
+
+def _sized(options: Options) -> str:
+    """The sizes an engine was built for, where it was."""
+    from edgeattn.profile import words
+
+    told = " or ".join(filter(None, map(words, options.profiles)))
+    return f"; takes {told} (--profile sets others)" if told else ""
 
 
 def _refused(ui: Ui, target: str, ran: Ran, gate: GateReport) -> NoReturn:
@@ -265,6 +293,29 @@ def _tuned(ui: Ui, program: Program, backend: Backend, options: Options) -> tupl
     for setting, choice in tried:
         ui.listen(f"{setting}: {choice}", 0, None)
     return options, [{"setting": setting, **asdict(choice)} for setting, choice in tried]
+
+
+def _buckets(texts: list[str]) -> tuple[Bucket, ...]:
+    """``--profile`` options: one bucket each."""
+    from edgeattn.profile import parse_bucket
+
+    try:
+        return tuple(parse_bucket(text) for text in texts)
+    except ValueError as error:
+        raise UsageError(str(error), where="--profile") from None
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    """``--engine`` options by name; values are YAML, as in a recipe."""
+    from edgeattn import plainyaml
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError("expected KEY=VALUE", where=f"--engine {text}", hint="like --engine strip=true")
+        found[name] = plainyaml.read(value, f"--engine {text}")[0]
+    return found
 
 
 def _sizes(texts: list[str]) -> dict[str, int]:
@@ -290,7 +341,7 @@ def _chooser(target: str, threads: int) -> Any:
     if not backend.probe().available:
         raise MissingPackage(name, backend.extra, why=backend.probe().why)
     options = backends.Options(device, "fp32", threads or usable_cores())
-    backends.require_running(backend, options, "timing rules")
+    backends.require_running(backend, options, "the timing of rules")
     return choose.by_latency(name, options)
 
 

@@ -133,7 +133,6 @@ def part_of(name: str, target: str, precision: str, report: Report, code: int, s
         seconds: of the whole part.
     """
     judged = [stage for stage in report.parity.stages if stage.case_count]
-    built = next((stage for stage in report.stages if stage.name == "compile"), None)
     return Part(
         name=name,
         target=Named(requested=target, effective=report.target.effective),
@@ -145,9 +144,9 @@ def part_of(name: str, target: str, precision: str, report: Report, code: int, s
         parity=judged[-1] if judged else None,
         task=report.task,
         size=report.size,
-        build_seconds=built.seconds if built else None,
+        build_seconds=report.build.seconds if report.build else None,
         seconds=seconds,
-        build_peak_bytes=built.notes.get("peak_bytes") if built else None,
+        build_peak_bytes=report.build.peak_bytes if report.build else None,
         latency=report.latency,
         shared=tuple(stage.name for stage in report.stages if stage.cached),
     )

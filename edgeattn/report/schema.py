@@ -16,6 +16,7 @@ from edgeattn.errors import BadInput, printable
 from edgeattn.report.sections import (
     Attempt,
     AttentionReport,
+    BuildReport,
     Comparison,
     Contender,
     Environment,
@@ -52,6 +53,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Attempt",
     "AttentionReport",
+    "BuildReport",
     "Comparison",
     "Contender",
     "Environment",
@@ -110,6 +112,7 @@ class Report(Value):
     latency: LatencyReport | None = None
     profile: TimeReport | None = None
     size: SizeReport | None = None
+    build: BuildReport | None = None
     environment: Environment | None = None
     gates: tuple[GateReport, ...] = ()
     notes: tuple[str, ...] = ()

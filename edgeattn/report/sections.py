@@ -286,6 +286,13 @@ class SizeReport(Value):
         return self.engine_bytes / self.reference_bytes if self.reference_bytes else None
 
 
+class BuildReport(Value):
+    """What building the engine took; ``peak_bytes`` of this process's memory, None where the engine does not say."""
+
+    seconds: Figure
+    peak_bytes: int | None = None
+
+
 class Environment(Value):
     """The machine and the packages behind the figures.
 

@@ -51,6 +51,8 @@ def _head(report: Report) -> str:
         )
     if report.size is not None:
         figures.append(f"**{w.size(report.size.engine_bytes)}** from {w.size(report.size.reference_bytes)}")
+    if report.build is not None:
+        figures.append(w.build(report.build))
     return "\n".join(lines) + ("\n\n" + " · ".join(figures) if figures else "")
 
 

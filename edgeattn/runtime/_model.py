@@ -154,7 +154,7 @@ def _sessions(directory: Path, manifest: Manifest) -> dict[str, Session]:
     if not here.available:
         raise MissingPackage(manifest.backend, backend.extra, why=here.why)
     options = _options(directory, manifest)
-    require_running(backend, options, "a bundle")
+    require_running(backend, options, "opening a bundle")
     built = manifest.created_with.get(manifest.backend, "another version")
     try:
         return {name: backend.open(directory / graph.file, options) for name, graph in manifest.graphs.items()}

@@ -52,6 +52,8 @@ class ReferenceBackend:
     extra = "export"
     devices = ("cpu",)
     joins = False
+    profiled = False
+    knobs = ()
     qdq = QdqDialect()
 
     def probe(self) -> Availability:

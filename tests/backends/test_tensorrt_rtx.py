@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
-from edgeattn.backends import _nvidia
+from edgeattn import backends, export, progress, source
+from edgeattn.backends import Options, _nvidia
+from edgeattn.backends.tensorrt_rtx import BACKEND as RTX
+from edgeattn.errors import EngineFailed
+from edgeattn.harness import parity
+from edgeattn.program import Case, Program, Reference, StageRecord
+from edgeattn.quantize import Settings, quantize
+from edgeattn.rewrite import rewrite
 from tests.conftest import edgeattn
-from tests.graphs import conv_net
+from tests.graphs import conv_net, model
 
 pytestmark = [
     pytest.mark.tensorrt_rtx,
@@ -31,7 +44,10 @@ def test_compile_builds_one_engine_for_two_gpus_and_says_that_it_did_not_run(tmp
     assert (tmp_path / "b" / manifest["graphs"]["main"]["file"]).stat().st_size > 100_000
     verified = edgeattn("verify", tmp_path / "b")
     assert verified.returncode == 4
-    assert "cannot run here: this machine has no NVIDIA GPU" in verified.stderr
+    assert (
+        "opening a bundle runs the engine, and this machine has no NVIDIA GPU; go on where sm89 or sm120 is"
+        in verified.stderr
+    )
     assert len(verified.stderr.splitlines()) == 1
 
 
@@ -62,5 +78,115 @@ def test_what_measures_on_the_engine_is_refused_before_any_work(change: str, at:
     (tmp_path / "r.yaml").write_text(f"model: cam_digits\ntarget: tensorrt-rtx:sm89\n{change}\n")
     done = edgeattn("run", tmp_path / "r.yaml", "-o", tmp_path / "run", "-q")
     assert done.returncode == 4
-    assert f"cannot run here: this machine has no NVIDIA GPU, and {at}" in done.stderr
+    assert "runs the engine, and this machine has no NVIDIA GPU" in done.stderr
+    assert at in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_profile_and_buckets_are_built_and_told(tmp_path: Path) -> None:
+    onnx.save(conv_net(), tmp_path / "m.onnx")
+    asked = ("compile", tmp_path / "m.onnx", "-t", "tensorrt-rtx", "--json")
+    done = edgeattn(*asked, "-o", tmp_path / "b", "--profile", "batch=1:1:1", "--profile", "batch=2:4:8")
+    assert done.returncode == 0, done.stderr
+    settings = json.loads(done.stdout)["precision"]["detail"]["main"]["settings"]
+    assert settings["profiles"] == [{"batch": [1, 1, 1]}, {"batch": [2, 4, 8]}]
+    for profile, code, message in (
+        ("batch=2:1:8", 2, "--profile: expected sizes in order and below 2^31, got 2:1:8"),
+        ("bath=1:1:8", 2, "profile: no dynamic dimension 'bath'; did you mean 'batch'?"),
+        ("batch=7:8:9", 2, "none of the inputs that the program is judged on fits batch 7 to 9"),
+    ):
+        done = edgeattn(*asked, "-o", tmp_path / "c", "--profile", profile)
+        assert (done.returncode, len(done.stderr.splitlines())) == (code, 1)
+        assert message in done.stderr
+        assert not (tmp_path / "c").exists()
+
+
+def test_a_graph_that_its_parser_refuses_is_one_line_with_the_node(tmp_path: Path) -> None:
+    bits = model(
+        [helper.make_node("BitShift", ["x", "one"], ["y"], name="shift", direction="LEFT")],
+        {"x": [4]},
+        {"y": [4]},
+        {"one": np.ones(1, np.uint8)},
+    )
+    for value in (*bits.graph.input, *bits.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    with pytest.raises(EngineFailed) as raised:
+        RTX.compile(Program({"main": bits}), Options("sm89"), tmp_path)
+    assert "TensorRT for RTX: its parser refuses node 'shift': " in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_is_heard_and_who_listens_can_stop_the_build(tmp_path: Path) -> None:
+    program = Program({"main": conv_net()})
+    options = Options("sm89", profiles=({"batch": (1, 1, 2)},))
+    heard: list[tuple[str, int, int | None]] = []
+    with progress.heard_by(lambda *told: heard.append(told)):
+        RTX.compile(program, options, tmp_path)
+    steps = [done for what, done, total in heard if what == "building engine"]
+    assert steps == list(range(1, heard[0][2] + 1 if heard[0][2] else 0))
+    assert len(steps) > 3
+
+    def impatient(what: str, done: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), progress.heard_by(impatient):
+        RTX.compile(program, options, tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+def test_what_the_graph_says_is_what_the_builder_made(precision: str, tmp_path: Path) -> None:
+    plain = Program({"main": conv_net(32)}, history=(StageRecord("test", 0.0),))
+    rng = np.random.default_rng(0)
+    data = [Case(f"c{i}", {"image": rng.standard_normal((2, 3, 8, 8), np.float32)}) for i in range(2)]
+    plain = replace(plain, reference=Reference("test", tuple(data)))
+    scheme = "int8-static" if precision == "int8" else precision
+    calibrated = data if precision == "int8" else []
+    made = quantize(plain, scheme, backends.oracle, calibrated, Settings(qdq=RTX.qdq))
+    engine = RTX.compile(made, Options("sm89,sm120", precision), tmp_path)
+    told = engine.effective["main"]["precision"]
+    most = max(told["macs_in"], key=told["macs_in"].get)
+    assert most == precision
+    assert sum(told["counts"].values()) == 2
+    assert engine.effective["main"]["build"]["peak_bytes"] > engine.effective["main"]["build"]["bytes"]
+
+
+def test_turing_is_refused_where_it_has_no_arithmetic(tmp_path: Path) -> None:
+    refusals = RTX.unsupported(Program({"main": conv_net()}), Options("sm75,sm89", "fp32"))
+    assert [r.reason for r in refusals] == ["TensorRT for RTX has no FP32 matrix products for sm75"]
+    assert RTX.unsupported(Program({"main": conv_net()}), Options("sm89", "fp32")) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes")
+def test_a_builder_that_dies_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    onnx.save(conv_net(), tmp_path / "m.onnx")
+    code = (
+        "import os, signal, sys; import tensorrt_rtx as trt; from edgeattn.cli import main\n"
+        "from edgeattn.backends.tensorrt_rtx import TensorRtRtxBackend as B\n"
+        "B.configure = lambda self, config, options: os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "sys.argv = ['edgeattn', *sys.argv[1:]]; main()"
+    )
+    command = ["compile", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "b"), "-t", "tensorrt-rtx:sm89", "-q"]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert len(done.stderr.splitlines()) == 1
+    assert "died by SIGSEGV" in done.stderr
+    assert not (tmp_path / "b").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
+
+
+@pytest.mark.paper
+@pytest.mark.torch
+def test_int8_takes_at_most_0_55_of_the_fp32_engine_of_cbam_resnet50(tmp_path: Path) -> None:
+    program = rewrite(export.export(source.resolve("cbam_resnet50").source), backends.oracle)
+    assert program.reference is not None
+    data = [c for c in program.reference.cases if parity.stands_for_calibration(c, program.reference.cases)]
+    sizes = {}
+    for precision in ("fp32", "int8"):
+        made = program
+        if precision == "int8":
+            made = quantize(program, "int8-static", backends.calibrator, data, Settings(qdq=RTX.qdq))
+        (tmp_path / precision).mkdir()
+        engine = RTX.compile(made, Options("sm89,sm120", precision), tmp_path / precision)
+        sizes[precision] = engine.effective["main"]["build"]["bytes"]
+    assert sizes["int8"] <= 0.55 * sizes["fp32"]
