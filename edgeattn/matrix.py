@@ -192,12 +192,13 @@ def build(
         return part_of(part.name, part.target, part.precision, Report.read(written), code, seconds)
     told = _word_left(shelf / f"{part.name}.json")
     refused = bool(told.get("refused"))
+    reason = str(told.get("reason") or last or f"ended with exit code {code} and not a word")
     return Part(
         name=part.name,
         target=Named(requested=part.target),
         precision=Named(requested=part.precision),
         status="refused" if refused else "failed",
-        reason=told.get("reason") or last or f"ended with exit code {code} and not a word",
+        reason=reason.removeprefix(f"{part.target}: ").removeprefix("graph '*': "),  # the line names the target
         hint=told.get("hint", ""),
         exit_code=code or 70,
         seconds=seconds,
