@@ -8,7 +8,6 @@ builder that dies takes no other part along, and its memory is its own. What par
 from __future__ import annotations
 
 import contextlib
-import ctypes  # noqa: F401 - die_with needs it between fork and exec, where nothing may be imported
 import json
 import os
 import signal
@@ -16,153 +15,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from edgeattn import outcome, registry, worker
+from edgeattn import outcome, worker
 from edgeattn.errors import (
     VERDICT_CODES,
     EdgeattnError,
     EngineFailed,
     IntegrityError,
-    UnknownName,
     Unsupported,
-    UsageError,
     printable,
 )
-from edgeattn.recipe import Recipe
+from edgeattn.parts import Asked
 from edgeattn.report.matrix import Named, Part, part_of
 from edgeattn.report.schema import Report
-from edgeattn.target import parse as parse_target
 
-PRECISIONS: tuple[str, ...] = get_args(Recipe.model_fields["precision"].annotation)
-_SCHEMES = {"fp32": "null", "fp16": "{scheme: fp16}", "bf16": "{scheme: bf16}", "int8": "{scheme: int8-static}"}
-_ONE_PRECISION = ("int8_share", "size_ratio")
+_ERROR = "edgeattn: error: "
+_WRITTEN = "written: "  # under a name that it has only until all parts are there
 _GRACE_S = 2.0  # for a part that was asked to stop; whoever stopped this process waits no longer than 3 s
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One part: the settings that make it out of the recipe.
-
-    Attributes:
-        target: as the user wrote it. precision: what the engine is asked for.
-        name: of the part's directory: no character in it that a file system or an artifact store minds.
-        settings: ``--set`` values.
-    """
-
-    target: str
-    precision: str
-    name: str
-    settings: tuple[str, ...]
-
-
-def targets_in(text: str) -> list[str]:
-    """``openvino:cpu,tensorrt-rtx:sm89,sm120`` -> two targets: a device belongs to the engine before it.
-
-    Where that engine's file serves several devices they are one target, else each is a target of its own.
-
-    Raises:
-        UnknownName, UsageError: an unknown engine or device, or the same target twice.
-    """
-    found: list[str] = []
-    for word in (part.strip() for part in text.split(",")):
-        engine = found[-1].partition(":")[0] if found else ""
-        if ":" in word or not engine or word not in _devices(engine):
-            found.append(_known(word, engine))
-        elif registry.get("backends", engine.replace("-", "_")).joins and ":" in found[-1]:
-            found[-1] += f",{word}"
-        else:
-            found.append(f"{engine}:{word}")
-    _refuse_twice([(target, _canonical(target)) for target in found], "--targets")
-    return found
-
-
-def precisions_in(text: str) -> list[str]:
-    """``fp32,int8`` -> both.
-
-    Raises:
-        UnknownName, UsageError: an unknown precision, or one twice.
-    """
-    found = [part.strip() for part in text.split(",")]
-    for name in found:
-        if name not in PRECISIONS:
-            raise UnknownName("precision", name, PRECISIONS, where="--precisions")
-    _refuse_twice([(name, name) for name in found], "--precisions")
-    return found
-
-
-def parts_of(recipe: Recipe, targets: Sequence[str], precisions: Sequence[str]) -> list[Asked]:
-    """Every target in every precision, each checked as far as names go.
-
-    Raises:
-        UsageError: what a part's recipe says does not fit together.
-    """
-    asked = [_asked(recipe, target, precision) for target in targets for precision in precisions]
-    for part in asked:
-        recipe.with_overrides(part.settings).check_names()
-    return asked
-
-
-def dropped_gates(recipe: Recipe, precisions: Sequence[str]) -> str:
-    """A line about gates that the recipe's own precision has and the others are not held to; empty without any."""
-    others = [p for p in precisions if p != recipe.precision]
-    gates = [name for name in _ONE_PRECISION if getattr(recipe.gates, name) is not None]
-    if not others or not gates:
-        return ""
-    return f"the recipe asks for {' and '.join(gates)} of {recipe.precision}: not asked of {', '.join(others)}"
-
-
-def _asked(recipe: Recipe, target: str, precision: str) -> Asked:
-    settings = [f"target={target}"]
-    if precision != recipe.precision:
-        settings += [f"precision={precision}", f"quantize={_SCHEMES[precision]}"]
-        settings += [f"gates.{name}=null" for name in _ONE_PRECISION]
-    engine, device = parse_target(target)
-    if recipe.engine and engine != parse_target(recipe.target)[0]:
-        settings.append("engine={}")
-    if recipe.profile and not registry.get("backends", engine).profiled:
-        settings.append("profile=[]")
-    name = f"{engine.replace('_', '-')}-{device.replace(',', '+')}.{precision}"
-    return Asked(target, precision, name, tuple(settings))
-
-
-def _devices(engine: str) -> tuple[str, ...]:
-    devices: tuple[str, ...] = registry.get("backends", engine.replace("-", "_")).devices
-    return devices
-
-
-def _known(target: str, before: str) -> str:
-    """A target that there is; a bare word may have been meant as a device of the engine before it."""
-    if not target:
-        raise UsageError("names no target between two commas", where="--targets", hint="like openvino:cpu,onnxruntime")
-    engines = registry.names("backends")
-    if ":" not in target and before and target.replace("-", "_") not in engines:
-        known = [*(name.replace("_", "-") for name in engines), *_devices(before)]
-        raise UnknownName("target", target, known, where="--targets")
-    try:
-        parse_target(target)
-    except UsageError as error:
-        error.where = "--targets"
-        raise
-    return target
-
-
-def _canonical(target: str) -> str:
-    """The same for every way to write a target."""
-    engine, device = parse_target(target)
-    return f"{engine.replace('_', '-')}:{','.join(sorted(device.split(',')))}"
-
-
-def _refuse_twice(names: Sequence[tuple[str, str]], where: str) -> None:
-    known: dict[str, str] = {}
-    for written, meant in names:
-        if meant in known:
-            same = f"'{known[meant]}' and '{written}' are the same" if known[meant] != written else f"'{written}' twice"
-            raise UsageError(same, where=where, hint="name each once")
-        known[meant] = written
 
 
 def build(
@@ -215,7 +86,7 @@ def _watched(command: Sequence[str], listen: Callable[[str], None]) -> tuple[int
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        preexec_fn=partial(worker.die_with, os.getpid()),  # one thread, and nothing to import
+        env={**os.environ, worker.PARENT: str(os.getpid())},
     )
     assert process.stderr is not None
     with _ended_with_us(process):
@@ -226,10 +97,6 @@ def _watched(command: Sequence[str], listen: Callable[[str], None]) -> tuple[int
                 listen(line.strip())
         code = process.wait()
     return 128 - code if code < 0 else code, last
-
-
-_ERROR = "edgeattn: error: "
-_WRITTEN = "written: "  # under a name that it has only until all parts are there
 
 
 @contextlib.contextmanager

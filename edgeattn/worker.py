@@ -40,6 +40,8 @@ _GRACE_S = 3.0  # from a signal, or from the end of its work, until a worker tha
 _TICK_S = 0.25
 _HELD_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PARENT = "EDGEATTN_PARENT"
+"""Set by an edgeattn that starts another: the number of its process, which the other one is not to outlive."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ def supervise() -> Ended | None:
         UsageError: ``EDGEATTN_MEMORY`` is no size.
         OutOfResources: no process or descriptor is left for the child.
     """
+    starter = os.environ.pop(PARENT, "")
+    if starter.isdigit():
+        die_with(int(starter))
     asked = memory.asked_for()
     limit = memory.free() if asked is None else asked
     page = phase.Page()

@@ -45,7 +45,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"choose", "benefits", "budget", "job", "slowness", "training"}),
     frozenset({"tune", "gating", "shelf"}),
     frozenset({"outcome"}),
-    frozenset({"pipeline", "matrix"}),
+    frozenset({"pipeline", "parts", "matrix"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

@@ -32,7 +32,7 @@ def run(
     quiet: bool,
 ) -> NoReturn:
     """Build every target in every precision, write the table, and exit with the worst of their codes."""
-    from edgeattn import matrix, publish
+    from edgeattn import matrix, parts, publish
     from edgeattn.recipe import Recipe, find
     from edgeattn.report import matrix as table
 
@@ -42,28 +42,28 @@ def run(
     with Ui(as_json, quiet, out=out) as ui:
         path = find(recipe)
         wanted = Recipe.load(path).with_overrides(settings)
-        listed = matrix.targets_in(targets) if targets is not None else [wanted.target]
-        levels = matrix.precisions_in(precisions) if precisions is not None else [wanted.precision]
-        asked = matrix.parts_of(wanted, listed, levels)
+        listed = parts.targets_in(targets) if targets is not None else [wanted.target]
+        levels = parts.precisions_in(precisions) if precisions is not None else [wanted.precision]
+        asked = parts.parts_of(wanted, listed, levels)
         name = path.name.removesuffix(".yaml").removesuffix(".yml")
         directory = out or Path("runs") / f"{name}.targets"
         if out is None:
             directory.parent.mkdir(exist_ok=True)
-        dropped = matrix.dropped_gates(wanted, levels)
-        parts: list[Part] = []
+        dropped = parts.dropped_gates(wanted, levels)
+        done: list[Part] = []
         with publish.new_directory(directory, force, mark=True) as work, publish.scratch() as shelf:
             for number, part in enumerate(asked, 1):
                 said = f"[{number}/{len(asked)}] {part.target} {part.precision}"
                 ui.listen(said, number - 1, len(asked))
                 heard = functools.partial(_heard, ui, said)
-                parts.append(matrix.build(part, str(path), settings, work, shelf, timeout, heard))
+                done.append(matrix.build(part, str(path), settings, work, shelf, timeout, heard))
             publish.sweep(work)
             result = table.Matrix(
                 recipe=name,
                 model=wanted.model,
                 allow_refused=allow_refused,
-                exit_code=table.exit_code(parts, allow_refused),
-                parts=tuple(parts),
+                exit_code=table.exit_code(done, allow_refused),
+                parts=tuple(done),
                 notes=(dropped,) if dropped else (),
             )
             write(ui, result, work)

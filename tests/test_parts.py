@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeattn import matrix
+from edgeattn import parts
 from edgeattn.errors import UsageError
 from edgeattn.recipe import Recipe
 
@@ -20,7 +20,7 @@ INT8 = "model: cam_digits\ntarget: openvino:cpu\nprecision: int8\nquantize: {sch
     ],
 )
 def test_a_bare_device_belongs_to_the_engine_before_it(text: str, targets: list[str]) -> None:
-    assert matrix.targets_in(text) == targets
+    assert parts.targets_in(text) == targets
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_bare_device_belongs_to_the_engine_before_it(text: str, targets: list[
 )
 def test_a_wrong_target_is_told_in_one_line(text: str, told: str) -> None:
     with pytest.raises(UsageError) as raised:
-        matrix.targets_in(text)
+        parts.targets_in(text)
     assert str(raised.value).startswith(told)
 
 
@@ -52,18 +52,18 @@ def test_a_wrong_target_is_told_in_one_line(text: str, told: str) -> None:
 )
 def test_a_wrong_precision_is_told_in_one_line(text: str, told: str) -> None:
     with pytest.raises(UsageError) as raised:
-        matrix.precisions_in(text)
+        parts.precisions_in(text)
     assert str(raised.value) == told
 
 
 def test_a_part_keeps_the_recipes_own_precision_and_takes_the_plain_scheme_of_another() -> None:
     recipe = Recipe.parse(f"{INT8}gates: {{size_ratio: 0.5, task_min: 0.9}}")
-    parts = matrix.parts_of(recipe, ["onnxruntime", "tensorrt-rtx:sm89,sm120"], ["int8", "fp16", "fp32"])
-    assert [part.name for part in parts[::3]] == ["onnxruntime-cpu.int8", "tensorrt-rtx-sm89+sm120.int8"]
-    own, half, full = (recipe.with_overrides(part.settings) for part in parts[:3])
+    found = parts.parts_of(recipe, ["onnxruntime", "tensorrt-rtx:sm89,sm120"], ["int8", "fp16", "fp32"])
+    assert [part.name for part in found[::3]] == ["onnxruntime-cpu.int8", "tensorrt-rtx-sm89+sm120.int8"]
+    own, half, full = (recipe.with_overrides(part.settings) for part in found[:3])
     assert (own.quantize, own.gates) == (recipe.quantize, recipe.gates)
     assert half.quantize is not None
     assert (half.quantize.scheme, half.gates.size_ratio, half.gates.task_min) == ("fp16", None, 0.9)
     assert (full.precision, full.quantize) == ("fp32", None)
-    told = matrix.dropped_gates(recipe, ["int8", "fp16", "fp32"])
+    told = parts.dropped_gates(recipe, ["int8", "fp16", "fp32"])
     assert told == "the recipe asks for size_ratio of int8: not asked of fp16, fp32"
