@@ -120,7 +120,7 @@ class MissingPackage(Unsupported):
 
     def __init__(self, package: str, extra: str, *, why: str = "") -> None:
         super().__init__(
-            f"the package '{package}' is not installed" + (f" ({why})" if why else ""),
+            f"the package '{package}' is not installed" + (f" ({why})" if why and why != "not installed" else ""),
             hint=f"pip install 'edgeattn[{extra}]'",
         )
 

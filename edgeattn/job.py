@@ -91,6 +91,7 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     if recipe.quantize and recipe.quantize.calib and find(recipe.quantize.scheme).calibrated:
         _first_calibrated(job, recipe.quantize.calib)
     _refuse_measuring(job)
+    _refuse_untyped(job)
     refuse_unsupported(job, Program({}))  # a precision or device this machine lacks is known before any work
     return job
 
@@ -101,6 +102,17 @@ def _refuse_measuring(job: Job) -> None:
         require_running(job.backend, job.options, f"'tune' ({job.recipe.where('tune')})")
     if job.recipe.quantize and job.recipe.quantize.gate == "auto":
         require_running(job.backend, job.options, f"'gate: auto' ({job.recipe.where('quantize', 'gate')})")
+
+
+def _refuse_untyped(job: Job) -> None:
+    """An engine that computes in what the graph says needs a scheme that says it."""
+    asked = job.recipe.precision
+    if job.backend.typed and asked in ("fp16", "bf16") and job.recipe.quantize is None:
+        raise UsageError(
+            f"{job.recipe.target} computes in what the graph says, and the graph is exported in fp32",
+            where=job.recipe.where("precision"),
+            hint=f"add 'quantize: {{scheme: {asked}}}'",
+        )
 
 
 def _refuse_unportable(recipe: Recipe) -> None:

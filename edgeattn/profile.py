@@ -81,7 +81,7 @@ def complete(program: Program, asked: Sequence[Bucket]) -> tuple[dict[str, Span]
     Raises:
         UsageError: a name that is no dynamic dimension of the program, or one of which no size is known.
     """
-    names = _dynamic(program)
+    names = dynamic(program)
     for bucket in asked:
         for name in bucket:
             if name not in names:
@@ -96,7 +96,7 @@ def of(program: Program, buckets: Sequence[Bucket]) -> tuple[dict[str, Span], ..
     Raises:
         UsageError: a dimension of which no size is known.
     """
-    names = _dynamic(program)
+    names = dynamic(program)
     known = {**_states(program), **seen(program)}
     filled = tuple({name: span for name, span in {**known, **b}.items() if name in names} for b in buckets or [{}])
     for name in names:
@@ -106,7 +106,8 @@ def of(program: Program, buckets: Sequence[Bucket]) -> tuple[dict[str, Span], ..
     return filled
 
 
-def _dynamic(program: Program) -> list[str]:
+def dynamic(program: Program) -> list[str]:
+    """The names of a program's dynamic dimensions, each once."""
     found = (
         dim
         for model in program.graphs.values()

@@ -137,6 +137,7 @@ class Backend(Protocol):
         name: the file stem. extra: the pip extra that brings the engine. devices: the first is the default.
         joins: whether one engine file may serve several devices at once, as ``tensorrt-rtx:sm89,sm120``.
         profiled: whether it is built for the sizes of dynamic dimensions (``Options.profiles``); others take any.
+        typed: whether it computes in what the graph says, so that FP16 and BF16 are the graph's to ask for.
         knobs: its own settings, by name (``Options.settings``). qdq: what it needs of a quantized graph.
     """
 
@@ -145,6 +146,7 @@ class Backend(Protocol):
     devices: tuple[str, ...]
     joins: bool
     profiled: bool
+    typed: bool
     knobs: tuple[str, ...]
     qdq: QdqDialect
 

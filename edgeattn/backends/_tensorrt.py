@@ -48,6 +48,7 @@ class TensorRtBackend:
     devices: tuple[str, ...] = ()
     joins = False
     profiled = True
+    typed = True
     knobs: tuple[str, ...] = ()
     qdq = QdqDialect(dynamic="")
 
@@ -59,7 +60,7 @@ class TensorRtBackend:
         """
         raise NotImplementedError
 
-    def version(self) -> Version:
+    def version(self, options: Options) -> Version:
         """The row of the table of differences for the version that is here."""
         raise NotImplementedError
 
@@ -111,7 +112,7 @@ class TensorRtBackend:
                 "precision": precision_summary(products(self._executed(built, model), model), macs_by_node(model)),
                 "settings": {
                     "tf32": False,
-                    "typed": "strongly" if not self.version().precision else "weakly",
+                    "typed": "strongly" if not self.version(options).precision else "weakly",
                     "profiles": [{name: list(span) for name, span in bucket.items()} for bucket in buckets],
                     **options.settings,
                 },
@@ -124,7 +125,7 @@ class TensorRtBackend:
         order = Order(
             self.library(),
             self.title,
-            self.version(),
+            self.version(options),
             options.precision,
             buckets,
             lambda config: self.configure(config, options),

@@ -81,7 +81,9 @@ def _layers(told: Sequence[_Told], model: onnx.ModelProto) -> list[Executed]:
 
 
 def _nodes(layer: _Told, given: Given) -> tuple[str, ...]:
-    return given.find(_NODE.findall(layer.metadata))
+    """The parser calls a node without a name after its first output."""
+    told = _NODE.findall(layer.metadata)
+    return given.find(name if name in given.ops else name.removeprefix("node_of_") for name in told)
 
 
 def _products_in(layer: _Told, given: Given) -> Iterator[str]:
@@ -98,12 +100,13 @@ def _layer(layer: _Told, given: Given, claimed: set[str]) -> Executed:
 
 
 def products(layers: Iterable[Executed], model: onnx.ModelProto) -> list[tuple[str, str]]:
-    """``(node, precision)`` of every product; a layer that does several tells each."""
+    """``(node, precision)`` of every product, once however many layers do it; a layer that does several tells each."""
     given = Given(model)
-    return [
+    found = (
         (node, layer.precision)
         for layer in layers
         if layer.role == "product"
         for node in layer.stands_for
         if given.ops[node] in MAC_OPS
-    ]
+    )
+    return list(dict.fromkeys(found))

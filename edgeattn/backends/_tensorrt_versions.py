@@ -46,17 +46,37 @@ FLAGS = {
 """The release that brought a flag, for an error message; whether it is there is asked of the package."""
 
 
-def of(version: str) -> Version:
-    """The row for a version like ``10.3.0``.
+def of(version: str, dla: bool = False) -> Version:
+    """The row for a version like ``10.3.0``; a DLA is weakly typed until 11.
 
     Raises:
         Unsupported: older than any row.
     """
-    major, minor = (int(part) for part in version.split(".")[:2])
-    rows = [row for row in TABLE if row.since <= (major, minor)]
+    number = _number(version)
+    rows = [row for row in TABLE if row.since <= number]
     if not rows:
         raise Unsupported(f"TensorRT {version} is too old", hint="8.5 is the oldest that is known here")
+    if dla and number < (11, 0):
+        return Version((8, 5), rows[-1].network if number < (10, 0) else (), {"fp16": ("FP16",)})
     return rows[-1]
+
+
+def without_dla(version: str, precision: str) -> str:
+    """Why a version does not build for a DLA; empty where it does.
+
+    Sources: "Strongly Typed Networks for DLA" and "DLA Supported Layers" of TensorRT 11.3 and 11.4.1.
+    """
+    number = _number(version)
+    if (10, 8) <= number < (11, 4):
+        return f"TensorRT {version} supports no DLA; 10.7 was the last that did, and 11.4.1 does again"
+    if precision == "int8" and number < (11, 0):
+        return f"a DLA takes no Q/DQ before TensorRT 11, and {version} is here"
+    return "" if precision in ("fp16", "int8") else f"a DLA computes in fp16 and int8, not in {precision}"
+
+
+def _number(version: str) -> tuple[int, int]:
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return major, minor
 
 
 def flag(trt: Any, name: str, engine: str) -> Any:

@@ -92,6 +92,7 @@ class OnnxRuntimeBackend:
     devices = ("cpu",)
     joins = False
     profiled = False
+    typed = False
     knobs = ()
     qdq = QdqDialect(
         unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True, unpacks_at_once=False

@@ -98,6 +98,7 @@ class OpenVinoBackend:
     devices = ("cpu",)
     joins = False
     profiled = False
+    typed = False
     knobs = ()
     qdq = QdqDialect(
         unsigned=True,

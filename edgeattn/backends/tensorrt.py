@@ -24,13 +24,14 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from edgeattn import profile as profiles
 from edgeattn.backends import Availability, Executed, Options, Refusal
 from edgeattn.backends import _nvidia as nvidia
 from edgeattn.backends._tensorrt import TensorRtBackend
 from edgeattn.backends._tensorrt_build import Built
 from edgeattn.backends._tensorrt_layers import inspected
 from edgeattn.backends._tensorrt_settings import Settings
-from edgeattn.backends._tensorrt_versions import Version, of
+from edgeattn.backends._tensorrt_versions import Version, of, without_dla
 from edgeattn.errors import EngineFailed, MissingPackage
 from edgeattn.program import Program
 
@@ -56,9 +57,9 @@ class TensorRtGpuBackend(TensorRtBackend):
             raise MissingPackage(self.name, self.extra, why="a Jetson has it in its system Python") from error
         return tensorrt
 
-    def version(self) -> Version:
+    def version(self, options: Options) -> Version:
         """The row for the version that is here."""
-        return of(str(self.library().__version__))
+        return of(str(self.library().__version__), options.device in _DLA)
 
     def capabilities(self, options: Options) -> tuple[str, ...]:
         """This machine's."""
@@ -79,8 +80,17 @@ class TensorRtGpuBackend(TensorRtBackend):
         if options.device in _VERSIONS and here.available and not here.version.startswith(f"{options.device}."):
             why = f"TensorRT {here.version} is here, and a plan is opened by the version that built it"
             refusals.append(Refusal("*", "", why, f"build where TensorRT {options.device} is"))
-        if options.precision == "bf16" and here.available and self.version().precision:
-            refusals.append(Refusal("*", "", f"TensorRT {here.version} has no bf16", "use precision fp16"))
+        if options.precision == "bf16" and here.available and self.version(options).precision:
+            refusals.append(Refusal("*", "", f"TensorRT {here.version} has no bf16 here", "use precision fp16"))
+        return refusals + (self._not_for_dla(program, options, here) if options.device in _DLA else [])
+
+    def _not_for_dla(self, program: Program, options: Options, here: Availability) -> list[Refusal]:
+        why = without_dla(here.version, options.precision) if here.available else ""
+        refusals = [Refusal("*", "", why, "build for the GPU: -t tensorrt")] if why else []
+        dynamic = profiles.dynamic(program)
+        if dynamic:
+            hint = f"fix it: `edgeattn rewrite --fix {dynamic[0]}=1`"
+            refusals.append(Refusal("*", "", f"a DLA takes fixed sizes, and '{dynamic[0]}' is dynamic", hint))
         return refusals
 
     def configure(self, config: Any, options: Options) -> Any:

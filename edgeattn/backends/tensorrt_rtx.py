@@ -34,7 +34,7 @@ class TensorRtRtxBackend(TensorRtBackend):
             raise MissingPackage("tensorrt_rtx_cu13", self.extra) from error
         return tensorrt_rtx
 
-    def version(self) -> Version:
+    def version(self, options: Options) -> Version:
         """Every version has been strongly typed."""
         return RTX
 

@@ -53,6 +53,7 @@ class ReferenceBackend:
     devices = ("cpu",)
     joins = False
     profiled = False
+    typed = False
     knobs = ()
     qdq = QdqDialect()
 

@@ -15,7 +15,7 @@ import pytest
 from edgeattn.backends import Options, _nvidia
 from edgeattn.backends._tensorrt_layers import executed, inspected, products
 from edgeattn.backends._tensorrt_settings import Settings
-from edgeattn.backends._tensorrt_versions import FLAGS, flag, of
+from edgeattn.backends._tensorrt_versions import FLAGS, flag, of, without_dla
 from edgeattn.backends.tensorrt import BACKEND
 from edgeattn.errors import IntegrityError, MissingPackage, Unsupported, UsageError
 from edgeattn.program import Program
@@ -61,6 +61,19 @@ def test_the_table_says_how_a_version_is_told_about_precision(
 ) -> None:
     row = of(version)
     assert (row.network, row.precision.get("int8", ())) == (network, needs)
+
+
+def test_a_dla_is_known_by_version_precision_and_fixed_sizes() -> None:
+    assert (of("10.3.0", dla=True).network, of("10.3.0", dla=True).precision) == ((), {"fp16": ("FP16",)})
+    assert of("11.4.1", dla=True) == of("11.4.1")
+    assert of("8.6.2", dla=True).network == ("EXPLICIT_BATCH",)
+    assert [without_dla(version, "fp16") == "" for version in ("8.6.2", "10.7.0", "10.16.2", "11.3.0", "11.4.1")] == [
+        True, True, False, False, True,
+    ]  # fmt: skip
+    assert "computes in fp16 and int8, not in fp32" in without_dla("10.3.0", "fp32")
+    assert "takes no Q/DQ before TensorRT 11" in without_dla("10.3.0", "int8")
+    refusals = BACKEND.unsupported(Program({"main": conv_net()}), Options("dla0", "fp16"))
+    assert any("a DLA takes fixed sizes, and 'batch' is dynamic" in r.reason for r in refusals)
 
 
 def test_a_version_older_than_the_table_is_refused() -> None:

@@ -83,6 +83,14 @@ def test_what_measures_on_the_engine_is_refused_before_any_work(change: str, at:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_recipe_for_fp16_says_which_scheme_makes_the_graph_so(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: cam_digits\ntarget: tensorrt-rtx:sm89\nprecision: fp16\n")
+    done = edgeattn("run", tmp_path / "r.yaml", "-o", tmp_path / "run", "-q")
+    assert done.returncode == 2
+    assert "r.yaml:3: tensorrt-rtx:sm89 computes in what the graph says" in done.stderr
+    assert "add 'quantize: {scheme: fp16}'" in done.stderr
+
+
 def test_a_profile_and_buckets_are_built_and_told(tmp_path: Path) -> None:
     onnx.save(conv_net(), tmp_path / "m.onnx")
     asked = ("compile", tmp_path / "m.onnx", "-t", "tensorrt-rtx", "--json")

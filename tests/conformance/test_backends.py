@@ -142,12 +142,13 @@ ROLES = {"product", "quantize", "layout", "convert", "other"}
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_tells_what_it_executes_in_the_names_of_the_graph(running: Backend, named: bool) -> None:
+def test_tells_what_it_executes_in_the_names_of_the_graph(backend: Backend, named: bool) -> None:
     net = conv_net()
     for node in net.graph.node if not named else ():
         node.ClearField("name")
-    for feeds in (None, {"image": IMAGE}):
-        found = running.profile(net, asked(running, threads=1), feeds, runs=3)
+    options = asked(backend, threads=1, profiles=({"batch": (2, 2, 2)},) if backend.profiled else ())
+    for feeds in (None, {"image": IMAGE}) if backend.executes(options).available else (None,):
+        found = backend.profile(net, options, feeds, runs=3)
         products = [node.stands_for[0] for node in found if node.role == "product"]
         # OpenVINO's clock counts microseconds, and each of these takes several.
         assert products == (["conv1", "conv2"] if named else ["c1", "c2"])
@@ -156,7 +157,7 @@ def test_tells_what_it_executes_in_the_names_of_the_graph(running: Backend, name
         assert all(node.milliseconds >= 0 for node in found)
 
 
-def test_knows_a_recurrent_layer_whatever_the_engine_calls_it(running: Backend, tmp_path: Path) -> None:
+def test_knows_a_recurrent_layer_whatever_the_engine_calls_it(backend: Backend, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     constants = {"w": rng.standard_normal((1, 64, 8), np.float32), "r": rng.standard_normal((1, 64, 16), np.float32)}
     net = model(
@@ -165,9 +166,10 @@ def test_knows_a_recurrent_layer_whatever_the_engine_calls_it(running: Backend, 
         {"y": [5, 1, 1, 16]},
         constants,
     )
-    engine = running.compile(Program({"main": net}), asked(running, threads=1), tmp_path)
+    engine = backend.compile(Program({"main": net}), asked(backend, threads=1), tmp_path)
     assert engine.effective["main"]["precision"]["macs_in"] == {"fp32": 5 * (64 * 8 + 64 * 16)}
-    assert [n.stands_for[0] for n in running.profile(net, asked(running, threads=1)) if n.role == "product"] == ["lstm"]
+    told = [n.stands_for[0] for n in backend.profile(net, asked(backend, threads=1)) if n.role == "product"]
+    assert set(told) == {"lstm"}  # some engines do it in several kernels
 
 
 def test_outputs_are_the_callers_to_keep(running: Backend) -> None:
