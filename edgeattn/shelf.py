@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,8 +149,7 @@ def _take(place: Path, job: Job, leaves: Path | None) -> Program:
     job.notes += about["notes"]
     if leaves is not None and (place / _LEFT).exists():
         shutil.copytree(place / _LEFT, leaves)
-    history = [StageRecord(**record) for record in about["history"]]
-    history[-1:] = [replace(record, cached=True) for record in history[-1:]]
+    history = [StageRecord(**{**record, "cached": True}) for record in about["history"]]
     wiring = storage.wiring_of(place) if (place / outside.WIRING).exists() else None
     graphs = {name: onnx.load(place / f"{name}.onnx") for name in about["graphs"]}
     cases = _read_cases(place / _ARRAYS, about["cases"])
