@@ -18,7 +18,7 @@ from tests.conftest import QUICK, ROOT, UNTIMED, edgeattn, missing
 
 pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime, pytest.mark.openvino, pytest.mark.slow]
 
-RECIPE = ROOT / "export_configs" / "luong_dates.onnxruntime.fp32.yaml"
+RECIPE = ROOT / "export_configs" / "cam_digits.onnxruntime.fp32.yaml"
 JUDGED = ["onnxruntime-cpu.fp32", "openvino-cpu.fp32"]
 BUILD, CHECK = re.findall(r"```\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)[0].splitlines()
 
@@ -51,7 +51,7 @@ def test_the_model_is_exported_once_and_every_target_is_judged(built: tuple[Path
         report = json.loads((out / part["name"] / "report.json").read_text())
         assert report["latency"] == part["latency"]
     assert (first["shared"], second["shared"]) == ([], ["export", "rewrite"])
-    graphs = [(out / name / "bundle" / "portable" / "step.onnx").read_bytes() for name in JUDGED]
+    graphs = [(out / name / "bundle" / "portable" / "main.onnx").read_bytes() for name in JUDGED]
     assert graphs[0] == graphs[1]
 
 
