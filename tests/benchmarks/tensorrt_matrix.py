@@ -128,8 +128,8 @@ def _computes_in(graphs: Iterable[Any]) -> str:
     macs: Counter[str] = Counter()
     for graph in graphs:
         macs.update(graph["precision"]["macs_in"])
-    whole = macs.total() or 1
-    return ", ".join(f"{name} {100 * count / whole:.0f} %" for name, count in macs.most_common())
+    shares = ((name, 100 * count / (macs.total() or 1)) for name, count in macs.most_common())
+    return ", ".join(f"{name} {share:.0f} %" if share >= 0.5 else f"{name} < 1 %" for name, share in shares)
 
 
 def alone(*words: str) -> tuple[str, str]:
