@@ -140,7 +140,7 @@ def _span(text: object) -> Span:
     return parse_span(text)
 
 
-Buckets = Annotated[
+Profiles = Annotated[
     tuple[Mapping[Name, Annotated[Span, BeforeValidator(_span)]], ...],
     BeforeValidator(lambda value: [value] if isinstance(value, Mapping) else value),
     Field(strict=False),
@@ -207,7 +207,7 @@ class Recipe(_Section):
     export: Export = Export()
     rewrite: Rewrite = Rewrite()
     quantize: Quantize | None = None
-    profile: Buckets = ()
+    profile: Profiles = ()
     engine: Mapping[Name, str | bool | int] = {}
     tune: bool = False
     latency: Latency = Latency()

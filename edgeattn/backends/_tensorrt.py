@@ -20,7 +20,7 @@ from edgeattn.backends import _nvidia as nvidia
 from edgeattn.backends import _tensorrt_plan as plans
 from edgeattn.backends._common import newer_opsets, precision_summary, probe_package
 from edgeattn.backends._tensorrt_build import Built, Order, build
-from edgeattn.backends._tensorrt_layers import executed, products
+from edgeattn.backends._tensorrt_layers import completed, executed, listed, products
 from edgeattn.backends._tensorrt_settings import Settings
 from edgeattn.backends._tensorrt_versions import Version
 from edgeattn.graphs import input_specs, macs_by_node, output_specs
@@ -50,6 +50,7 @@ class TensorRtBackend:
     profiled = True
     typed = True
     knobs: tuple[str, ...] = ()
+    teller = "the builder's list of layers"
     qdq = QdqDialect(dynamic="")
 
     def library(self) -> Any:
@@ -105,14 +106,19 @@ class TensorRtBackend:
             files[graph] = f"{graph}.plan"
             known = self._facts(built, model, options, buckets)
             plans.write(built.plan, out / files[graph], known)
+            layers = self._executed(built, model, options)
+            strongly = not self.version(options).precision
+            ran = completed(products(layers, model), model) if strongly else products(layers, model)
+            (out / f"layers.{graph}.json").write_text(listed(layers), encoding="utf-8")
             if built.cache:
                 (out / "timing.cache").write_bytes(built.cache)
             effective[graph] = {
                 "device": options.device,
-                "precision": precision_summary(products(self._executed(built, model), model), macs_by_node(model)),
+                "precision": precision_summary(ran, macs_by_node(model)),
                 "settings": {
                     "tf32": False,
-                    "typed": "strongly" if not self.version(options).precision else "weakly",
+                    "precision_told_by": self.teller if layers else "the graph's types",
+                    "typed": "strongly" if strongly else "weakly",
                     "profiles": [{name: list(span) for name, span in bucket.items()} for bucket in buckets],
                     **options.settings,
                 },
@@ -140,7 +146,7 @@ class TensorRtBackend:
             str(self.library().__version__),
             hashlib.sha256(built.plan).hexdigest(),
             len(built.plan),
-            self.capabilities(options) or nvidia.capabilities()[:1],
+            self.capabilities(options) or (nvidia.capabilities()[:1] if asked.hardware != "ampere_plus" else ()),
             movable=asked.version_compatible,
             stripped=asked.strip,
             profiles=tuple(buckets),
@@ -148,7 +154,8 @@ class TensorRtBackend:
             weights=weights,
         )
 
-    def _executed(self, built: Built, model: onnx.ModelProto) -> list[Executed]:
+    def _executed(self, built: Built, model: onnx.ModelProto, options: Options) -> list[Executed]:
+        """The layers of what was built; empty where they cannot be told."""
         return executed(built.layers, model)
 
     def open(self, file: Path, options: Options) -> Session:
@@ -177,7 +184,7 @@ class TensorRtBackend:
 
         buckets = profiles.of(Program({"main": model}), options.profiles)
         built = self._built(model, options, buckets)
-        found = self._executed(built, model)
+        found = self._executed(built, model, options)
         if feeds is None:
             return found
         nvidia.require(self.capabilities(options), self.title)

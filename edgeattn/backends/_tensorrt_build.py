@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import memory, progress
+from edgeattn.backends._common import refusal
 from edgeattn.backends._tensorrt_versions import Version
-from edgeattn.errors import EdgeattnError, EngineFailed, OutOfResources, printable
+from edgeattn.errors import EdgeattnError, OutOfResources
 from edgeattn.phase import native
 from edgeattn.publish import scratch
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     import onnx
 
     from edgeattn.profile import Bucket
-
-_HINT = "`edgeattn inspect` shows what is in the graph"
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _parse(model: onnx.ModelProto, network: Any, heard: Any, order: Order) -> No
     first = parser.get_error(0)
     name = getattr(first, "node_name", str)() or getattr(first, "node_operator", str)()
     where = f"node '{name}': " if name else ""
-    raise EngineFailed(printable(f"its parser refuses {where}{first.desc()}", 400), where=order.engine, hint=_HINT)
+    raise refusal(order.engine, RuntimeError(f"its parser refuses {where}{first.desc()}"))
 
 
 def _add_profile(builder: Any, network: Any, config: Any, bucket: Bucket) -> None:
@@ -134,11 +133,10 @@ def _add_profile(builder: Any, network: Any, config: Any, bucket: Bucket) -> Non
 
 
 def _failure(errors: Sequence[str], engine: str, doing: str) -> EdgeattnError:
-    """What the library logged as its first error, as ours."""
-    if any("out of memory" in line.lower() or "outofmemory" in line.lower() for line in errors):
-        return OutOfResources(f"ran out of memory {doing}", where=engine, hint="EDGEATTN_MEMORY sets the limit")
-    said = next((line for line in errors if line), f"{doing} failed without a word")
-    return EngineFailed(printable(said, 400), where=engine, hint=_HINT)
+    """What the library logged, as ours: that memory ran out if it says so anywhere, else its first error."""
+    short = (line for line in errors if isinstance(refusal(engine, RuntimeError(line)), OutOfResources))
+    said = next(short, "") or next((line for line in errors if line), f"{doing} failed without a word")
+    return refusal(engine, RuntimeError(said))
 
 
 def _log(trt: Any) -> Any:

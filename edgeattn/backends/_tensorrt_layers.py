@@ -2,6 +2,7 @@
 
 Two sources say the same. TensorRT for RTX logs the layers that it made while it builds, each with types, kernel and the
 ONNX nodes that it stands for, so that no GPU is needed; TensorRT's inspector tells them of an open engine, as JSON.
+Where neither can be had, a strongly typed graph itself says what its products compute in, and the report says so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeattn.backends import Executed
 from edgeattn.backends._common import Given
-from edgeattn.graphs import MAC_OPS
+from edgeattn.graphs import MAC_OPS, GraphIndex, element_types
 
 if TYPE_CHECKING:
     import onnx
@@ -29,6 +30,7 @@ _LABELS = {
     **{"Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "Int8": "int8", "FP8": "fp8"},
     **{"FP32": "fp32", "FP16": "fp16", "BF16": "bf16", "INT8": "int8"},
 }
+_TYPES = {1: "fp32", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
 _GENERATED = "kgen"  # fused elementwise work; a product only where no other layer claims that node
 _LAYOUT = ("Reformat", "Shuffle", "NoOp")
 
@@ -110,3 +112,34 @@ def products(layers: Iterable[Executed], model: onnx.ModelProto) -> list[tuple[s
         if given.ops[node] in MAC_OPS
     )
     return list(dict.fromkeys(found))
+
+
+def completed(told: Sequence[tuple[str, str]], model: onnx.ModelProto) -> list[tuple[str, str]]:
+    """What layers told, and of products that none of them names (inside a recurrence, say) what the graph declares.
+
+    A strongly typed network computes in nothing less; without that they would pass for what the others run in.
+    """
+    known = {node for node, _ in told}
+    return [*told, *((node, precision) for node, precision in declared(model) if node not in known)]
+
+
+def listed(layers: Iterable[Executed]) -> str:
+    """The layers as JSON, for whoever wants to see each."""
+    keys = ("node", "op", "role", "precision", "kernel", "stands_for")
+    return json.dumps([{key: getattr(layer, key) for key in keys} for layer in layers], indent=1) + "\n"
+
+
+def declared(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    """``(node, precision)`` of every product as a strongly typed graph says: its type, INT8 between two Q/DQ."""
+    index, types = GraphIndex(model), element_types(model)
+
+    def unpacked(name: str) -> bool:
+        node = index.producer.get(name)
+        return node is not None and node.op_type == "DequantizeLinear"
+
+    return [
+        (node.name or node.output[0], "int8" if all(map(unpacked, node.input[:2])) else _TYPES.get(kind, "unknown"))
+        for node in index.nodes
+        if node.op_type in MAC_OPS
+        for kind in [types.get(node.input[0], types.get(node.output[0], 0))]
+    ]
