@@ -89,7 +89,7 @@ def test_a_directory_of_targets_is_checked_whole(built: tuple[Path, dict]) -> No
 
 
 def test_a_refusal_has_its_reason_and_its_code_and_alone_it_is_no_success(tmp_path: Path) -> None:
-    wanted = ("--targets", "tensorrt-rtx:sm75", "--allow-refused")  # takes no FP32, wherever it is installed
+    wanted = ("--targets", "onnxruntime", "--precisions", "fp16", "--allow-refused")  # it would compute in FP32
     done = edgeattn("run", RECIPE, *wanted, "-o", tmp_path / "out", "--json", "-q")
     assert done.returncode == 4, done.stderr
     (part,) = json.loads(done.stdout)["parts"]
