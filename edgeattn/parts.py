@@ -79,13 +79,18 @@ def parts_of(recipe: Recipe, targets: Sequence[str], precisions: Sequence[str]) 
     return asked
 
 
-def dropped_gates(recipe: Recipe, precisions: Sequence[str]) -> str:
-    """A line about gates that the recipe's own precision has and the others are not held to; empty without any."""
-    others = [p for p in precisions if p != recipe.precision]
+def left_out(recipe: Recipe, targets: Sequence[str], precisions: Sequence[str]) -> list[str]:
+    """What the recipe says of one engine or precision, and the others are therefore not asked: a line for each."""
     gates = [name for name in _ONE_PRECISION if getattr(recipe.gates, name) is not None]
-    if not others or not gates:
-        return ""
-    return f"the recipe asks for {' and '.join(gates)} of {recipe.precision}: not asked of {', '.join(others)}"
+    own = recipe.target.partition(":")[0]
+    cases = [
+        (f"{' and '.join(gates)} of {recipe.precision}", gates, [p for p in precisions if p != recipe.precision]),
+        (f"settings of {own}'s own ('engine')", recipe.engine, [t for t in targets if not _keeps_engine(recipe, t)]),
+        ("sizes to build for ('profile')", recipe.profile, [t for t in targets if not _keeps_profile(t)]),
+    ]
+    return [
+        f"the recipe has {what}: not asked of {', '.join(others)}" for what, said, others in cases if said and others
+    ]
 
 
 def _asked(recipe: Recipe, target: str, precision: str) -> Asked:
@@ -93,13 +98,18 @@ def _asked(recipe: Recipe, target: str, precision: str) -> Asked:
     if precision != recipe.precision:
         settings += [f"precision={precision}", f"quantize={_SCHEMES[precision]}"]
         settings += [f"gates.{name}=null" for name in _ONE_PRECISION]
+    settings += ["engine={}"] * (not _keeps_engine(recipe, target)) + ["profile=[]"] * (not _keeps_profile(target))
     engine, device = parse_target(target)
-    if recipe.engine and engine != parse_target(recipe.target)[0]:
-        settings.append("engine={}")
-    if recipe.profile and not registry.get("backends", engine).profiled:
-        settings.append("profile=[]")
     name = f"{engine.replace('_', '-')}-{device.replace(',', '+')}.{precision}"
     return Asked(target, precision, name, tuple(settings))
+
+
+def _keeps_engine(recipe: Recipe, target: str) -> bool:
+    return parse_target(target)[0] == parse_target(recipe.target)[0]
+
+
+def _keeps_profile(target: str) -> bool:
+    return bool(registry.get("backends", parse_target(target)[0]).profiled)
 
 
 def _devices(engine: str) -> tuple[str, ...]:

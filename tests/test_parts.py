@@ -65,5 +65,18 @@ def test_a_part_keeps_the_recipes_own_precision_and_takes_the_plain_scheme_of_an
     assert half.quantize is not None
     assert (half.quantize.scheme, half.gates.size_ratio, half.gates.task_min) == ("fp16", None, 0.9)
     assert (full.precision, full.quantize) == ("fp32", None)
-    told = parts.dropped_gates(recipe, ["int8", "fp16", "fp32"])
-    assert told == "the recipe asks for size_ratio of int8: not asked of fp16, fp32"
+
+
+def test_what_the_recipe_says_of_one_engine_or_precision_is_left_out_of_the_others_and_told() -> None:
+    text = "model: cam_digits\ntarget: tensorrt-rtx:sm89\nprofile: {batch: [1, 1, 8]}\nengine: {optimization: 3}\n"
+    recipe = Recipe.parse(f"{text}gates: {{size_ratio: 5}}")
+    targets = ["tensorrt-rtx:sm120", "onnxruntime"]
+    own, other = (recipe.with_overrides(p.settings) for p in parts.parts_of(recipe, targets, ["fp32"]))
+    assert (own.profile, own.engine) == (recipe.profile, recipe.engine)
+    assert (other.profile, other.engine) == ((), {})
+    assert parts.left_out(recipe, targets, ["fp32", "int8"]) == [
+        "the recipe has size_ratio of fp32: not asked of int8",
+        "the recipe has settings of tensorrt-rtx's own ('engine'): not asked of onnxruntime",
+        "the recipe has sizes to build for ('profile'): not asked of onnxruntime",
+    ]
+    assert parts.left_out(recipe, targets[:1], ["fp32"]) == []

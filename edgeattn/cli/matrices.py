@@ -49,7 +49,7 @@ def run(
         directory = out or Path("runs") / f"{name}.targets"
         if out is None:
             directory.parent.mkdir(exist_ok=True)
-        dropped = parts.dropped_gates(wanted, levels)
+        notes = parts.left_out(wanted, listed, levels)
         done: list[Part] = []
         with publish.new_directory(directory, force, mark=True) as work, publish.scratch() as shelf:
             for number, part in enumerate(asked, 1):
@@ -64,7 +64,7 @@ def run(
                 allow_refused=allow_refused,
                 exit_code=table.exit_code(done, allow_refused),
                 parts=tuple(done),
-                notes=(dropped,) if dropped else (),
+                notes=tuple(notes),
             )
             write(ui, result, work)
             (work / "recipe.yaml").write_text(wanted.dump(), encoding="utf-8")
