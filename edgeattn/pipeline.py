@@ -8,7 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, memory, progress, report, tune
+from edgeattn import (
+    buckets,
+    budget,
+    calib,
+    cases,
+    choose,
+    decode,
+    export,
+    gating,
+    graphs,
+    memory,
+    opened,
+    progress,
+    report,
+    tune,
+)
 from edgeattn import profile as profiles
 from edgeattn.backends import Engine, calibrator, oracle, rounded
 from edgeattn.errors import UsageError
@@ -74,6 +89,7 @@ def run(
         program = once(job, "quantize", partial(quantize_stage, job, program))
         tune_stage(job, program)
         engine = compile_stage(job, program, work / "bundle")
+        program = within_buckets(job, program, engine)
         seen = prove(job, program, engine)
         result = make_report(job, name, exported, program, engine, seen)
         fill_bundle(job, program, engine, seen.sessions, work / "bundle")
@@ -210,24 +226,38 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
     program = _judged_on(job, program)
     directory = bundle / "engine"
     directory.mkdir(parents=True)
-    memory.forget_peak()
+    before = memory.held()
     with progress.heard_by(job.listen):
         engine = job.backend.compile(program, job.options, directory)
-    peaks = (
-        memory.peak(),
-        measured(engine.effective)["peak_bytes"],
-    )  # a builder that tells has started the count again
-    return replace(engine, peak_bytes=max((size for size in peaks if size), default=None))
+    told = measured(engine.effective)["peak_bytes"]
+    return replace(engine, peak_bytes=memory.grown(before) if told is None else told)
+
+
+def within_buckets(job: Job, program: Program, engine: Engine) -> Program:
+    """The program with those of its cases that its buckets hold; the others are noted."""
+    if not job.options.buckets:
+        return program
+    assert program.reference is not None
+    sessions, _ = opened.engine(job.backend, engine)
+    kept = buckets.within(program.reference, lambda c: decode.run(sessions, program.wiring, c.feeds, c.tokens))
+    if left := [c.name for c in program.reference.cases if c not in kept.cases]:
+        largest = max(job.options.buckets)
+        job.notes.append(f"longer than the largest bucket, {largest}, and not judged: {', '.join(left)}")
+    return replace(program, reference=kept)
 
 
 def prove(job: Job, program: Program, engine: Engine) -> Evidence:
     """Run the engine: parity, task, latency, profile. Of one that can only be built here, say that none is judged."""
     if not job.runs.available:
         job.notes.append(f"the engine was built and not run: {job.runs.why}; {_OPEN}")
+        sessions, place = opened.engine(job.backend, engine)
+        if place:
+            job.notes.append(f"parity of the stage 'stand-in' is that of {place}")
+            judge(job, "stand-in", program, sessions)
         job.parity.append(not_run(program, job.runs.why))
-        return Evidence(rounded(program))
+        return Evidence(sessions or rounded(program))
     program = _judged_on(job, program)
-    sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
+    sessions, _ = opened.engine(job.backend, engine)
     judge(job, "engine", program, sessions)
     scored = score(job, program, sessions)
     timed, raw = time_it(job, program, sessions)
@@ -243,13 +273,14 @@ def _judged_on(job: Job, program: Program) -> Program:
 def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session] | None = None) -> None:
     """Hold a program (in the oracle engine, FP16 and BF16 rounded there, or ``sessions``) against eager PyTorch."""
     job.listen(f"parity after {stage}", 0, None)
-    opened = sessions if sessions is not None else rounded(program)
-    limits = job.limits if stage in ("quantize", "engine") else "fp32"
+    ran_by = sessions if sessions is not None else rounded(program)
+    quantized = stage == "stand-in" and job.recipe.quantize is not None
+    limits = job.limits if quantized or stage in ("quantize", "engine") else "fp32"
     assert program.reference is not None
     job.parity.append(
         parity.judge(
             stage,
-            lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
+            lambda case: decode.run(ran_by, program.wiring, case.feeds, case.tokens),
             program.reference.cases,
             Limits.of(limits),
         )

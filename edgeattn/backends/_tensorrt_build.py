@@ -50,7 +50,8 @@ class Built:
     Attributes:
         plan: the engine file's bytes. layers: the builder's own list of what it made, one line a layer.
         cache: the timing cache as it is now; empty where there is none.
-        seconds: of parsing and building. peak_bytes: memory that the process held at most; None where it is not known.
+        seconds: of parsing and building. peak_bytes: by how much the process's memory grew at most; None where it
+            is not known.
     """
 
     plan: bytes
@@ -67,7 +68,7 @@ def build(model: onnx.ModelProto, order: Order) -> Built:
         EngineFailed: the parser refuses a node, or the builder the network. OutOfResources: memory ran out.
     """
     trt, engine, started = order.trt, order.engine, time.perf_counter()
-    memory.forget_peak()
+    before = memory.held()
     heard = _log(trt)
     builder = trt.Builder(heard)
     network = builder.create_network(_flags(trt, order.version))
@@ -90,7 +91,7 @@ def build(model: onnx.ModelProto, order: Order) -> Built:
     if plan is None:
         raise _failure(heard.errors, engine, "building the engine")
     kept = b"" if cache is None else bytes(cache.serialize())
-    return Built(bytes(plan), heard.layers, kept, time.perf_counter() - started, memory.peak())
+    return Built(bytes(plan), heard.layers, kept, time.perf_counter() - started, memory.grown(before))
 
 
 def _flags(trt: Any, version: Version) -> int:

@@ -170,6 +170,9 @@ def _reports_in(given: Path) -> list[Path]:
 @app.command()
 def verify(
     directory: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")],
+    blob: Annotated[
+        bool, typer.Option("--blob", help="Run what was compiled for this machine, not the portable file.")
+    ] = False,
     timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -177,16 +180,16 @@ def verify(
 ) -> None:
     """Check every hash of a bundle, then run the self-test inside; no PyTorch needed."""
     with Ui(as_json, quiet, [directory], timeout=timeout) as ui:
-        good = _selftest(ui, directory)
+        good = _selftest(ui, directory, blob)
     raise typer.Exit(EXIT_OK if good else EXIT_GATE_FAILED)
 
 
-def _selftest(ui: Ui, directory: Path) -> bool:
+def _selftest(ui: Ui, directory: Path, blob: bool = False) -> bool:
     from edgeattn import runtime
 
     if not directory.is_dir():
         raise BadInput("is not a bundle directory", where=str(directory), hint="give the bundle/ of a run")
-    with runtime.load(directory) as model:
+    with runtime.load(directory, blob=blob) as model:
         result = model.selftest()
         ui.emit(
             {"bundle": str(directory), "model": model.manifest.model, "target": model.manifest.target, **vars(result)},

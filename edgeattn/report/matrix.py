@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 NAME = "matrix.json"
 MAX_BYTES = 64 << 20
 Status = Literal["judged", "built", "refused", "failed"]
-HEADS = ("target", "precision", "status", "parity", "task", "size", "build", "peak memory", "latency")
+HEADS = ("target", "precision", "status", "parity", "task", "size", "build", "build memory", "latency")
 MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "built": "🔨", "refused": "⛔", "failed": "💥"}
 ORDER = (70, 6, 5, 3, 2, 4, EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK)
 """Exit codes from the worst to the best: what says most about the whole is told."""
@@ -51,8 +51,8 @@ class Part(Value):
         verdict: of the part's report; None where there is none.
         reason, hint: why it was refused, failed or not run, and what mends that. exit_code: its own.
         parity: the last stage that could be judged; ``engine`` where it ran. task, latency, size: as in report.json.
-        build_seconds, build_peak_bytes: of the engine's builder, and the largest resident set of the process while it
-            worked. seconds: of the whole part. shared: stages that an earlier part had done for it.
+        build_seconds, build_peak_bytes: of the engine's builder; by how much memory grew at most meanwhile.
+            seconds: of the whole part. shared: stages that an earlier part had done for it.
     """
 
     name: str

@@ -31,7 +31,7 @@ FOLDER = Path("build/tensorrt")
 BOTH, ALONE = "sm89,sm120", ("sm75", "sm80", "sm86")
 SCHEMES = {"fp32": None, "fp16": "fp16", "int8": "int8-static"}
 SECONDS, BYTES = 300, 8 << 30
-HEADS = ("member", "precision", "sm89 + sm120", *ALONE, "seconds", "peak memory", "computes in")
+HEADS = ("member", "precision", "sm89 + sm120", *ALONE, "seconds", "memory", "computes in")
 START, END = "<!-- tensorrt_matrix -->", "<!-- end -->"
 TARGET = 0.55
 """The largest share of CBAM-ResNet-50's FP32 engine that its INT8 engine may take."""
@@ -43,7 +43,7 @@ class Built:
 
     Attributes:
         refused: why nothing was built, told before the builder was asked. failed: what the builder said instead.
-        bytes: of the engine files. seconds: of building them. peak_bytes: memory of the process meanwhile.
+        bytes: of the engine files. seconds: of building them. peak_bytes: by how much memory grew at most meanwhile.
         effective: what the builder says that it computes in.
     """
 
