@@ -14,6 +14,15 @@ from edgeattn.target import parse as parse_target
 PRECISIONS: tuple[str, ...] = get_args(Recipe.model_fields["precision"].annotation)
 _SCHEMES = {"fp32": "null", "fp16": "{scheme: fp16}", "bf16": "{scheme: bf16}", "int8": "{scheme: int8-static}"}
 _ONE_PRECISION = ("int8_share", "size_ratio")
+_SOME_ENGINES = {
+    "engine": "{}",
+    "profile": "[]",
+    "hint": "latency",
+    "buckets": "null",
+    "stateful": "null",
+    "blob": "false",
+}
+"""Keys that only some engines have, and what they are without one."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +89,23 @@ def parts_of(recipe: Recipe, targets: Sequence[str], precisions: Sequence[str]) 
 
 
 def left_out(recipe: Recipe, targets: Sequence[str], precisions: Sequence[str]) -> list[str]:
-    """What the recipe says of one engine or precision, and the others are therefore not asked: a line for each."""
+    """What the recipe says that other engines or precisions are not asked, a line for each key."""
+    asked = [key for key in _SOME_ENGINES if getattr(recipe, key) != Recipe.model_fields[key].default]
+    cases = [(key, [target for target in targets if not _takes(recipe, key, target)]) for key in asked]
     gates = [name for name in _ONE_PRECISION if getattr(recipe.gates, name) is not None]
-    own = recipe.target.partition(":")[0]
-    cases = [
-        (f"{' and '.join(gates)} of {recipe.precision}", gates, [p for p in precisions if p != recipe.precision]),
-        (f"settings of {own}'s own ('engine')", recipe.engine, [t for t in targets if not _keeps_engine(recipe, t)]),
-        ("sizes to build for ('profile')", recipe.profile, [t for t in targets if not _keeps_profile(t)]),
-    ]
-    return [
-        f"the recipe has {what}: not asked of {', '.join(others)}" for what, said, others in cases if said and others
-    ]
+    cases += [(f"gates.{name}", [p for p in precisions if p != recipe.precision]) for name in gates]
+    return [f"the recipe's {key} is not asked of {', '.join(others)}" for key, others in cases if others]
+
+
+def _takes(recipe: Recipe, key: str, target: str) -> bool:
+    """Whether an engine has a key; the recipe's own is asked in any case, and says so itself where it has not."""
+    engine = parse_target(target)[0]
+    backend = registry.get("backends", engine)
+    if engine == parse_target(recipe.target)[0]:
+        return True
+    if key == "engine":
+        return set(recipe.engine) <= set(backend.knobs)
+    return bool(backend.profiled) if key == "profile" else key in getattr(backend, "offers", ())
 
 
 def _asked(recipe: Recipe, target: str, precision: str) -> Asked:
@@ -98,18 +113,10 @@ def _asked(recipe: Recipe, target: str, precision: str) -> Asked:
     if precision != recipe.precision:
         settings += [f"precision={precision}", f"quantize={_SCHEMES[precision]}"]
         settings += [f"gates.{name}=null" for name in _ONE_PRECISION]
-    settings += ["engine={}"] * (not _keeps_engine(recipe, target)) + ["profile=[]"] * (not _keeps_profile(target))
+    settings += [f"{key}={without}" for key, without in _SOME_ENGINES.items() if not _takes(recipe, key, target)]
     engine, device = parse_target(target)
     name = f"{engine.replace('_', '-')}-{device.replace(',', '+')}.{precision}"
     return Asked(target, precision, name, tuple(settings))
-
-
-def _keeps_engine(recipe: Recipe, target: str) -> bool:
-    return parse_target(target)[0] == parse_target(recipe.target)[0]
-
-
-def _keeps_profile(target: str) -> bool:
-    return bool(registry.get("backends", parse_target(target)[0]).profiled)
 
 
 def _devices(engine: str) -> tuple[str, ...]:

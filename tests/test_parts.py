@@ -75,8 +75,8 @@ def test_what_the_recipe_says_of_one_engine_or_precision_is_left_out_of_the_othe
     assert (own.profile, own.engine) == (recipe.profile, recipe.engine)
     assert (other.profile, other.engine) == ((), {})
     assert parts.left_out(recipe, targets, ["fp32", "int8"]) == [
-        "the recipe has size_ratio of fp32: not asked of int8",
-        "the recipe has settings of tensorrt-rtx's own ('engine'): not asked of onnxruntime",
-        "the recipe has sizes to build for ('profile'): not asked of onnxruntime",
+        "the recipe's engine is not asked of onnxruntime",
+        "the recipe's profile is not asked of onnxruntime",
+        "the recipe's gates.size_ratio is not asked of int8",
     ]
     assert parts.left_out(recipe, targets[:1], ["fp32"]) == []

@@ -197,7 +197,8 @@ def _parity(part: Part) -> str:
     outputs = part.parity.outputs.values()
     signals = [200.0 if o.sqnr_db is None else o.sqnr_db for o in outputs if "SQNR" in o.limit]
     worst = w.decibels(min(signals)) if signals else w.error(max((o.max_abs or 0.0 for o in outputs), default=None))
-    return worst if part.parity.stage == "engine" else f"{worst} (graph)"
+    where = {"engine": "", "stand-in": " (stand-in)"}.get(part.parity.stage, " (graph)")
+    return f"{worst}{where}"
 
 
 def _task(task: TaskReport | None) -> str:
