@@ -60,9 +60,9 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"opened", "choose", "benefits", "budget", "job", "slowness", "training"}),
-    frozenset({"tune", "gating", "mend"}),
+    frozenset({"tune", "gating", "mend", "shelf"}),
     frozenset({"outcome"}),
-    frozenset({"pipeline"}),
+    frozenset({"pipeline", "parts", "matrix"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

@@ -103,6 +103,7 @@ class Engine:
         files: graph name -> file name relative to ``directory`` that ``open`` takes.
         effective: per graph what the engine reports: ``{"device": …, "precision": {…}, "settings": {…}}``.
         seconds: build time.
+        peak_bytes: by how much the process's memory grew at most while it was built; None where that is not known.
     """
 
     backend: str
@@ -111,6 +112,7 @@ class Engine:
     files: Mapping[str, str]
     effective: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
