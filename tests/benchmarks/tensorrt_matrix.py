@@ -163,12 +163,11 @@ def run(member: str, store: Store) -> Iterator[Built]:
     """Build what is not known yet of a member."""
     known = {key for key, built in store.known.items() if not built.surprise}  # a surprise may have been mended
     left = [(p, c) for p, c in wanted() if (member, p, c) not in known]
+    unprepared = ""
     if left and not all((FOLDER / f"{member}.{p}" / "profile.json").exists() for p, _ in left):
-        _, died = alone("--prepare", member)
-        if died:
-            raise SystemExit(f"{member}: cannot be prepared: {died}")
+        _, unprepared = alone("--prepare", member)
     for precision, capabilities in left:
-        said, died = alone("--build", member, precision, capabilities)
+        said, died = ("", unprepared) if unprepared else alone("--build", member, precision, capabilities)
         built = Built(member, precision, capabilities, failed=died) if died else Built(**json.loads(said))
         store.add(built)
         yield built
