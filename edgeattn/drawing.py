@@ -18,7 +18,7 @@ import numpy as np
 
 from edgeattn import cases
 from edgeattn.arrays import check_feeds, read_arrays
-from edgeattn.errors import BadInput, EdgeattnError, UsageError, did_you_mean
+from edgeattn.errors import BadInput, EdgeattnError, OutOfResources, UsageError, did_you_mean
 from edgeattn.program import Case, TensorSpec
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def draw(
 
     Raises:
         BadInput: an ``.npz`` or a shape that does not fit, or no size was found that the graph runs at.
+        OutOfResources: memory ran out at the first sizes tried, and no others run.
         EdgeattnError: what ``run`` raises for the user's own inputs.
         UsageError: a shape for an input that is not there.
     """
@@ -90,6 +91,8 @@ def draw(
     if real:
         return [Case("real-1", real)]
     assert first is not None
+    if isinstance(first, OutOfResources):  # not the sizes' fault
+        raise first
     raise BadInput(
         f"does not run at any size that was tried for its inputs: {first.what}",
         where=", ".join(str(spec) for spec in specs),
