@@ -65,6 +65,7 @@ class Engine:
         missing: compute capability -> what its arithmetic lacks.
         window: most elements of a pooling window; 0 where no limit is known.
         ir: newest version of the file format; 0 where no limit is known.
+        refused_versions: operator -> opsets of definitions of it that no graph was taken with.
         refused_types: operator -> ``input>output`` types that it was asked for and refused. taken_types: and took.
     """
 
@@ -85,6 +86,7 @@ class Engine:
     missing: Fact[Mapping[str, frozenset[str]]] = field(default_factory=lambda: Fact({}, ""))
     window: Fact[int] = Fact(0, "")
     ir: Fact[int] = Fact(0, "")
+    refused_versions: Fact[Mapping[str, Sequence[int]]] = field(default_factory=lambda: Fact({}, ""))
     refused_types: Fact[Mapping[str, Sequence[str]]] = field(default_factory=lambda: Fact({}, ""))
     taken_types: Fact[Mapping[str, Sequence[str]]] = field(default_factory=lambda: Fact({}, ""))
 

@@ -48,6 +48,7 @@ def row(version: str) -> Engine:
         zero_points=Fact(False, source),
         window=_tensorrt.WINDOW,
         missing=Fact(_MISSING, _MATRIX),
+        refused_versions=Fact(measured["refused_versions"], source),
         refused_types=Fact(measured["refused_types"], source),
         taken_types=Fact(measured["taken_types"], source),
     )

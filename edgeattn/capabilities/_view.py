@@ -221,6 +221,16 @@ class View:
         return found | {name: tuple(tensor.dims) for name, tensor in self.initializers.items()}
 
 
+def since(op: str, opset: int) -> int:
+    """The opset in which an operator got the definition that it has in this one; 0 where it has none."""
+    import onnx
+
+    try:
+        return int(onnx.defs.get_schema(op, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return 0
+
+
 def types_of(view: View, node: Node) -> str:
     """``float>int64``: the types of a node's first input and output; empty where either is not known."""
     went = view.type_of(node.input(0)) if node.input(0) else "nothing"

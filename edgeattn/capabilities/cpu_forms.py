@@ -102,8 +102,26 @@ def _two_types(node: Node, view: View) -> str:
     )
 
 
+def _early_volume(node: Node, view: View) -> str:
+    return volume(node, view) if view.opset < 20 else ""
+
+
+def _renamed_mode(node: Node, view: View) -> str:
+    mode = node.attributes.get("mode", "bilinear")
+    newer = view.opset < 20 and mode in ("linear", "cubic")
+    return f"GridSample with mode = {mode}, which opset {view.opset} calls bi{mode}" if newer else ""
+
+
 FORMS: tuple[Form, ...] = (
+    Form(
+        ("GridSample",),
+        _renamed_mode,
+        "export it again",
+        ("openvino", "onnxruntime"),
+        f"ONNX operator specification; {_OV_SOURCE}",
+    ),
     Form(("GridSample",), volume, "sample slice by slice", _OV, _OV_SOURCE),
+    Form(("GridSample",), _early_volume, "export with --opset 20", _ORT, _ORT_SOURCE),
     Form(
         ("Pad",),
         attribute("mode", ("constant", "edge", "reflect"), "constant"),
