@@ -145,6 +145,11 @@ class View:
             return name in self.initializers
         return node.op == "Constant" or (node.op == "Identity" and self.stored(node.input(0)))
 
+    def behind_identity(self, name: str) -> bool:
+        """Whether an Identity makes a value."""
+        node = self.producers.get(name)
+        return node is not None and node.op == "Identity"
+
     def known(self, name: str) -> bool:
         """Whether a value follows from constants, and from shapes that are numbers, alone."""
         return name in self._known

@@ -106,6 +106,10 @@ def _early_volume(node: Node, view: View) -> str:
     return volume(node, view) if view.opset < 20 else ""
 
 
+def _late_draw(node: Node, view: View) -> str:
+    return f"Bernoulli of opset {view.opset}" if view.opset >= 22 else ""
+
+
 def _renamed_mode(node: Node, view: View) -> str:
     mode = node.attributes.get("mode", "bilinear")
     newer = view.opset < 20 and mode in ("linear", "cubic")
@@ -163,6 +167,7 @@ FORMS: tuple[Form, ...] = (
         _ORT,
         f"{_ORT_SOURCE}, where the locale it wants was not installed",
     ),
+    Form(("Bernoulli",), _late_draw, "export with --opset 18", _ORT, _ORT_SOURCE),
     Form(("Pow",), _unsigned_power, "cast the exponent to FLOAT", _ORT, _ORT_SOURCE),
     Form(("Range",), _vector_limits, "squeeze them", _ORT, _ORT_SOURCE),
     Form(("QuantizeLinear",), _two_types, "give the scale in the type of what is quantized", _ORT, _ORT_SOURCE),
