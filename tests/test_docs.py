@@ -20,6 +20,7 @@ PAGES = {
     "latency.md": 4,
     "tensorrt.md": 3,
     "doctor.md": 3,
+    "jetson.md": 3,
 }  # commands shown
 NEEDS = {"tensorrt.md": pytest.mark.tensorrt_rtx}
 
