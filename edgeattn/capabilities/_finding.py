@@ -59,12 +59,14 @@ class Engine:
         typing: ``weak`` (precision by flags), ``optional``, ``strong`` (precision lives in the graph alone).
         constants: operator -> inputs that must be stored in the file, by their place.
         folded: those of them for which arithmetic on stored values will do.
+        direct: those of them that take a stored value as it lies there, not behind an Identity.
         quantized: the types that a DequantizeLinear unpacks. zero_points: whether they may differ from 0.
         static: every dimension of every input must be a number.
         int64: ``native``, or ``clamped`` to INT32.
         missing: compute capability -> what its arithmetic lacks.
         window: most elements of a pooling window; 0 where no limit is known.
         ir: newest version of the file format; 0 where no limit is known.
+        refused_versions: operator -> opsets of definitions of it that no graph was taken with.
         refused_types: operator -> ``input>output`` types that it was asked for and refused. taken_types: and took.
     """
 
@@ -79,12 +81,14 @@ class Engine:
     quantized: Fact[frozenset[str]]
     zero_points: Fact[bool]
     device: str = ""
+    direct: Fact[frozenset[str]] = Fact(frozenset(), "")
     folded: Fact[frozenset[str]] = Fact(frozenset(), "")
     static: Fact[bool] = Fact(False, "")
     int64: Fact[str] = Fact("native", "")
     missing: Fact[Mapping[str, frozenset[str]]] = field(default_factory=lambda: Fact({}, ""))
     window: Fact[int] = Fact(0, "")
     ir: Fact[int] = Fact(0, "")
+    refused_versions: Fact[Mapping[str, Sequence[int]]] = field(default_factory=lambda: Fact({}, ""))
     refused_types: Fact[Mapping[str, Sequence[str]]] = field(default_factory=lambda: Fact({}, ""))
     taken_types: Fact[Mapping[str, Sequence[str]]] = field(default_factory=lambda: Fact({}, ""))
 
@@ -98,10 +102,6 @@ class Engine:
     def nvidia(self) -> bool:
         """Whether TensorRT's parser reads the graph."""
         return self.family.startswith("tensorrt")
-
-    def at_least(self, *version: int) -> bool:
-        """Whether a TensorRT is this version or newer; for its RTX edition the answer is yes: it began after 10.9."""
-        return self.family != "tensorrt" or numbers(self.version) >= version
 
 
 @dataclass(frozen=True)

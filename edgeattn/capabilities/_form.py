@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeattn.capabilities._finding import Found, Target
+from edgeattn.capabilities._finding import Found, Target, numbers
 from edgeattn.capabilities._view import Node, View
 
 FLOATS = ("float", "float16", "bfloat16", "double")
@@ -18,7 +18,8 @@ class Form:
     Attributes:
         ops: the operators. broken: the question. hint: what mends it.
         families: engines it holds for. source: where that is known from.
-        lifted: the TensorRT release that lifted it; empty where none has. mend: as a Finding's.
+        lifted: the release that lifted it, of the one family that the row is for; empty where none has.
+        mend: as a Finding's.
     """
 
     ops: tuple[str, ...]
@@ -82,7 +83,7 @@ def ask(forms: Sequence[Form], view: View, target: Target) -> Iterator[Found]:
     engine = target.engine
     for node in view.nodes:
         for form in forms if node.standard else ():
-            lifted = engine.family == "tensorrt" and form.lifted and engine.at_least(*form.lifted)
+            lifted = form.lifted and numbers(engine.version) >= form.lifted
             if node.op not in form.ops or engine.family not in form.families or lifted:
                 continue
             if what := form.broken(node, view):

@@ -22,6 +22,7 @@ def row() -> Engine:
         quantized=Fact(frozenset(), source),
         zero_points=Fact(True, source),
         ir=Fact(measured["newest_ir"], source),
+        refused_versions=Fact(measured["refused_versions"], source),
         refused_types=Fact(measured["refused_types"], source),
         taken_types=Fact(measured["taken_types"], source),
     )

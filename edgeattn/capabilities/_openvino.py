@@ -32,6 +32,7 @@ def row(device: str) -> Engine:
         quantized=Fact(frozenset(), source),
         zero_points=Fact(True, source),
         static=Fact(device == "npu", f"{_PAGES}/npu-device.html: static shapes only"),
+        refused_versions=Fact(measured["refused_versions"], source),
         refused_types=Fact(measured["refused_types"], source),
         taken_types=Fact(measured["taken_types"], source),
     )

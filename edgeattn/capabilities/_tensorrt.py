@@ -67,6 +67,7 @@ _CONSTANTS: dict[str, tuple[tuple[int, ...], str]] = {
     "QuantizeLinear": ((2,), ""),
     "DequantizeLinear": ((2,), ""),
 }
+DIRECT = Fact(frozenset(_REDUCTIONS), "measured with tensorrt_rtx 1.4 and 1.5, whose parser is that of TensorRT 10")
 WINDOW = Fact(100_000, "onnx-tensorrt issue 333 (MAX_KERNEL_DIMS_PRODUCT); measured with tensorrt_rtx 1.7.1: 316 x 316")
 _FLOATS = frozenset({"float", "float16", "int32", "bool"})
 
@@ -83,6 +84,7 @@ def row(version: str) -> Engine:
         carried=_carried(at),
         typing=_typing(at),
         constants=_constants(at),
+        direct=DIRECT,
         quantized=_quantized(at),
         zero_points=Fact(False, f"{_OPERATORS}: zero points must be 0"),
         int64=Fact("native" if at >= (9, 0) else "clamped", f"{_CHANGES}, 9.0 EA: no longer casts INT64 to INT32"),

@@ -43,11 +43,13 @@ def row(version: str) -> Engine:
         carried=Fact(near.carried.value, source),
         typing=Fact("strong", "TensorRT for RTX: networks are always strongly typed"),
         constants=Fact(places, source),
+        direct=_tensorrt.DIRECT if version in ("1.3", "1.4", "1.5") else Fact(frozenset(), source),
         folded=Fact(frozenset({"CumSum", "Squeeze", "Unsqueeze"}), source),
         quantized=Fact(near.quantized.value, source),
         zero_points=Fact(False, source),
         window=_tensorrt.WINDOW,
         missing=Fact(_MISSING, _MATRIX),
+        refused_versions=Fact(measured["refused_versions"], source),
         refused_types=Fact(measured["refused_types"], source),
         taken_types=Fact(measured["taken_types"], source),
     )

@@ -145,6 +145,11 @@ class View:
             return name in self.initializers
         return node.op == "Constant" or (node.op == "Identity" and self.stored(node.input(0)))
 
+    def behind_identity(self, name: str) -> bool:
+        """Whether an Identity makes a value."""
+        node = self.producers.get(name)
+        return node is not None and node.op == "Identity"
+
     def known(self, name: str) -> bool:
         """Whether a value follows from constants, and from shapes that are numbers, alone."""
         return name in self._known
@@ -219,6 +224,16 @@ class View:
                 dims = value.type.tensor_type.shape.dim
                 found[value.name] = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
         return found | {name: tuple(tensor.dims) for name, tensor in self.initializers.items()}
+
+
+def since(op: str, opset: int) -> int:
+    """The opset in which an operator got the definition that it has in this one; 0 where it has none."""
+    import onnx
+
+    try:
+        return int(onnx.defs.get_schema(op, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return 0
 
 
 def types_of(view: View, node: Node) -> str:

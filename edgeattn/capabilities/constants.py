@@ -35,6 +35,7 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
         for place in engine.constants.value.get(node.op, ()) if node.standard else ():
             name = node.input(place)
             enough = view.known(name) if node.op in engine.folded.value else view.stored(name)
+            enough = enough and not (node.op in engine.direct.value and view.behind_identity(name))
             if name and not enough:
                 what = _NAMES.get((node.op, place), f"input {place}")
                 reason = f"the {what} of {node.op} is computed or given while it runs; {engine.title} needs it stored"

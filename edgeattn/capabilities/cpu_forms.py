@@ -102,8 +102,40 @@ def _two_types(node: Node, view: View) -> str:
     )
 
 
+def _early_volume(node: Node, view: View) -> str:
+    return volume(node, view) if view.opset < 20 else ""
+
+
+def _late_draw(node: Node, view: View) -> str:
+    return f"Bernoulli of opset {view.opset}" if view.opset >= 22 else ""
+
+
+def _half_recurrence(node: Node, view: View) -> str:
+    half = view.type_of(node.input(0)) == "float16"
+    products = (n for n in view.nodes if n.op == "MatMul" and view.type_of(n.proto.output[0]) == "float16")
+    return "an LSTM and a MatMul in FP16 together, on which its optimiser dies" if half and any(products) else ""
+
+
+def _withdrawn(node: Node, view: View) -> str:
+    return f"{node.op}, which opset {view.opset} does not have any more" if view.opset > 10 else ""
+
+
+def _renamed_mode(node: Node, view: View) -> str:
+    mode = node.attributes.get("mode", "bilinear")
+    newer = view.opset < 20 and mode in ("linear", "cubic")
+    return f"GridSample with mode = {mode}, which opset {view.opset} calls bi{mode}" if newer else ""
+
+
 FORMS: tuple[Form, ...] = (
+    Form(
+        ("GridSample",),
+        _renamed_mode,
+        "export it again",
+        ("openvino", "onnxruntime"),
+        f"ONNX operator specification; {_OV_SOURCE}",
+    ),
     Form(("GridSample",), volume, "sample slice by slice", _OV, _OV_SOURCE),
+    Form(("GridSample",), _early_volume, "export with --opset 20", _ORT, _ORT_SOURCE),
     Form(
         ("Pad",),
         attribute("mode", ("constant", "edge", "reflect"), "constant"),
@@ -145,6 +177,9 @@ FORMS: tuple[Form, ...] = (
         _ORT,
         f"{_ORT_SOURCE}, where the locale it wants was not installed",
     ),
+    Form(("Scatter", "Upsample"), _withdrawn, "use ScatterElements or Resize", _ORT, _ORT_SOURCE),
+    Form(("LSTM",), _half_recurrence, "keep it in FP32, which it computes in anyway", _ORT, _ORT_SOURCE),
+    Form(("Bernoulli",), _late_draw, "export with --opset 18", _ORT, _ORT_SOURCE),
     Form(("Pow",), _unsigned_power, "cast the exponent to FLOAT", _ORT, _ORT_SOURCE),
     Form(("Range",), _vector_limits, "squeeze them", _ORT, _ORT_SOURCE),
     Form(("QuantizeLinear",), _two_types, "give the scale in the type of what is quantized", _ORT, _ORT_SOURCE),

@@ -104,8 +104,15 @@ def _by_channel(node: Node, view: View) -> str:
     return "GroupNormalization with a scale for each channel" if view.opset >= 21 else ""
 
 
+def _integer_convolution(node: Node, view: View) -> str:
+    made = [view.producers.get(name) for name in node.proto.input[:2]]
+    packed = all(n is not None and n.op == "DequantizeLinear" and view.type_of(n.input(0)) == "int8" for n in made)
+    return f"{node.op} in INT8" if packed else ""
+
+
 _CHANGES = "onnx-tensorrt docs/Changelog.md"
-_TRT = ("tensorrt",)
+_TRT, _RTX = ("tensorrt",), ("tensorrt-rtx",)
+_ASKED = "measured with tensorrt_rtx"
 FORMS: tuple[Form, ...] = (
     Form(("LayerNormalization",), _one_output, "compute mean and deviation with ReduceMean"),
     Form(("Mod",), float_modulo, "set fmod=1, or cast to INT64"),
@@ -173,6 +180,15 @@ FORMS: tuple[Form, ...] = (
         "expand:GroupNormalization",
     ),
     Form(("Squeeze",), _all_ones, "name the axes", _TRT, "NVIDIA/TensorRT release notes, 11.5", (11, 5)),
+    Form(
+        ("Conv", "ConvTranspose"),
+        _integer_convolution,
+        "keep convolutions in FP16",
+        _RTX,
+        f"{_ASKED} 1.4 to 1.7",
+        (1, 7),
+    ),
+    Form(("GridSample",), volume, "sample slice by slice", _RTX, f"{_ASKED} 1.4 to 1.7", (1, 6)),
     Form(
         ("GridSample",), volume, "sample slice by slice", ("tensorrt",), "NVIDIA/TensorRT release notes, 11.2", (11, 2)
     ),

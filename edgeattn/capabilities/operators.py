@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgeattn.capabilities._finding import Found, Target
-from edgeattn.capabilities._view import View
+from edgeattn.capabilities._view import View, since
 from edgeattn.respell import expandable
 
 _QUANTIZED = {
@@ -34,6 +34,12 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
             hint, mend = _instead(node.op, view.opset)
             reason = f"{engine.title} has no {node.op}"
             yield Found(node.name, reason, hint, mend, engine.operators.source, node.module)
+        elif node.standard and (refused := engine.refused_versions.value.get(node.op)):
+            version = since(node.op, view.opset)
+            if version in refused:
+                reason = f"{engine.title} has no {node.op} as opset {version} defines it"
+                hint = f"export in an opset before {version}"
+                yield Found(node.name, reason, hint, "", engine.refused_versions.source, node.module)
 
 
 def _instead(op: str, opset: int) -> tuple[str, str]:

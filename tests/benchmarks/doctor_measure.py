@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import onnx
 
 import edgeattn.capabilities
-from edgeattn.capabilities._view import View, types_of
+from edgeattn.capabilities._view import View, since, types_of
 from edgeattn.standard import STANDARD_DOMAINS, all_nodes
 from tests.benchmarks.doctor_ask import ENGINES, Answer, ask, version
 from tests.benchmarks.doctor_cases import every_case
@@ -39,6 +40,7 @@ def measured(package: str, models: Mapping[Path, onnx.ModelProto], answers: Mapp
         "operators": sorted(operators),
         "refused": {op: _reason(op, models, answers) for op in sorted(tried - operators)},
         "types": sorted({kind for m in taken.values() for kind in _types(m)}),
+        "refused_versions": _refused_versions(taken, answers, operators),
         **_by_types(models, answers, operators),
         "asked": len(models),
         "taken": len(taken),
@@ -52,6 +54,22 @@ def _opset(model: onnx.ModelProto) -> int:
 def _types(model: onnx.ModelProto) -> set[str]:
     values = [v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)]
     return {onnx.TensorProto.DataType.Name(kind).lower() for kind in values if kind}
+
+
+def _refused_versions(
+    taken: Mapping[Path, onnx.ModelProto], answers: Mapping[Path, Answer], operators: set[str]
+) -> dict[str, list[int]]:
+    """For operators that are taken, the definitions that the engine says it lacks, and that no graph it took holds."""
+    held = {(n.op_type, since(n.op_type, _opset(m))) for m in taken.values() for n in all_nodes(m.graph)}
+    said = {(op, int(number)) for a in answers.values() for op, number in _LACKS.findall(a.why)}
+    refused: dict[str, list[int]] = {}
+    for op, number in sorted(said - held):
+        if op in operators:
+            refused.setdefault(op, []).append(number)
+    return refused
+
+
+_LACKS = re.compile(r"(?:implementation for |conversion rule found for operations: )(\w+)[-(](\d+)")
 
 
 def _by_types(
