@@ -53,6 +53,7 @@ class OpenVinoBackend:
     extra = "openvino"
     devices = (*devices.SINGLE, *devices.SEVERAL)
     joins = False
+    kit = False
     offers = frozenset({"hint", "buckets", "stateful", "blob"})
     profiled = False
     typed = False
