@@ -69,6 +69,10 @@ class _Edit:
         self.constants[name] = np.ascontiguousarray(array, np.float32)
         return name
 
+    def reshape(self, value: str, output: str, *shape: int) -> onnx.NodeProto:
+        self.constants[f"{output}/shape"] = np.array(shape, np.int64)
+        return self.node("Reshape", [value, f"{output}/shape"], output)
+
     def only_reader(self, value: str, *operators: str) -> onnx.NodeProto | None:
         """The one node that reads a value, if it is of these types and no one outside reads it."""
         readers = self.index.consumers.get(value, [])
@@ -179,33 +183,65 @@ def _largest_by_rows(edit: _Edit, part: Attention) -> bool:
 
 
 def _as_band(edit: _Edit, part: Attention) -> bool:
-    """4."""
+    """4, its planes reduced from a view in which a position is a row: a reduction over what lies side by side."""
     index = edit.index
     squash = index.producer[part.gate]
     conv = index.producer.get(squash.input[0]) if squash.input else None
     joined = index.producer.get(conv.input[0]) if conv is not None and conv.op_type == "Conv" else None
-    if conv is None or joined is None or joined.op_type != "Concat" or attributes(joined)["axis"] != 1:
+    size, weight = index.shape(part.features) or (), None if conv is None else index.constant(conv.input[1])
+    if (
+        conv is None
+        or joined is None
+        or weight is None
+        or joined.op_type != "Concat"
+        or attributes(joined)["axis"] != 1
+    ):
         return False
-    planes, weight = index.shape(joined.output[0]) or (), index.constant(conv.input[1])
-    if edit.only_reader(joined.output[0], "Conv") is None or weight is None or weight.shape[:2] != (1, 2):
+    reductions = [index.producer.get(name) for name in joined.input]
+    fits = len(size) == 4 and size[0] == 1 and all(isinstance(d, int) for d in size)
+    if not fits or weight.shape[:2] != (1, 2) or not _BAND[0] <= int(size[3]) <= _BAND[1]:
         return False
-    columns = planes[3] if len(planes) == 4 and len(joined.input) == 2 else None
-    if not isinstance(columns, int) or not _BAND[0] <= columns <= _BAND[1] or not _keeps_size(conv, weight.shape):
+    if not _keeps_size(conv, weight.shape) or edit.only_reader(joined.output[0], "Conv") is None:
         return False
-    name, kernel = conv.output[0], weight.shape[2]
+    if not all(node is not None and _over_channels(edit, node, part.features) for node in reductions):
+        return False
+    _, channels, rows, columns = map(int, size)
+    name, half = conv.output[0], weight.shape[2] // 2
+    planes = [node for reduction in reductions if reduction is not None for node in _plane(edit, reduction, name, rows)]
     inputs = [f"{name}/columns", edit.const(f"{name}/band", _band(weight[0], columns))]
     if len(conv.input) > 2 and conv.input[2]:
         inputs.append(edit.const(f"{name}/band_bias", np.full(columns, _bias(index, conv)[0])))
-    half = kernel // 2
     edit.floats[f"{name}/rows"] = "narrow: it stands for 2 -> 1 channels"
-    edit.taken[joined.output[0]] = []
+    edit.taken |= {joined.output[0]: [], **{value: [] for value in joined.input}}
     edit.taken[name] = [
-        edit.node("Concat", joined.input, f"{name}/side_by_side", axis=3),
-        edit.node("Transpose", [f"{name}/side_by_side"], f"{name}/columns", perm=[0, 3, 2, 1]),
-        edit.node("Conv", inputs, f"{name}/rows", kernel_shape=[kernel, 1], pads=[half, 0, half, 0]),
-        edit.node("Transpose", [f"{name}/rows"], name, perm=[0, 3, 2, 1]),
+        edit.node("Transpose", [part.features], f"{name}/last", perm=[0, 2, 3, 1]),
+        edit.reshape(f"{name}/last", f"{name}/positions", rows * columns, channels),
+        *planes,
+        edit.node("Concat", [f"{value}/plane" for value in joined.input], f"{name}/side_by_side", axis=1),
+        edit.reshape(f"{name}/side_by_side", f"{name}/by_row", 1, rows, 1, 2 * columns),
+        edit.node("Transpose", [f"{name}/by_row"], f"{name}/columns", perm=[0, 3, 1, 2]),
+        edit.node("Conv", inputs, f"{name}/rows", kernel_shape=[2 * half + 1, 1], pads=[half, 0, half, 0]),
+        edit.node("Transpose", [f"{name}/rows"], f"{name}/back", perm=[0, 2, 3, 1]),
+        edit.reshape(f"{name}/back", name, 1, 1, rows, columns),
     ]
     return True
+
+
+def _over_channels(edit: _Edit, node: onnx.NodeProto, features: str) -> bool:
+    """Whether a node reduces the features over their channels, keeps the dimension, and only the Concat reads it."""
+    given = attributes(node)
+    axes = edit.index.constant(node.input[1]) if len(node.input) > 1 else np.array(given.get("axes", []))
+    alone = edit.only_reader(node.output[0], "Concat") is not None
+    over = axes is not None and axes.tolist() == [1] and bool(given.get("keepdims", 1))
+    return node.op_type in ("ReduceMax", "ReduceMean") and node.input[0] == features and over and alone
+
+
+def _plane(edit: _Edit, node: onnx.NodeProto, name: str, rows: int) -> list[onnx.NodeProto]:
+    """The same reduction of the rows of positions, over the same axis number, as a matrix (H, W)."""
+    axes = {"axes": [1]} if len(node.input) == 1 else {}
+    flat = f"{node.output[0]}/flat"
+    reduced = edit.node(node.op_type, [f"{name}/positions", *node.input[1:]], flat, keepdims=0, **axes)
+    return [reduced, edit.reshape(flat, f"{node.output[0]}/plane", rows, -1)]
 
 
 _REWRITES = {"se": (_mean_before,), "cam": (_mean_before, _largest_by_rows), "sam": (_as_band,)}
