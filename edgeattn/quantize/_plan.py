@@ -136,7 +136,7 @@ def _carry_gates(index: GraphIndex, result: Plan, chosen: list[onnx.NodeProto]) 
     """Quantize what gates read and write where a scale can carry them; what a folded gate read is no longer there."""
     carried, refused = carriers(index, result.attention, chosen)
     for gate in carried:
-        if isinstance(gate, ChannelGate) and gate.convolution is not None:
+        if isinstance(gate, ChannelGate) and gate.folds:
             result.activations.pop(gate.features, None)
     result.activations.update((value, value) for value in outputs(carried))
     return replace(result, carried=tuple(carried), not_carried=refused)
