@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured before")
     asked = parser.parse_args()
     engines = {name: registry.get("backends", name) for name in registry.names("backends")}
-    engines = {name: backend for name, backend in engines.items() if backend.probe().available}
+    engines = {name: backend for name, backend in engines.items() if backend.executes(Options()).available}
     entries = {name: entry for name, entry in _benefits.known().items() if name in ORDER}
     for name in ORDER:
         if asked.rules and name not in asked.rules:

@@ -34,7 +34,7 @@ def judge(
     calibrated: int = 0,
     listen: Listener = silent,
 ) -> Judge:
-    """A judge that opens candidates in an engine, or in the one that calibrates where that is not here.
+    """A judge that opens candidates in an engine, or in the one that calibrates where that does not run here.
 
     Args:
         backend_name: registry name.
@@ -44,10 +44,10 @@ def judge(
         listen: progress.
     """
     backend: Backend = registry.get("backends", backend_name)
-    here = backend.probe()
+    here, runs = backend.probe(), backend.executes(options)
 
     def opener(candidate: Program, precision: str = "int8") -> Mapping[str, Session]:
-        if not here.available:
+        if not runs.available:
             return oracle(candidate)
         asked = replace(options, precision=precision)
         for refused in backend.unsupported(candidate, asked):
@@ -55,7 +55,7 @@ def judge(
         return {graph: backend.load(model, asked) for graph, model in candidate.graphs.items()}
 
     name = backend_name.replace("_", "-")
-    target = f"{name} {here.version}" if here.available else f"the engine that calibrates ({name} is not here)"
+    target = f"{name} {here.version}" if runs.available else f"the engine that calibrates ({name} does not run here)"
     if task is None or task.metric.name == "none":
         return Judge(target, opener, listen=listen)
     held = _Held(task, calibrated, lambda p: opener(p, "fp32"), opener, program, listen)

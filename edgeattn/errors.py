@@ -118,7 +118,7 @@ class MissingPackage(Unsupported):
 
     def __init__(self, package: str, extra: str, *, why: str = "") -> None:
         super().__init__(
-            f"the package '{package}' is not installed" + (f" ({why})" if why else ""),
+            f"the package '{package}' is not installed" + (f" ({why})" if why and why != "not installed" else ""),
             hint=f"pip install 'edgeattn[{extra}]'",
         )
 
@@ -127,7 +127,8 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "onnxsim", "safetensors", "sklearn"), "export"),
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
     "PIL": "images",
-    **{engine: engine for engine in ("onnxruntime", "openvino", "nncf")},
+    **{engine: engine for engine in ("onnxruntime", "openvino", "nncf", "tensorrt", "cuda")},
+    "tensorrt_rtx": "tensorrt-rtx",
 }
 
 

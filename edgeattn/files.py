@@ -52,7 +52,10 @@ def read_regular(
 def read_all(file: BinaryIO, limit: int, error: type[EdgeattnError], where: str) -> bytes:
     """The rest of an open file, of at most ``limit`` bytes; raises ``error`` where it cannot be read or is longer."""
     try:
-        data = file.read(limit + 1)
+        room = min(limit, max(os.fstat(file.fileno()).st_size, 1 << 16))  # a read makes room for all it may get
+        data = file.read(room + 1)
+        if room < len(data) <= limit:
+            data += file.read(limit + 1 - len(data))
     except OSError as e:
         raise error(f"cannot be read: {e.strerror or e}", where=where, hint="check the path and its permissions") from e
     if len(data) > limit:  # the file grew, or lies about its size as /proc does

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import choose, decode
+from edgeattn.backends import require_running
 from edgeattn.errors import EdgeattnError, MissingPackage
 from edgeattn.harness import parity
 from edgeattn.quantize import attention_policy
@@ -61,9 +62,9 @@ def settled(
         seed: of the measurement.
 
     Raises:
-        MissingPackage: the engine is not here, so nothing can be measured.
+        MissingPackage, Unsupported: the engine does not run here, so nothing can be measured.
     """
-    require(backend)
+    require(backend, options)
     kept = make("float")
     if not any(attention_policy(model, "int8").products for model in plain.graphs.values()):
         return _noted(kept, GateChoice("float", "the program has no attention gate"))
@@ -72,15 +73,16 @@ def settled(
     return _noted(tried if choice.gate == "int8" else kept, choice)
 
 
-def require(backend: Backend) -> None:
-    """Refuse before any work where the engine is not here.
+def require(backend: Backend, options: Options) -> None:
+    """Refuse before any work where the engine is not here, or can only be built here.
 
     Raises:
-        MissingPackage: with the install line.
+        MissingPackage: with the install line. Unsupported: with the reason why it does not run here.
     """
     here = backend.probe()
     if not here.available:
         raise MissingPackage(backend.name, backend.extra, why="gate=auto measures in it")
+    require_running(backend, options, "gate=auto")
 
 
 def decide(kept: Program, tried: Program, backend: Backend, options: Options, *, seed: int = 0) -> GateChoice:

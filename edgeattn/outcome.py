@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import decode, graphs, outside, report
 from edgeattn.backends._common import file_size
 from edgeattn.bundle.pack import answered_sample, pack
-from edgeattn.harness import environment
-from edgeattn.harness.precision import audit
+from edgeattn.harness import attention, environment
+from edgeattn.harness.precision import audit, measured
 from edgeattn.program import Program, Session, StageRecord
 from edgeattn.report import schema
 
 if TYPE_CHECKING:
     from edgeattn.backends import Backend, Engine
     from edgeattn.job import Job
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What running the engine showed.
+
+    Attributes:
+        sessions: the open engine; where it does not run here, its graphs in the oracle, which answer for the bundle's
+            self-test.
+        scored, timed, profiled: the task and latency sections, and where the time goes. raw: the samples of ``timed``.
+        maps: what PyTorch and the engine attend to.
+    """
+
+    sessions: Mapping[str, Session]
+    scored: schema.TaskReport | None = None
+    timed: schema.LatencyReport | None = None
+    raw: report.RawSamples | None = None
+    profiled: schema.TimeReport | None = None
+    maps: Sequence[report.AttentionFigure] = ()
+
+
+def not_run(program: Program, why: str) -> schema.StageParity:
+    """Parity of an engine that cannot run here: every output is there, and none is judged."""
+    assert program.reference is not None
+    told = f"not judged here: {why}"
+    unknown = schema.OutputParity(max_abs=None, mean_abs=None, limit="", verdict="n/a", why=told)
+    names = program.reference.cases[0].outputs
+    return schema.StageParity(stage="engine", case_count=0, outputs=dict.fromkeys(names, unknown))
 
 
 def rules_applied(program: Program) -> list[Mapping[str, Any]]:
@@ -31,10 +60,7 @@ def make_report(
     exported: Program,
     program: Program,
     engine: Engine,
-    scored: schema.TaskReport | None,
-    timed: schema.LatencyReport,
-    attention: schema.AttentionReport | None = None,
-    profiled: schema.TimeReport | None = None,
+    seen: Evidence,
 ) -> schema.Report:
     """The report of a run, judged by the recipe's gates.
 
@@ -42,8 +68,7 @@ def make_report(
         job: what was asked, parity after every stage, notes.
         name: what the report calls the recipe.
         exported: the program before any rewrite, whose size the engine's is held against.
-        program: the program the engine was built from. engine: what was built.
-        scored, timed, attention, profiled: the task, latency and attention sections, and where the time goes.
+        program: the program the engine was built from. engine: what was built. seen: what running it showed.
     """
     built = StageRecord("compile", engine.seconds, {"backend": engine.backend, "graphs": dict(engine.effective)})
     ungated = schema.Report(
@@ -51,19 +76,21 @@ def make_report(
         recipe=name,
         model=job.recipe.model,
         target=schema.Target(requested=job.recipe.target, effective=_target(engine, job.backend)),
+        execution=schema.Execution(ran=job.runs.available, why=job.runs.why),
         precision=audit(job.recipe.precision, engine.effective),
         stages=tuple(schema.StageReport.model_validate(vars(r)) for r in (*program.history, built)),
         rewrites=tuple(schema.RewriteCount.model_validate(r) for r in rules_applied(program)),
         operators=schema.Operators(domains=tuple(graphs.domains(program)), histogram=graphs.histogram(program)),
         parity=schema.ParityReport.of(job.parity),
-        task=scored,
-        attention=attention,
-        latency=timed,
-        profile=profiled,
+        task=seen.scored,
+        attention=attention.agreement(seen.maps),
+        latency=seen.timed,
+        profile=seen.profiled,
         size=schema.SizeReport(
             reference_bytes=sum(outside.size(m) for m in exported.graphs.values()),
             engine_bytes=file_size(engine.directory, engine.files.values()),
         ),
+        build=schema.BuildReport(seconds=engine.seconds, peak_bytes=measured(engine.effective)["peak_bytes"]),
         environment=environment.describe(threads=job.threads),
         notes=tuple(job.notes),
     )

@@ -7,13 +7,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, report, tune
+from edgeattn import (
+    buckets,
+    budget,
+    calib,
+    cases,
+    choose,
+    decode,
+    export,
+    gating,
+    graphs,
+    opened,
+    progress,
+    report,
+    tune,
+)
+from edgeattn import profile as profiles
 from edgeattn.backends import Engine, calibrator, oracle, rounded
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
 from edgeattn.harness.parity import Limits
 from edgeattn.job import Job, prepare, real_cases, refuse_unsupported
-from edgeattn.outcome import fill_bundle, make_report, rules_applied
+from edgeattn.outcome import Evidence, fill_bundle, make_report, not_run, rules_applied
 from edgeattn.program import Case, Program, Reference, Session, Wiring
 from edgeattn.progress import Listener, silent
 from edgeattn.publish import new_directory
@@ -29,6 +44,10 @@ UNDONE = "undone"  # in the run directory: examples of rules that had to be undo
 _TASK_BATCH = 50
 _LATENCY_SECONDS = 60.0  # a machine that has not settled by then will not: the verdict is inconclusive
 _PICTURES = 4
+_OPEN = (
+    "parity is its graph's, and the bundle's self-test expects what that graph computes; task and latency are open, "
+    "and no rewrite rule was chosen by measurement"
+)
 
 
 def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, listen: Listener = silent) -> schema.Report:
@@ -55,17 +74,12 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         program = quantize_stage(job, program)
         tune_stage(job, program)
         engine = compile_stage(job, program, work / "bundle")
-        sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
-        judge(job, "engine", program, sessions)
-        scored = score(job, program, sessions)
-        timed, raw = time_it(job, program, sessions)
-        profiled = profile_it(job, program)
-        maps = draw_attention(job, program, sessions)
-        agreed = attention.agreement(maps)
-        result = make_report(job, name, exported, program, engine, scored, timed, agreed, profiled)
-        fill_bundle(job, program, engine, sessions, work / "bundle")
-        shown = maps[:: -(-len(maps) // _PICTURES) or 1]  # a deep network has a mask a block: a few, evenly
-        report.write(result, work, raw, shown)
+        program = within_buckets(job, program, engine)
+        seen = prove(job, program, engine)
+        result = make_report(job, name, exported, program, engine, seen)
+        fill_bundle(job, program, engine, seen.sessions, work / "bundle")
+        shown = seen.maps[:: -(-len(seen.maps) // _PICTURES) or 1]  # a deep network has a mask a block: a few, evenly
+        report.write(result, work, seen.raw, shown)
         (work / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
     return result
 
@@ -74,6 +88,8 @@ def export_stage(job: Job) -> Program:
     """PyTorch -> Program, with seeded and real cases answered by eager PyTorch."""
     job.listen("export to ONNX", 0, None)
     program = export.export(job.model.source, opset=job.recipe.export.opset, seed=job.recipe.seed, real=real_cases(job))
+    if job.backend.profiled:
+        job.options = replace(job.options, profiles=profiles.complete(program, job.recipe.profile))
     judge(job, "export", program)
     return program
 
@@ -86,7 +102,9 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
         undone: where an example is left of each rule that had to be undone.
     """
     recipe = job.recipe.rewrite
-    timed = recipe.measure and (job.recipe.precision == "fp32" or job.recipe.quantize is not None)
+    timed = (
+        recipe.measure and job.runs.available and (job.recipe.precision == "fp32" or job.recipe.quantize is not None)
+    )
     try:
         result = rewrite(
             program,
@@ -189,21 +207,61 @@ def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
     """Refuse what the engine cannot take, then build into the bundle."""
     job.listen(f"compile for {job.recipe.target}", 0, None)
     refuse_unsupported(job, program)
+    program = _judged_on(job, program)
     directory = bundle / "engine"
     directory.mkdir(parents=True)
-    return job.backend.compile(program, job.options, directory)
+    with progress.heard_by(job.listen):
+        return job.backend.compile(program, job.options, directory)
+
+
+def within_buckets(job: Job, program: Program, engine: Engine) -> Program:
+    """The program with those of its cases that its buckets hold; the others are noted."""
+    if not job.options.buckets:
+        return program
+    assert program.reference is not None
+    sessions, _ = opened.engine(job.backend, engine)
+    kept = buckets.within(program.reference, lambda c: decode.run(sessions, program.wiring, c.feeds, c.tokens))
+    if left := [c.name for c in program.reference.cases if c not in kept.cases]:
+        largest = max(job.options.buckets)
+        job.notes.append(f"longer than the largest bucket, {largest}, and not judged: {', '.join(left)}")
+    return replace(program, reference=kept)
+
+
+def prove(job: Job, program: Program, engine: Engine) -> Evidence:
+    """Run the engine: parity, task, latency, profile. Of one that can only be built here, say that none is judged."""
+    if not job.runs.available:
+        job.notes.append(f"the engine was built and not run: {job.runs.why}; {_OPEN}")
+        sessions, place = opened.engine(job.backend, engine)
+        if place:
+            job.notes.append(f"parity of the stage 'stand-in' is that of {place}")
+            judge(job, "stand-in", program, sessions)
+        job.parity.append(not_run(program, job.runs.why))
+        return Evidence(sessions or rounded(program))
+    program = _judged_on(job, program)
+    sessions, _ = opened.engine(job.backend, engine)
+    judge(job, "engine", program, sessions)
+    scored = score(job, program, sessions)
+    timed, raw = time_it(job, program, sessions)
+    maps = draw_attention(job, program, sessions)
+    return Evidence(sessions, scored, timed, raw, profile_it(job, program), maps)
+
+
+def _judged_on(job: Job, program: Program) -> Program:
+    """The program with those cases alone that the engine is built for."""
+    return replace(program, reference=profiles.within(program, job.options.profiles))
 
 
 def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session] | None = None) -> None:
     """Hold a program (in the oracle engine, FP16 and BF16 rounded there, or ``sessions``) against eager PyTorch."""
     job.listen(f"parity after {stage}", 0, None)
-    opened = sessions if sessions is not None else rounded(program)
-    limits = job.limits if stage in ("quantize", "engine") else "fp32"
+    ran_by = sessions if sessions is not None else rounded(program)
+    quantized = stage == "stand-in" and job.recipe.quantize is not None
+    limits = job.limits if quantized or stage in ("quantize", "engine") else "fp32"
     assert program.reference is not None
     job.parity.append(
         parity.judge(
             stage,
-            lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
+            lambda case: decode.run(ran_by, program.wiring, case.feeds, case.tokens),
             program.reference.cases,
             Limits.of(limits),
         )
@@ -216,6 +274,7 @@ def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema
         return None
     known = job.task
     at_once = cases.samples_at_once(graphs.program_inputs(program), _TASK_BATCH)
+    at_once = profiles.most(program, job.options.profiles, at_once)
 
     def scored(what: str, opened: Mapping[str, Session], wiring: Wiring | None, batch: int) -> task.Scored:
         return task.scores(

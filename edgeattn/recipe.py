@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from edgeattn import complaints, plainyaml, registry, theirs
+from edgeattn import complaints, plainyaml, registry, target, theirs
 from edgeattn.errors import RecipeError, UnknownName, UsageError, did_you_mean, printable
 from edgeattn.files import read_regular
 from edgeattn.plainyaml import Places
+from edgeattn.profile import Span, parse_span
 from edgeattn.program import INPUT_DTYPES, TensorSpec
 
 MAX_BYTES = 64 << 10
@@ -135,6 +136,33 @@ class Quantize(_Section):
     minutes: Positive | None = None
 
 
+class Buckets(_Section):
+    """Fixed lengths to build for in place of a dynamic one: ``sizes``, or a ``count`` of them chosen for a file of
+    ``lengths`` met in use (LENGTH, or LENGTH COUNT, a line), so that the least is padded.
+    """
+
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 20)], ...], Field(strict=False, max_length=32)] = ()
+    lengths: Name | None = None
+    count: Annotated[int, Field(ge=1, le=32)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Buckets:
+        if bool(self.sizes) == (self.lengths is not None) or (self.lengths is None) != (self.count is None):
+            raise ValueError("give 'sizes', or 'lengths' with 'count'")
+        return self
+
+
+def _span(text: object) -> Span:
+    return parse_span(text)
+
+
+Profiles = Annotated[
+    tuple[Mapping[Name, Annotated[Span, BeforeValidator(_span)]], ...],
+    BeforeValidator(lambda value: [value] if isinstance(value, Mapping) else value),
+    Field(strict=False),
+]
+
+
 class Latency(_Section):
     """How long to measure; ``threads`` 0 means the physical cores this process may use."""
 
@@ -182,7 +210,11 @@ class _Source:
 class Recipe(_Section):
     """One complete run: which model, to which engine, in which precision, judged how.
 
+    ``profile`` says, for engines that are built for them, which sizes dynamic dimensions take: least, typical, largest,
+    such as ``{batch: [1, 4, 8]}``, or a list of such buckets. ``engine`` holds settings of the engine's own.
     ``tune`` measures the engine's settings (threads, the float type around INT8) and builds with the fastest.
+    ``hint`` tunes for the ``latency`` of one request or the ``throughput`` of many; ``stateful`` keeps a decoder's
+    state in the engine (by default where that was measured to be faster); ``blob`` keeps the compiled engine too.
     """
 
     model: Name
@@ -193,7 +225,13 @@ class Recipe(_Section):
     export: Export = Export()
     rewrite: Rewrite = Rewrite()
     quantize: Quantize | None = None
+    profile: Profiles = ()
+    engine: Mapping[Name, str | bool | int] = {}
     tune: bool = False
+    hint: Literal["latency", "throughput"] = "latency"
+    buckets: Buckets | None = None
+    stateful: bool | None = None
+    blob: bool = False
     latency: Latency = Latency()
     gates: Gates = Gates()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -250,8 +288,9 @@ class Recipe(_Section):
     def dump(self) -> str:
         """The complete recipe as YAML, defaults included; ``parse`` reads it back to an equal recipe."""
         values = self.model_dump(mode="json")
-        if values["quantize"] is None:
-            del values["quantize"]
+        for name in ("quantize", "buckets"):
+            if values[name] is None:
+                del values[name]
         return plainyaml.write(values)
 
     def where(self, *loc: str) -> str:
@@ -265,13 +304,11 @@ class Recipe(_Section):
             UnknownName: with ``file:line`` and the nearest names.
             RecipeError: the engine has no such device.
         """
-        engine, _, device = self.target.partition(":")
-        self._known("target", "backends", engine, "target")
-        devices = registry.get("backends", engine.replace("-", "_")).devices
-        if device and device not in devices:
-            raise RecipeError(
-                f"'{engine}' has no device '{device}'", where=self.where("target"), hint=did_you_mean(device, devices)
-            )
+        self._known("target", "backends", self.target.partition(":")[0], "target")
+        try:
+            target.parse(self.target)
+        except UsageError as error:
+            raise RecipeError(error.what, where=self.where("target"), hint=error.hint) from None
         if self.task is not None and not theirs.is_file(self.task):
             self._known("task", "tasks", self.task, "task")
         if self.quantize is not None:
@@ -342,6 +379,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "export": Export,
     "rewrite": Rewrite,
     "quantize": Quantize,
+    "buckets": Buckets,
     "latency": Latency,
     "gates": Gates,
 }
@@ -351,7 +389,7 @@ def _keys_at(loc: tuple[str, ...]) -> list[str] | None:
     """Keys allowed inside ``loc``; None where any key is (dimensions, shapes); empty inside a plain value."""
     if not loc:
         return list(Recipe.model_fields)
-    if loc in (("export", "shapes"), ("rewrite", "fix")):
+    if loc in (("export", "shapes"), ("rewrite", "fix"), ("profile",), ("engine",)):
         return None
     return list(_SECTIONS[loc[0]].model_fields) if len(loc) == 1 and loc[0] in _SECTIONS else []
 

@@ -26,7 +26,7 @@ class Runnable:
         name: what the user typed. engine: where it runs, in words.
         inputs: the inputs a user gives.
         program: the ONNX graphs, None for a bundle or PyTorch.
-        precision: of a bundle, what was asked for and what runs.
+        precision: of a bundle, what was asked for and what runs. hint: what it is tuned for, ``latency`` as a rule.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Runnable:
     wiring: Wiring | None
     program: Program | None = None
     precision: Precision | None = None
+    hint: str = "latency"
 
     def run(self, feeds: Arrays, tokens: Array | None = None) -> dict[str, Array]:
         """Run once; see :func:`edgeattn.decode.run`."""
@@ -54,7 +55,7 @@ def open_any(name: str, target: str = "onnxruntime", threads: int = 0, rounded: 
             (:func:`edgeattn.backends.rounded`): right for judging numbers, wrong for timing.
 
     Raises:
-        UsageError: neither a path that exists nor ``pytorch:…``.
+        UsageError: neither a path that exists nor ``pytorch:…``. Unsupported: the engine can only be built here.
     """
     if name.startswith("pytorch:"):
         return _eager(name, threads)
@@ -71,6 +72,7 @@ def open_any(name: str, target: str = "onnxruntime", threads: int = 0, rounded: 
     backend: backends.Backend = registry.get("backends", engine)
     asked = _precision(program)
     options, told = backends.Options(device, asked, threads), target
+    backends.require_running(backend, options, "this command")
     inputs = tuple(graphs.program_inputs(program))
     if asked in rounding.NAMES.values() and backend.unsupported(program, options):
         if rounded:
@@ -94,8 +96,9 @@ def _bundle(path: Path) -> Runnable:
 
     model = runtime.load(path)
     manifest = model.manifest
+    hint = str(manifest.options.get("hint", "latency"))
     ran = labelled(str(manifest.precision.get("requested", "")), manifest.engine)
-    return Runnable(str(path), manifest.target, model.inputs, model.sessions, manifest.wiring, precision=ran)
+    return Runnable(str(path), manifest.target, model.inputs, model.sessions, manifest.wiring, precision=ran, hint=hint)
 
 
 def _eager(name: str, threads: int) -> Runnable:

@@ -140,7 +140,9 @@ def _engine(target: str, asked: Asked, built: Options) -> tuple[Backend, Options
     if not here.available:
         raise MissingPackage(name, backend.extra, why=here.why)
     threads = asked.threads or built.threads or usable_cores()
-    return backend, replace(built, device=device, precision=asked.precision or built.precision, threads=threads)
+    options = replace(built, device=device, precision=asked.precision or built.precision, threads=threads)
+    backends.require_running(backend, options, "a profile")
+    return backend, options
 
 
 def _checked(program: Program, backend: Backend, options: Options, case: Case) -> Subject:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeattn import choose, decode
+from edgeattn.backends import require_running
 from edgeattn.errors import EdgeattnError
 from edgeattn.harness import latency, parity
 from edgeattn.rewrite import Choice
@@ -41,9 +42,13 @@ def settings(
         right: why the answers of opened graphs will not do; empty where they will.
         seed: of the order within rounds and of the bootstrap.
 
+    Raises:
+        Unsupported: the engine can only be built here.
+
     Returns:
         The options, and what was tried, as ``("around=bf16", Choice)``.
     """
+    require_running(backend, options, "measuring its settings")
     tried: list[tuple[str, Choice]] = []
     for change in backend.variants(options):
         name = ", ".join(f"{key}={value}" for key, value in change.items())

@@ -18,7 +18,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 ROOT = Path(__file__).parent.parent
 
-ENGINES = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino"}
+ENGINES = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt_rtx": "tensorrt_rtx"}
+EXTRAS = {"torch": "export", "tensorrt_rtx": "tensorrt-rtx"}
 PROMISED = [name for name in os.environ.get("EDGEATTN_REQUIRE", "").split(",") if name]
 
 
@@ -36,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for name in ENGINES:
         if item.get_closest_marker(name) and missing(name):
-            pytest.skip(f"needs {name}: pip install 'edgeattn[{'export' if name == 'torch' else name}]'")
+            pytest.skip(f"needs {name}: pip install 'edgeattn[{EXTRAS.get(name, name)}]'")
 
 
 @pytest.fixture(scope="session", autouse=True)

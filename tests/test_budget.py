@@ -97,5 +97,5 @@ def test_an_engine_that_is_not_here_is_named_and_the_one_that_calibrates_judges(
     monkeypatch.setattr(type(engine), "probe", lambda self: backends.Availability(False))
     monkeypatch.setattr(budget, "oracle", lambda program: {"main": "opened by it"})
     made = judge()
-    assert made.target == "the engine that calibrates (onnxruntime is not here)"
+    assert made.target == "the engine that calibrates (onnxruntime does not run here)"
     assert made.opener(FLOAT) == {"main": "opened by it"}

@@ -13,7 +13,8 @@ import pytest
 
 from tests.conftest import QUICK, ROOT
 
-PAGES = {"your_model.md": 9, "decoders.md": 6, "quantize.md": 3, "latency.md": 4}  # commands shown
+PAGES = {"your_model.md": 9, "decoders.md": 6, "quantize.md": 3, "latency.md": 4, "tensorrt.md": 3}  # commands shown
+NEEDS = {"tensorrt.md": pytest.mark.tensorrt_rtx}
 
 
 def text(page: str) -> str:
@@ -31,7 +32,7 @@ def test_every_file_and_link_shown_exists(page: str) -> None:
 @pytest.mark.onnxruntime
 @pytest.mark.openvino
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=NEEDS.get(page, ())) for page in PAGES])
 def test_every_command_shown_does_what_it_says(page: str, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "examples").symlink_to(ROOT / "examples")

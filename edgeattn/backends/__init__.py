@@ -10,12 +10,31 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn import registry
 from edgeattn.backends._quiet import silence_engines
-from edgeattn.errors import EngineFailed, MissingPackage, UnknownName, UsageError
+from edgeattn.errors import EngineFailed, MissingPackage, Unsupported, UsageError, did_you_mean, printable
+from edgeattn.target import parse as parse_target
 
 if TYPE_CHECKING:
     import onnx
 
+    from edgeattn.profile import Bucket
     from edgeattn.program import Arrays, Program, QdqDialect, Session
+
+__all__ = [
+    "Availability",
+    "Backend",
+    "Engine",
+    "Executed",
+    "Options",
+    "Refusal",
+    "calibrator",
+    "check_settings",
+    "oracle",
+    "parse_target",
+    "refuse_unoffered",
+    "require_running",
+    "rounded",
+    "stand_in",
+]
 
 _ORACLES = ("onnxruntime", "openvino")
 
@@ -24,7 +43,7 @@ silence_engines()  # no engine file can be imported before this
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether an engine is here: its version, or why not and how to get it."""
+    """Whether an engine is here, or runs here: its version, or why not and how to get it."""
 
     available: bool
     version: str = ""
@@ -47,11 +66,18 @@ class Options:
     """What is asked of an engine.
 
     Attributes:
-        device: ``cpu``, ``gpu`` …; empty means the engine's default.
+        device: ``cpu``, ``gpu`` …; for an engine whose file serves several at once, their names joined by commas.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``: the precision asked for.
         threads: intra-op threads; 0 means the physical cores this process may use.
         optimize: False switches graph optimisation off (for judging rewrites, never for timing).
+        profiles: sizes that dynamic dimensions take, for engines that are built for them (:mod:`edgeattn.profile`);
+            what is left open follows from the cases that the program is judged on.
+        settings: the engine's own, by the names in its ``knobs``.
         around: what an INT8 graph computes its float parts in: ``fp32``, or ``bf16`` where the engine offers it.
+        hint: what the engine is tuned for: the ``latency`` of one request, or the ``throughput`` of many.
+        buckets: fixed lengths to build for, in place of a dynamic one; inputs are padded into the smallest.
+        stateful: whether a decoder's state stays in the engine; None for what was measured to be faster there.
+        blob: keep the compiled engine beside the portable one, for this machine alone.
     """
 
     device: str = "cpu"
@@ -59,6 +85,12 @@ class Options:
     threads: int = 0
     optimize: bool = True
     around: str = "fp32"
+    hint: str = "latency"
+    buckets: tuple[int, ...] = ()
+    stateful: bool | None = None
+    blob: bool = False
+    profiles: tuple[Bucket, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,16 +143,31 @@ class Backend(Protocol):
 
     Attributes:
         name: the file stem. extra: the pip extra that brings the engine. devices: the first is the default.
-        qdq: what it needs of a quantized graph.
+        joins: whether one engine file may serve several devices at once, as ``tensorrt-rtx:sm89,sm120``.
+        profiled: whether it is built for the sizes of dynamic dimensions (``Options.profiles``); others take any.
+        typed: whether it computes in what the graph says, so that FP16 and BF16 are the graph's to ask for.
+        knobs: its own settings, by name (``Options.settings``). qdq: what it needs of a quantized graph.
+
+    One that takes ``hint``, ``buckets``, ``stateful`` or ``blob`` names them in a set ``offers``. One whose devices
+    have names of another form than a word has ``parse_device(asked, target)``. One whose files also open on a device
+    that is here has ``stand_in(options)``, which says as what.
     """
 
     name: str
     extra: str
     devices: tuple[str, ...]
+    joins: bool
+    profiled: bool
+    typed: bool
+    knobs: tuple[str, ...]
     qdq: QdqDialect
 
     def probe(self) -> Availability:
         """Whether the engine is here. Never raises."""
+        ...
+
+    def executes(self, options: Options) -> Availability:
+        """Whether what it builds also runs on this machine, and why not. Never raises."""
         ...
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
@@ -195,20 +242,47 @@ def rounded(program: Program) -> dict[str, Session]:
     return oracle(replace(program, graphs={g: rounding.visible(m) for g, m in program.graphs.items()}))
 
 
-def parse_target(target: str) -> tuple[str, str]:
-    """``openvino:cpu`` -> ``("openvino", "cpu")``; a bare name takes the engine's first device.
+def refuse_unoffered(backend: Backend, options: Options) -> None:
+    """Refuse an option that the engine does not have, rather than build without it.
 
     Raises:
-        UnknownName: no such engine. UsageError: the engine has no such device.
+        UsageError: names the option.
     """
-    stem, _, device = target.partition(":")
-    name = stem.replace("-", "_")
-    if name not in registry.names("backends"):
-        raise UnknownName("target", target, [n.replace("_", "-") for n in registry.names("backends")])
-    backend: Backend = registry.get("backends", name)
-    device = device or backend.devices[0]
-    if device not in backend.devices:
-        raise UsageError(
-            f"'{stem}' has no device '{device}'", where=target, hint=f"known: {', '.join(backend.devices)}"
-        )
-    return name, device
+    usual = Options()
+    for name in ("hint", "buckets", "stateful", "blob"):
+        if getattr(options, name) != getattr(usual, name) and name not in getattr(backend, "offers", ()):
+            target = backend.name.replace("_", "-")
+            raise UsageError(f"'{target}' has no option '{name}'", where=name, hint=f"leave {name} out")
+
+
+def stand_in(backend: Backend, options: Options) -> Options | None:
+    """As what the engine's files open here where its device is missing; None where they do not."""
+    found: Options | None = getattr(backend, "stand_in", lambda _: None)(options)
+    return found
+
+
+def check_settings(backend: Backend, options: Options, engine: str, profile: str) -> None:
+    """Refuse settings and profiles that an engine has no use for; ``engine`` and ``profile`` say where they were given.
+
+    Raises:
+        UsageError: with the nearest settings.
+    """
+    name = backend.name.replace("_", "-")
+    for setting in options.settings:
+        if setting not in backend.knobs:
+            what = f"{name} has no setting '{printable(setting, 80)}'"
+            raise UsageError(what, where=engine, hint=did_you_mean(setting, backend.knobs))
+    if options.profiles and not backend.profiled:
+        raise UsageError(f"{name} is not built for sizes: it takes any", where=profile, hint="leave the profile out")
+
+
+def require_running(backend: Backend, options: Options, purpose: str) -> None:
+    """Refuse what runs the engine where it can only be built; ``purpose`` is what would run it, in a few words.
+
+    Raises:
+        Unsupported: with the reason why it does not run here.
+    """
+    here = backend.executes(options)
+    if not here.available:
+        target = f"{backend.name.replace('_', '-')}:{options.device}"
+        raise Unsupported(f"{purpose} runs the engine, and {here.why}", where=target, hint=here.hint)

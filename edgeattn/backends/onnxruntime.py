@@ -90,6 +90,10 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     extra = "onnxruntime"
     devices = ("cpu",)
+    joins = False
+    profiled = False
+    typed = False
+    knobs = ()
     qdq = QdqDialect(
         unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True, unpacks_at_once=False
     )
@@ -97,6 +101,10 @@ class OnnxRuntimeBackend:
     def probe(self) -> Availability:
         """Whether ``onnxruntime`` imports, and its version."""
         return probe_package("onnxruntime", self.extra)
+
+    def executes(self, options: Options) -> Availability:
+        """On any CPU."""
+        return self.probe()
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
         """Opsets newer than this engine knows, and precisions its CPU provider only simulates."""

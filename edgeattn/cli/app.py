@@ -26,7 +26,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that edgeattn wrote earlier.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; whole or not at all.")]
 OptionalOut = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; whole or not at all.")]
-Target = Annotated[str, typer.Option("--target", "-t", help="onnxruntime or openvino[:cpu].")]
+Target = Annotated[
+    str, typer.Option("--target", "-t", help="onnxruntime, openvino[:cpu], tensorrt-rtx[:sm89,sm120] or tensorrt.")
+]
 Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16 or int8: what the engine is asked to compute in.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core this process may use.")]
 

@@ -119,12 +119,15 @@ def _recipes() -> list[dict[str, str]]:
 
 def _targets() -> list[dict[str, str]]:
     from edgeattn import registry
+    from edgeattn.backends import Options
 
     rows = []
     for name in registry.names("backends"):
         backend = registry.get("backends", name)
         here = backend.probe()
-        state = here.version if here.available else f"{here.why}; {here.hint}"
+        runs = backend.executes(Options(backend.devices[0]))
+        builds = here.version if runs.available else f"{here.version}, to build with: {runs.why}"
+        state = builds if here.available else f"{here.why}; {here.hint}"
         rows.append({"target": name.replace("_", "-"), "devices": ", ".join(backend.devices), "here": state})
     return rows
 

@@ -15,7 +15,7 @@ from edgeattn.errors import UsageError
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="An .onnx, a program directory or a bundle.")],
+    file: Annotated[Path, typer.Argument(help="An .onnx, a program directory, a bundle or a .plan.")],
     timeout: Patience = A_LOOK_S,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -36,14 +36,36 @@ def inspect(
                 "precision": f"asked {manifest.precision['requested']}, runs in {manifest.precision['effective']}",
             }
             facts["graphs"] = {g: _facts_of(read_model(file / e.portable)) for g, e in manifest.graphs.items()}
+        elif file.suffix == ".plan":
+            facts["plan"] = _plan(file)
         else:
             program = storage.load(file, ui.warn)
             facts["graphs"] = {g: _facts_of(model) for g, model in program.graphs.items()}
         ui.emit(facts)
         if "bundle" in facts:
             ui.table(("bundle", str(file)), facts["bundle"].items())
-        for graph, known in facts["graphs"].items():
+        if "plan" in facts:
+            ui.table(("plan", str(file)), facts["plan"].items())
+        for graph, known in facts.get("graphs", {}).items():
             _show(ui, graph, known)
+
+
+def _plan(file: Path) -> dict[str, str]:
+    """What a TensorRT engine is, after its bytes were found to be those of its build; nothing opens it."""
+    from edgeattn import profile
+    from edgeattn.backends import _tensorrt_plan as plans
+
+    known = plans.facts(file)
+    plans.read(file, known.engine, known.version)
+    return {
+        "built by": f"{known.engine.replace('_', '-')} {known.version}",
+        "for": (", ".join(known.capabilities) or "every GPU from Ampere on")
+        + (", and later versions" if known.movable else ""),
+        "bytes": f"{known.bytes:,}" + (", without weights" if known.stripped else ""),
+        "takes": " or ".join(filter(None, map(profile.words, known.profiles))) or "fixed sizes",
+        "tensors": "; ".join(f"{name} {list(dims)}" for name, dims in known.tensors.items()),
+        "sha256": known.sha256,
+    }
 
 
 @app.command()

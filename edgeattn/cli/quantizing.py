@@ -170,7 +170,7 @@ def _auto(make: Callable[[str], Program], program: Program, target: str, data: I
 
     name, device = backends.parse_target(target)
     engine: backends.Backend = registry.get("backends", name)
-    gating.require(engine)
+    gating.require(engine, backends.Options(device, "int8"))
     sessions = backends.oracle(program)
     drawn = [replace(case, name=f"real-{i}") for i, case in enumerate(data)]
     known = cases.answered(drawn, "source graph", lambda c: decode.run(sessions, program.wiring, c.feeds, c.tokens))

@@ -14,7 +14,7 @@ from edgeattn.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, BadInp
 if TYPE_CHECKING:
     from edgeattn.report.schema import Report
 
-_CODES = {"pass": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
+_CODES = {"pass": EXIT_OK, "built": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, e.g. latency.pairs=50.")
 ]
@@ -31,7 +31,9 @@ def run(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Recipe -> engine bundle and report; exit 1 if a gate fails, 75 if one cannot be settled."""
+    """Recipe -> engine bundle and report; exit 1 if a gate fails, 75 if one cannot be settled.
+
+    An engine for another machine is built and judged as far as that goes without running it: the verdict is built."""
     from edgeattn.recipe import Recipe, find
 
     with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
@@ -147,6 +149,9 @@ def _reports_in(given: Path) -> list[Path]:
 @app.command()
 def verify(
     directory: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")],
+    blob: Annotated[
+        bool, typer.Option("--blob", help="Run what was compiled for this machine, not the portable file.")
+    ] = False,
     timeout: Patience = A_JOB_S,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -154,16 +159,16 @@ def verify(
 ) -> None:
     """Check every hash of a bundle, then run the self-test inside; no PyTorch needed."""
     with Ui(as_json, quiet, [directory], timeout=timeout) as ui:
-        good = _selftest(ui, directory)
+        good = _selftest(ui, directory, blob)
     raise typer.Exit(EXIT_OK if good else EXIT_GATE_FAILED)
 
 
-def _selftest(ui: Ui, directory: Path) -> bool:
+def _selftest(ui: Ui, directory: Path, blob: bool = False) -> bool:
     from edgeattn import runtime
 
     if not directory.is_dir():
         raise BadInput("is not a bundle directory", where=str(directory), hint="give the bundle/ of a run")
-    with runtime.load(directory) as model:
+    with runtime.load(directory, blob=blob) as model:
         result = model.selftest()
         ui.emit(
             {"bundle": str(directory), "model": model.manifest.model, "target": model.manifest.target, **vars(result)},
@@ -197,7 +202,7 @@ def show(ui: Ui, result: Report) -> None:
         ("precision", precision.requested, precision.effective, ""),
     ]
     for name, out in result.parity.outputs.items():
-        rows.append((f"parity of {name}", out.limit, out.observed, out.verdict))
+        rows.append((f"parity of {name}", out.limit, out.observed or out.why, out.verdict))
     if (task := result.task) is not None:
         engine, reference = (wording.figure(f, task.unit) for f in (task.engine, task.reference))
         shown = f"{engine} (PyTorch {reference}, {task.samples} samples)"
@@ -226,4 +231,5 @@ def show_gates(ui: Ui, result: Report) -> None:
     rows = [(g.name, wording.gate_limit(g), wording.gate_value(g, g.observed), g.verdict, g.why) for g in result.gates]
     ui.table(("gate", "limit", "observed", "verdict", "why"), rows)
     if not ui.as_json:
-        ui.emit(None, f"verdict: {result.verdict}")
+        open_ = "" if result.execution.ran else f": the engine was not run, {result.execution.why}"
+        ui.emit(None, f"verdict: {result.verdict}{open_}")

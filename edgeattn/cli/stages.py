@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from edgeattn.cli import engine as engine_options
 from edgeattn.cli.app import (
     A_JOB_S,
     FOREVER_S,
@@ -30,10 +31,12 @@ from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.backends import Backend, Options
+    from edgeattn.profile import Bucket
     from edgeattn.program import Program, TensorSpec
     from edgeattn.report.schema import GateReport
     from edgeattn.report.schema import Precision as Ran
 
+_SPAN = "NAME=LEAST:TYPICAL:LARGEST[,…]"
 _INPUTS = "Real inputs: an .npz, one array per input, to judge on beside seeded ones."
 Inputs = Annotated[Path | None, typer.Option(help=_INPUTS)]
 Shapes = Annotated[
@@ -180,6 +183,21 @@ def compile_(
         typer.Option("--min-share", min=0, max=1, help="Work that must run in the precision asked for; else half."),
     ] = None,
     threads: Threads = 0,
+    fix: engine_options.Fix = None,
+    hint: engine_options.Hint = "latency",
+    buckets: engine_options.Buckets = "",
+    lengths: engine_options.Lengths = None,
+    stateful: engine_options.Stateful = None,
+    blob: engine_options.Blob = False,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Sizes of dynamic dimensions, for engines built for them; repeat for buckets.", metavar=_SPAN
+        ),
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--engine", help="A setting of the engine's own.", metavar="KEY=VALUE")
+    ] = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="Measure the engine's settings here, and build with the fastest.")
     ] = False,
@@ -192,12 +210,14 @@ def compile_(
     debug: Debug = False,
 ) -> None:
     """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for."""
-    from edgeattn import backends, decode, drawing, registry, storage
+    from edgeattn import backends, decode, drawing, opened, progress, registry, storage
+    from edgeattn import profile as profiles
     from edgeattn.bundle.pack import answered_sample, pack
     from edgeattn.errors import MissingPackage
-    from edgeattn.harness.precision import audit
+    from edgeattn.harness.precision import audit, measured
     from edgeattn.publish import guard, new_directory
     from edgeattn.report import gates
+    from edgeattn.rewrite import rewrite as rewriter
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         name, device = backends.parse_target(target)
@@ -207,9 +227,18 @@ def compile_(
         if not backend.probe().available:
             raise MissingPackage(name, backend.extra, why=backend.probe().why)
         guard(out, [source])
+        options = backends.Options(device, precision, threads)
+        options = engine_options.asked(backend, options, hint, buckets, lengths, stateful, blob)
         given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
-        options = backends.Options(device, precision, threads)
+        if fix:
+            program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=_sizes(fix))
+        own, spans = _settings(setting or []), _buckets(profile or [])
+        options = replace(options, profiles=spans, settings=own)
+        backends.check_settings(backend, options, "--engine", "--profile")
+        if backend.profiled:
+            options = replace(options, profiles=profiles.complete(program, spans))
+            program = replace(program, reference=profiles.within(program, options.profiles))
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
         tried: list[dict[str, Any]] = []
@@ -218,12 +247,17 @@ def compile_(
         ui.listen(f"compile for {target}", 0, None)
         with new_directory(out, force) as work:
             (work / "engine").mkdir()
-            engine = backend.compile(program, options, work / "engine")
+            with progress.heard_by(ui.listen):
+                engine = backend.compile(program, options, work / "engine")
             ran = audit(precision, engine.effective)
             gate = gates.precision(ran, True if least is None else least)
             if gate.verdict == "fail":
                 _refused(ui, target, ran, gate)
-            sessions = {g: backend.open(engine.directory / f, options) for g, f in engine.files.items()}
+            runs = backend.executes(options)
+            sessions, place = opened.engine(backend, engine)
+            if options.buckets:
+                program = opened.unpadded(program, sessions, "fp32" if place and precision != "int8" else precision)
+            sessions = sessions or backends.rounded(program)
             assert program.reference is not None
             case = program.reference.cases[0]
             answer = decode.run(sessions, program.wiring, case.feeds)
@@ -237,9 +271,24 @@ def compile_(
                 "precision": ran.model_dump(mode="json"),
                 "gate": gate.model_dump(mode="json"),
                 "tuned": tried,
+                "execution": {"ran": runs.available, "why": runs.why, "answered_by": place},
+                "build": measured(engine.effective),
+                "engine": dict(engine.effective),
+                "buckets": list(options.buckets),
             },
-            f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s",
+            f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
+            + _sized(options)
+            + ("" if runs.available else f"; built, not run: {runs.why}"),
         )
+        engine_options.tell(ui, engine, place)
+
+
+def _sized(options: Options) -> str:
+    """The sizes an engine was built for, where it was."""
+    from edgeattn.profile import words
+
+    told = " or ".join(filter(None, map(words, options.profiles)))
+    return f"; takes {told} (--profile sets others)" if told else ""
 
 
 def _refused(ui: Ui, target: str, ran: Ran, gate: GateReport) -> NoReturn:
@@ -261,6 +310,29 @@ def _tuned(ui: Ui, program: Program, backend: Backend, options: Options) -> tupl
     for setting, choice in tried:
         ui.listen(f"{setting}: {choice}", 0, None)
     return options, [{"setting": setting, **asdict(choice)} for setting, choice in tried]
+
+
+def _buckets(texts: list[str]) -> tuple[Bucket, ...]:
+    """``--profile`` options: one bucket each."""
+    from edgeattn.profile import parse_bucket
+
+    try:
+        return tuple(parse_bucket(text) for text in texts)
+    except ValueError as error:
+        raise UsageError(str(error), where="--profile") from None
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    """``--engine`` options by name; values are YAML, as in a recipe."""
+    from edgeattn import plainyaml
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError("expected KEY=VALUE", where=f"--engine {text}", hint="like --engine strip=true")
+        found[name] = plainyaml.read(value, f"--engine {text}")[0]
+    return found
 
 
 def _sizes(texts: list[str]) -> dict[str, int]:
@@ -285,7 +357,9 @@ def _chooser(target: str, threads: int) -> Any:
     backend = registry.get("backends", name)
     if not backend.probe().available:
         raise MissingPackage(name, backend.extra, why=backend.probe().why)
-    return choose.by_latency(name, backends.Options(device, "fp32", threads or usable_cores()))
+    options = backends.Options(device, "fp32", threads or usable_cores())
+    backends.require_running(backend, options, "the timing of rules")
+    return choose.by_latency(name, options)
 
 
 def specs(texts: list[str]) -> list[TensorSpec]:

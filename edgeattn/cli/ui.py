@@ -170,7 +170,7 @@ def _data(value: Any) -> str:
     return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
-_STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "warn": "yellow"}
+_STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "bold yellow", "built": "cyan", "warn": "yellow"}
 
 
 def _styled(cell: str, text: Any) -> Any:

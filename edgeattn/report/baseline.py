@@ -11,7 +11,7 @@ code.
 from __future__ import annotations
 
 from edgeattn.report import wording
-from edgeattn.report.schema import GateReport, LatencyReport, Report, Verdict
+from edgeattn.report.schema import GateReport, GateVerdict, LatencyReport, Report
 
 LATENCY_SLACK = 0.05
 ROUNDING = 1e-3  # of a figure that is no share: another CPU adds up in another order
@@ -92,7 +92,7 @@ def _gate(
     name: str,
     limit: float | str | None,
     observed: float | str | None,
-    verdict: Verdict,
+    verdict: GateVerdict,
     why: str,
     unit: str = "share",
 ) -> GateReport:

@@ -11,8 +11,11 @@
     int8_share   share of the multiply-accumulates that really run in INT8, at least the limit
     size_ratio   engine ÷ reference bytes, at most the limit
 
-A gate that is None or False was not asked. A gate whose section is missing fails: nothing shows that it holds.
-Overall: fail if any gate fails, else inconclusive if any is, else pass.
+A gate that is None or False was not asked. A gate whose section is missing fails: nothing shows that it holds. Where
+the engine can only be built here, a gate that needs it to run is "n/a", with the reason, and parity can still fail: on
+the graph that the engine was built from.
+Overall: fail if any gate fails, else inconclusive if any is, else pass; "built" in its place where the engine did not
+run.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from edgeattn.errors import UnknownName
 from edgeattn.report import wording
-from edgeattn.report.schema import GateReport, Precision, Report, Verdict
+from edgeattn.report.schema import GateReport, GateVerdict, OutputParity, Precision, Report, Verdict
 
 GateLimit = float | bool | None
 
@@ -44,19 +47,40 @@ def evaluate(
     asked = {name: limit for name, limit in gates.items() if limit is not None and limit is not False}
     if report.precision.requested == "int8" and asked.get("precision") is True and "int8_share" in asked:
         asked["precision"] = 0.0
-    judged = [GATES[name](report, asked[name]) for name in GATES if name in asked]
+    judged = [_judged(name, report, asked[name]) for name in GATES if name in asked]
     if baseline is not None:
         from edgeattn.report.baseline import regressions
 
-        judged += regressions(report, baseline)
-    return judged, overall(judged)
+        fallen = regressions(report, baseline)
+        judged += fallen if report.execution.ran else [unjudged(g.name, g.limit, report) for g in fallen]
+    return judged, overall(judged, report.execution.ran)
 
 
-def overall(gates: Iterable[GateReport]) -> Verdict:
-    """fail, else inconclusive, else pass."""
+def overall(gates: Iterable[GateReport], ran: bool = True) -> Verdict:
+    """fail, else inconclusive, else pass, or built where the engine did not run."""
     verdicts = {g.verdict for g in gates}
-    return "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"
+    return (
+        "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass" if ran else "built"
+    )
 
+
+_NEED_A_RUN = {"task_drop", "task_min", "task_max", "agreement", "speedup"}
+
+
+def _judged(name: str, report: Report, limit: float | bool) -> GateReport:
+    compiled = name != "int8_share" or report.precision.effective != NOT_COMPILED
+    if not report.execution.ran and (name in _NEED_A_RUN or not compiled):
+        return unjudged(name, limit, report)
+    return GATES[name](report, limit)
+
+
+def unjudged(name: str, limit: float | bool | str | None, report: Report) -> GateReport:
+    """A gate that needs the engine to run, where it can only be built."""
+    return GateReport(name=name, limit=limit, why=f"not judged here: {report.execution.why}", verdict="n/a")
+
+
+NOT_COMPILED = "not compiled here"
+"""What :func:`edgeattn.backends._common.not_compiled` calls the precision of an engine whose device is missing."""
 
 MOST_OF_THE_WORK = 0.5
 """Least share in the precision asked for. Engines with their gates, first and last layers in float have 0.65 and more
@@ -71,13 +95,16 @@ def precision(found: Precision, limit: float | bool = True) -> GateReport:
             fails.
     """
     asked = found.requested
+    if found.effective == NOT_COMPILED:
+        why = "the device that compiles it is not here"
+        return GateReport(name="precision", limit=limit, why=f"not judged here: {why}", verdict="n/a")
     least = float(limit) if limit is not True else 1.0 if asked == "fp32" else MOST_OF_THE_WORK
     # A report from before shares were recorded tells INT8's, or the label.
     share = found.share
     if share is None:
         share = found.int8_share if asked == "int8" else float(found.effective.startswith(asked))
     if found.effective == "no weighted operator":
-        verdict: Verdict = "pass" if asked == "fp32" else "fail"
+        verdict: GateVerdict = "pass" if asked == "fp32" else "fail"
         return _gate("precision", least, None, verdict, f"no operator with weights that could run in {asked}")
     if share is None:
         return _missing("precision", least, f"the engine did not tell what runs in {asked}")
@@ -98,6 +125,8 @@ def _precision(report: Report, limit: float | bool) -> GateReport:
 
 def _parity(report: Report, limit: float | bool) -> GateReport:
     outputs = report.parity.outputs
+    if not report.execution.ran:
+        return _parity_of_graph(report)
     if not outputs:
         return _missing("parity", True, "no output was compared")
     failed = {n: o for n, o in outputs.items() if o.verdict == "fail"}
@@ -105,13 +134,25 @@ def _parity(report: Report, limit: float | bool) -> GateReport:
     judged = [n for n, o in outputs.items() if o.verdict != "n/a"]
     seen = f"{len(judged) - len(failed)} of {len(outputs)} outputs within limits"
     if failed:
-        name, first = next(iter(failed.items()))
-        where = f" on case '{first.worst_case}'" if first.worst_case else ""
-        why = f"{name}: {first.observed or 'out of limits'}{where}, limit {first.limit}"
-        return _gate("parity", True, seen, "fail", why)
+        return _gate("parity", True, seen, "fail", _first(failed))
     if not judged:
         return _gate("parity", True, seen, "fail", "no output could be judged")
     return _gate("parity", True, seen, "inconclusive" if unsure else "pass", ", ".join(unsure))
+
+
+def _parity_of_graph(report: Report) -> GateReport:
+    """An engine is no better than its graph; whether it is as good shows where it runs."""
+    stages = [s for s in report.parity.stages if s.case_count]
+    failed = {n: o for s in stages[-1:] for n, o in s.outputs.items() if o.verdict == "fail"}
+    if failed:
+        return _gate("parity", True, "the graph it was built from", "fail", _first(failed))
+    return unjudged("parity", True, report)
+
+
+def _first(failed: Mapping[str, OutputParity]) -> str:
+    name, first = next(iter(failed.items()))
+    where = f" on case '{first.worst_case}'" if first.worst_case else ""
+    return f"{name}: {first.observed or 'out of limits'}{where}, limit {first.limit}"
 
 
 def _task_drop(report: Report, limit: float | bool) -> GateReport:
@@ -122,7 +163,7 @@ def _task_drop(report: Report, limit: float | bool) -> GateReport:
     interval = f"95 % interval {wording.lost_interval(task.ci95, task.unit)} over {task.samples} samples"
     if low is None or high is None:
         return _gate("task_drop", limit, task.drop, "fail", "the drop has no interval")
-    verdict: Verdict = "pass" if high <= limit else "fail" if low > limit else "inconclusive"
+    verdict: GateVerdict = "pass" if high <= limit else "fail" if low > limit else "inconclusive"
     # The section's own words fit when it was judged by the same limit.
     told = task.why if task.limit == limit and task.verdict == verdict else ""
     return _gate("task_drop", limit, task.drop, verdict, "; ".join(filter(None, [interval, told])), task.unit)
@@ -203,7 +244,7 @@ def _gate(
     name: str,
     limit: float | bool | str,
     observed: float | str | None,
-    verdict: Verdict,
+    verdict: GateVerdict,
     why: str = "",
     unit: str = "share",
 ) -> GateReport:

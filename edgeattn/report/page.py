@@ -14,11 +14,12 @@ from edgeattn.report.schema import OutputParity, Report
 if TYPE_CHECKING:
     from edgeattn.report.evidence import AttentionFigure, RawSamples
 
-MARKS = {"pass": "✓", "warn": "!", "fail": "✕", "inconclusive": "?", "n/a": "–"}
+MARKS = {"pass": "✓", "warn": "!", "fail": "✕", "inconclusive": "?", "n/a": "–", "built": "⚒"}
 SENTENCES = {
     "pass": "Every gate that was asked holds.",
     "fail": "At least one gate does not hold.",
     "inconclusive": "Nothing failed, but at least one gate could not be settled here: this is not a pass.",
+    "built": "The engine was built and not run: what can be judged without running it holds, the rest is open.",
 }
 ERROR_DECADES = (-9.0, 1.0)
 """Bars of absolute errors span 1e-9 to 10, logarithmic."""

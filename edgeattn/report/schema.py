@@ -16,11 +16,14 @@ from edgeattn.errors import BadInput, printable
 from edgeattn.report.sections import (
     Attempt,
     AttentionReport,
+    BuildReport,
     Comparison,
     Contender,
     Environment,
+    Execution,
     Figure,
     GateReport,
+    GateVerdict,
     Interval,
     Latencies,
     LatencyReport,
@@ -50,11 +53,14 @@ __all__ = [
     "SCHEMA_VERSION",
     "Attempt",
     "AttentionReport",
+    "BuildReport",
     "Comparison",
     "Contender",
     "Environment",
+    "Execution",
     "Figure",
     "GateReport",
+    "GateVerdict",
     "Interval",
     "Latencies",
     "LatencyReport",
@@ -96,6 +102,7 @@ class Report(Value):
     model: str = ""
     target: Target
     precision: Precision
+    execution: Execution = Execution()
     stages: tuple[StageReport, ...] = ()
     rewrites: tuple[RewriteCount, ...] = ()
     operators: Operators = Operators()
@@ -105,6 +112,7 @@ class Report(Value):
     latency: LatencyReport | None = None
     profile: TimeReport | None = None
     size: SizeReport | None = None
+    build: BuildReport | None = None
     environment: Environment | None = None
     gates: tuple[GateReport, ...] = ()
     notes: tuple[str, ...] = ()

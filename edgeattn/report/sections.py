@@ -1,7 +1,9 @@
 """The sections of a report, each a frozen value; edgeattn.report.schema puts them together.
 
-Verdicts: the overall one and each gate's are ``pass``, ``fail`` or ``inconclusive`` (the measurement cannot settle
-the question). Parity may also say ``warn`` (worth reading, blocks nothing) and sections nobody judged say ``n/a``.
+Verdicts: each gate's is ``pass``, ``fail``, ``inconclusive`` (the measurement cannot settle the question) or ``n/a``
+(the engine can only be built here, and this gate needs it to run). So is the overall one, but for ``built``: what could
+be judged without running the engine holds. Parity may also say ``warn`` (worth reading, blocks nothing) and sections
+nobody judged say ``n/a``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from edgeattn.report.strictjson import plain
 
-Verdict = Literal["pass", "fail", "inconclusive"]
+Verdict = Literal["pass", "fail", "inconclusive", "built"]
+GateVerdict = Literal["pass", "fail", "inconclusive", "n/a"]
 SectionVerdict = Literal["pass", "warn", "fail", "inconclusive", "n/a"]
 
 
@@ -283,6 +286,13 @@ class SizeReport(Value):
         return self.engine_bytes / self.reference_bytes if self.reference_bytes else None
 
 
+class BuildReport(Value):
+    """What building the engine took; ``peak_bytes`` more memory than before, None where the engine does not say."""
+
+    seconds: Figure
+    peak_bytes: int | None = None
+
+
 class Environment(Value):
     """The machine and the packages behind the figures.
 
@@ -315,7 +325,14 @@ class GateReport(Value):
     limit: float | bool | str | None = None
     observed: Annotated[float | bool | str | None, BeforeValidator(plain)] = None
     why: str = ""
-    verdict: Verdict
+    verdict: GateVerdict
+
+
+class Execution(Value):
+    """Whether the engine ran on the machine that built it; ``why`` not, where it did not."""
+
+    ran: bool = True
+    why: str = ""
 
 
 class Target(Value):

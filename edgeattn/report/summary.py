@@ -8,9 +8,12 @@ from collections.abc import Iterable, Sequence
 from edgeattn.errors import printable
 from edgeattn.report import calibrating, rewriting, searching
 from edgeattn.report import wording as w
-from edgeattn.report.schema import Report, SectionVerdict
+from edgeattn.report.schema import Report, SectionVerdict, Verdict
 
-MARKS: dict[SectionVerdict, str] = {"pass": "✅", "warn": "⚠️", "fail": "❌", "inconclusive": "❔", "n/a": "➖"}
+MARKS: dict[SectionVerdict | Verdict, str] = {
+    **{"pass": "✅", "warn": "⚠️", "fail": "❌", "inconclusive": "❔", "n/a": "➖"},
+    "built": "🛠️",
+}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 
 
@@ -33,6 +36,8 @@ def _head(report: Report) -> str:
         f"Target {_both(report.target.requested, report.target.effective)}, "
         f"precision {_both(report.precision.requested, report.precision.effective)}."
     )
+    if not report.execution.ran:
+        lines.append(f"**Built, not run**: {escape(report.execution.why)}.")
     figures = []
     if report.latency is not None:
         speedup = report.latency.speedup
@@ -46,6 +51,8 @@ def _head(report: Report) -> str:
         )
     if report.size is not None:
         figures.append(f"**{w.size(report.size.engine_bytes)}** from {w.size(report.size.reference_bytes)}")
+    if report.build is not None:
+        figures.append(w.build(report.build))
     return "\n".join(lines) + ("\n\n" + " · ".join(figures) if figures else "")
 
 

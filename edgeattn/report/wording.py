@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeattn.report.schema import AttentionReport, GateReport, Interval, TimeReport
+from edgeattn.report.schema import AttentionReport, BuildReport, GateReport, Interval, TimeReport
 
 GATE_MEANING = {
     "precision": "runs in what was asked for",
@@ -134,6 +134,12 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.2f} GB"
+
+
+def build(found: BuildReport) -> str:
+    """``built in 5.6 s with at most 734.0 MB more``: seconds, and by how much the process's memory grew."""
+    held = "" if found.peak_bytes is None else f" with at most {size(found.peak_bytes)} more"
+    return f"built in {number(found.seconds)} s{held}"
 
 
 def gate_value(gate: GateReport, value: float | bool | str | None) -> str:

@@ -51,11 +51,19 @@ class ReferenceBackend:
     name = "onnx_reference"
     extra = "export"
     devices = ("cpu",)
+    joins = False
+    profiled = False
+    typed = False
+    knobs = ()
     qdq = QdqDialect()
 
     def probe(self) -> Availability:
         """Whether ``onnx`` is installed."""
         return probe_package("onnx", self.extra)
+
+    def executes(self, options: Options) -> Availability:
+        """On any CPU."""
+        return self.probe()
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
         """Opsets that nobody here has checked."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from edgeattn import models, report
 from edgeattn.recipe import FOLDER, Recipe
 
+CPU_ENGINES = ("onnxruntime", "openvino")
 QUICK = ("--set", "latency.pairs=20", "--set", "latency.threads=1", "--quiet")
 HEAD = """# The zoo: every trained model on every CPU engine
 
@@ -27,9 +28,10 @@ multiply-accumulates that really run in INT8. `edgeattn list models` tells what 
 
 
 def recipes() -> list[Path]:
-    """The recipes of models that ship with weights, by name."""
+    """The recipes of models that ship with weights, for engines that run on any CPU, by name."""
     trained = {name for name, (_, config) in models.configurations().items() if config.weights}
-    return [path for path in sorted(FOLDER.glob("*.yaml")) if Recipe.load(path).model in trained]
+    known = {path: Recipe.load(path) for path in sorted(FOLDER.glob("*.yaml"))}
+    return [path for path, recipe in known.items() if recipe.model in trained and recipe.target.startswith(CPU_ENGINES)]
 
 
 def run(recipe: Path, folder: Path, fresh: bool) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from edgeattn.errors import UnknownName
 from edgeattn.report.gates import evaluate
-from edgeattn.report.schema import ParityReport, Precision, SizeReport
+from edgeattn.report.schema import Execution, ParityReport, Precision, SizeReport, StageParity
 
 from . import sample
 
@@ -156,3 +156,41 @@ def test_the_two_cpus_are_named():
     other = sample.report().environment.model_copy(update={"cpu": "Another CPU"})
     gates, _ = evaluate(sample.report(environment=other), {}, baseline=sample.report())
     assert gates[-1].why == "measured on 'Another CPU', the baseline on 'Example CPU'"
+
+
+ELSEWHERE = Execution(ran=False, why="this machine has no NVIDIA GPU")
+EVERY = {"precision": True, "parity": True, "task_drop": 0.01, "agreement": 0.9, "speedup": 1.0, "size_ratio": 0.9}
+
+
+def built(graph_verdict="pass"):
+    graph = StageParity(stage="quantize", case_count=9, outputs={"y": sample.output(graph_verdict, why="too far")})
+    unknown = sample.output("n/a", max_abs=None, mean_abs=None)
+    stages = (graph, StageParity(stage="engine", case_count=0, outputs={"y": unknown}))
+    return sample.report(execution=ELSEWHERE, parity=ParityReport.of(stages), task=None, latency=None)
+
+
+def test_an_engine_that_could_only_be_built_passes_no_gate_that_needs_it_to_run():
+    gates, overall = evaluate(built(), EVERY)
+    verdicts = {g.name: g.verdict for g in gates}
+    assert verdicts == {
+        "precision": "pass",
+        "size_ratio": "pass",
+        **dict.fromkeys(("parity", "task_drop", "agreement", "speedup"), "n/a"),
+    }
+    assert {g.why for g in gates if g.verdict == "n/a"} == {"not judged here: this machine has no NVIDIA GPU"}
+    assert overall == "built"
+    assert evaluate(built(), {})[1] == "built"
+
+
+def test_an_engine_built_from_a_graph_that_is_wrong_fails_before_it_runs():
+    gates, overall = evaluate(built("fail"), {"parity": True})
+    assert (gates[0].verdict, gates[0].observed, overall) == ("fail", "the graph it was built from", "fail")
+    assert gates[0].why.startswith("y: SQNR 34.2 dB")
+
+
+def test_an_engine_that_did_not_run_has_not_kept_up_with_its_baseline_either():
+    gates, overall = evaluate(built(), {}, baseline=sample.report())
+    assert {(g.name, g.verdict) for g in gates} == {
+        (f"baseline_{name}", "n/a") for name in ("parity", "task", "latency")
+    }
+    assert overall == "built"

@@ -106,7 +106,10 @@ def test_a_missing_optional_section_is_none():
         ("{}", "no schema_version, this edgeattn reads 1"),
         ('{"schema_version": 2}', "schema_version 2, this edgeattn reads 1"),
         ('{"schema_version": true}', "schema_version True, this edgeattn reads 1"),
-        ('{"schema_version": 1, "verdict": "fine"}', "'verdict': Input should be 'pass', 'fail' or 'inconclusive'"),
+        (
+            '{"schema_version": 1, "verdict": "fine"}',
+            "'verdict': Input should be 'pass', 'fail', 'inconclusive' or 'built'",
+        ),
     ],
 )
 def test_a_broken_report_is_named_with_what_is_wrong(tmp_path, text, complaint):

@@ -1,0 +1,31 @@
+"""What a target's name means: ``openvino:cpu`` is an engine and one of its devices."""
+
+from __future__ import annotations
+
+from edgeattn import registry
+from edgeattn.errors import UnknownName, UsageError, did_you_mean, printable
+
+
+def parse(target: str) -> tuple[str, str]:
+    """``openvino:cpu`` -> ``("openvino", "cpu")``; a bare name takes the engine's first device.
+
+    Where one engine file serves several devices they are joined: ``tensorrt-rtx:sm89,sm120``, each named once.
+
+    Raises:
+        UnknownName: no such engine. UsageError: the engine has no such device, or takes one at a time.
+    """
+    stem, _, asked = target.partition(":")
+    name = stem.replace("-", "_")
+    if name not in registry.names("backends"):
+        raise UnknownName("target", target, [n.replace("_", "-") for n in registry.names("backends")])
+    backend = registry.get("backends", name)
+    if hasattr(backend, "parse_device"):
+        return name, str(backend.parse_device(asked, target))
+    devices = list(dict.fromkeys(asked.split(","))) if asked else [backend.devices[0]]
+    for device in devices:
+        if device not in backend.devices:
+            hint = did_you_mean(device, backend.devices)
+            raise UsageError(f"'{stem}' has no device '{printable(device, 80)}'", where=printable(target), hint=hint)
+    if len(devices) > 1 and not backend.joins:
+        raise UsageError(f"'{stem}' takes one device", where=target, hint=f"like {stem}:{devices[0]}")
+    return name, ",".join(devices)
