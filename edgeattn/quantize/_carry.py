@@ -5,8 +5,8 @@ what it writes (SE behind a pointwise convolution: the mean of ``Wr + b`` is ``W
 convolution with weights of one, ``Conv(x, DequantizeLinear(1, scale=g))``. A spatial gate s becomes the scales of a
 DequantizeLinear over positions. The pools read the quantized tensor where it lies, channels last: sums as products with
 ones in INT32, which are exact, and maxima, which quantization does not move. A mean behind a pointwise convolution is
-taken before it, where the map is narrower. The MLP and both squashing functions are computed in float. (SE: Hu 2018,
-equation 4; CBAM: Woo 2018, equations 2 and 3.)
+taken before it, where the map is narrower. The MLP (but for wide layers where gates may be INT8) and both squashing
+functions are computed in float. (SE: Hu 2018, equation 4; CBAM: Woo 2018, equations 2 and 3.)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeattn.quantize._gates import Carried, ChannelGate, Layer, SpatialGate
+from edgeattn.quantize._levels import quantize_weight
 from edgeattn.quantize._writer import Writer
 
 if TYPE_CHECKING:
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from edgeattn.program import Array
 
 _LARGEST_BIAS = 2**30  # of an INT32, with room for the sum it is added to
+_WIDE = 1 << 15  # weights from which a layer is bound by reading them; smaller ones lie in the cache
 _SMALL_MAP = 256  # positions up to which lines as channels are faster; measured at 7², 14², 28² and 56²
 
 
-def carry(model: onnx.ModelProto, carried: Sequence[Carried]) -> onnx.ModelProto:
-    """The quantized graph with these gates written as scales; edits and returns ``model``."""
+def carry(model: onnx.ModelProto, carried: Sequence[Carried], *, int8: bool) -> onnx.ModelProto:
+    """The quantized graph with these gates written as scales, their wide layers in ``int8``; edits ``model``."""
     from onnx import numpy_helper
 
     from edgeattn import outside
@@ -43,7 +45,7 @@ def carry(model: onnx.ModelProto, carried: Sequence[Carried]) -> onnx.ModelProto
     tensors = {t.name: t for t in graph.initializer}
     written: dict[str, list[onnx.NodeProto]] = {}
     for gate in carried:
-        writer = Writer(gate.result, stored, opset)
+        writer = Writer(gate.result, stored, opset, int8)
         if isinstance(gate, SpatialGate):
             _positions(writer, gate)
         else:
@@ -128,7 +130,16 @@ def _hidden(w: Writer, pooled: str, first: Layer, of: str = "") -> str:
 
 
 def _dense(w: Writer, value: str, name: str, layer: Layer, what: str) -> str:
-    return w("Gemm", [value, w.const(name, layer.weight), w.const(f"{name}_bias", layer.bias)], what)
+    """A fully connected layer. In INT8 its input is quantized at every run: pools have no range of their own."""
+    bias = w.const(f"{name}_bias", layer.bias)
+    if not w.int8 or layer.weight.size < _WIDE:
+        return w("Gemm", [value, w.const(name, layer.weight), bias], what)
+    weight, scales = quantize_weight(layer.weight, 1)
+    levels, scale, zero_point = w.quantize(value, f"{name}_levels")
+    whole = w("MatMulInteger", [levels, w.const(f"{name}_int8", weight), zero_point], f"{name}_int32")
+    scaled = w("Mul", [scale, w.const(f"{name}_weight_scale", scales)], f"{name}_scale")
+    product = w("Mul", [w("Cast", [whole], f"{name}_sum", to=1), scaled], f"{name}_product")
+    return w("Add", [product, bias], what)
 
 
 def _squash(w: Writer, like: onnx.NodeProto, score: str) -> str:

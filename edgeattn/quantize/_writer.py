@@ -18,11 +18,11 @@ class Writer:
 
     Args:
         name: the value they lead to, and the stem of their names. stored: scales and zero points in the graph.
-        opset: the graph's.
+        opset: the graph's. int8: wide layers multiply INT8.
     """
 
-    def __init__(self, name: str, stored: dict[str, Array], opset: int) -> None:
-        self.name, self.stored, self.opset = name, stored, opset
+    def __init__(self, name: str, stored: dict[str, Array], opset: int, int8: bool) -> None:
+        self.name, self.stored, self.opset, self.int8 = name, stored, opset, int8
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Array] = {}
 
@@ -37,6 +37,15 @@ class Writer:
         output = f"{self.name}/{what}" if what else self.name
         self.nodes.append(helper.make_node(op, inputs, [output], name=output, **attributes))
         return output
+
+    def quantize(self, value: str, what: str) -> tuple[str, str, str]:
+        """Levels, scale and zero point of a value by its own range, found at every run."""
+        from onnx import helper
+
+        levels, scale, zero_point = (f"{self.name}/{what}{part}" for part in ("", "_scale", "_zero_point"))
+        outputs = [levels, scale, zero_point]
+        self.nodes.append(helper.make_node("DynamicQuantizeLinear", [value], outputs, name=levels))
+        return levels, scale, zero_point
 
     def reshape(self, value: str, what: str, *shape: int) -> str:
         return self("Reshape", [value, self.const(f"{what}_shape", np.array(shape, np.int64))], what)

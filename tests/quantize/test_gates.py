@@ -13,7 +13,7 @@ from edgeattn import backends, registry
 from edgeattn.backends import Options
 from edgeattn.graphs import macs_by_node, with_outputs
 from edgeattn.program import Case, Program, QdqDialect, StageRecord
-from edgeattn.quantize import Settings, quantize
+from edgeattn.quantize import Settings, _carry, quantize
 from edgeattn.quantize._carry import _integers, by_lines
 from tests.graphs import model
 
@@ -110,11 +110,13 @@ def net(
     return model(nodes, {"image": [batch, 3, size, size]}, outputs, constants, opset)
 
 
-def quantized(graph: onnx.ModelProto, dialect: QdqDialect = ENGINE) -> tuple[onnx.ModelProto, dict[str, object]]:
+def quantized(
+    graph: onnx.ModelProto, dialect: QdqDialect = ENGINE, gate: str = "float"
+) -> tuple[onnx.ModelProto, dict[str, object]]:
     batch, _, size, _ = (dim.dim_value or 1 for dim in graph.graph.input[0].type.tensor_type.shape.dim)
     data = [Case("c", {"image": w(batch, 3, size, size, scale=1.0)}) for _ in range(6)]
     program = Program({"main": graph}, history=(StageRecord("test", 0.0),))
-    result = quantize(program, "int8-static", backends.oracle, iter(data), Settings(qdq=dialect))
+    result = quantize(program, "int8-static", backends.oracle, iter(data), Settings(gate, qdq=dialect))
     return result.graphs["main"], dict(result.history[-1].notes)
 
 
@@ -172,6 +174,33 @@ def _executed(graph: onnx.ModelProto, folder: Path) -> list[str]:
     options.optimized_model_filepath, options.log_severity_level = str(folder / "optimized.onnx"), 4
     ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
+
+
+@pytest.mark.parametrize(("case", "layers"), [("se", 2), ("cbam", 3)])
+def test_int8_gates_multiply_int8_in_their_wide_layers_and_are_scales_all_the_same(
+    case: str, layers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_carry, "_WIDE", 1)
+    graph, count, gates = CASES[case]
+    carried, notes = quantized(graph, gate="int8")
+    assert (notes["gates_as_scales"], notes["gates_not_as_scales"]) == (count, {})
+    onnx.checker.check_model(carried, full_check=True)
+    assert _executed(carried, tmp_path).count("DynamicQuantizeMatMul") == layers  # CBAM's first has two forms
+    image = w(1, 3, SIZE, SIZE, scale=1.0)
+    wanted, *float_gates = run(graph, image, *gates)
+    got, *ours = run(carried, image, *gates.values())
+    for a, b in zip(float_gates, ours, strict=True):
+        # Two layers' 8-bit levels beside the features' own, which bring 0.01 with float layers.
+        assert np.sqrt(np.mean((b.ravel() - a.ravel()) ** 2)) < 0.02
+    assert sqnr(wanted, got) > 30
+
+
+def test_what_no_scale_carries_is_quantized_as_int8_gates_are_elsewhere() -> None:
+    graph = FALLBACKS["another activation"][0]
+    carried, notes = quantized(graph, gate="int8")
+    plain, _ = quantized(graph, PLAIN, gate="int8")
+    assert notes["gates_as_scales"] == 0
+    assert [node.op_type for node in carried.graph.node] == [node.op_type for node in plain.graph.node]
 
 
 @pytest.mark.parametrize(("case", "convolutions"), [("se", 4), ("cbam", 5)])
