@@ -18,12 +18,13 @@ from edgeattn import rounding
 from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
 from edgeattn.backends import _nvidia as nvidia
 from edgeattn.backends import _tensorrt_plan as plans
-from edgeattn.backends._common import newer_opsets, precision_summary, probe_package
+from edgeattn.backends._common import precision_summary, probe_package
 from edgeattn.backends._tensorrt_build import Built, Order, build, parsed
 from edgeattn.backends._tensorrt_layers import completed, executed, listed, products
 from edgeattn.backends._tensorrt_load import LoadedSession, sizes_of, span_for
 from edgeattn.backends._tensorrt_settings import Settings
 from edgeattn.backends._tensorrt_versions import Version
+from edgeattn.capabilities import findings
 from edgeattn.graphs import input_specs, macs_by_node, output_specs
 from edgeattn.program import Program, QdqDialect
 
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from edgeattn.program import Arrays, Session
 
 _HALVES = ("fp16", "bf16")
-_NEWEST_OPSET = 25
-"""What the parser of TensorRT 11 and of TensorRT for RTX 1.7 reads (onnx-tensorrt, docs/operators.md)."""
 
 
 class TensorRtBackend:
@@ -48,6 +47,7 @@ class TensorRtBackend:
     title = ""
     devices: tuple[str, ...] = ()
     joins = False
+    kit = False
     profiled = True
     typed = True
     knobs: tuple[str, ...] = ()
@@ -70,6 +70,10 @@ class TensorRtBackend:
         """The compute capabilities that are built for; none where it is this machine's."""
         raise NotImplementedError
 
+    def known_as(self, options: Options) -> str:
+        """What :func:`edgeattn.capabilities.findings` calls the version and devices that are built for."""
+        raise NotImplementedError
+
     def configure(self, config: Any, options: Options) -> Any:
         """Set on a builder's configuration what is special about the engine; the timing cache, or None."""
         raise NotImplementedError
@@ -84,8 +88,9 @@ class TensorRtBackend:
         return nvidia.runs(self.capabilities(options)) if here.available else here
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
-        """Opsets and precisions that would not build, or would build as something else."""
-        refusals = newer_opsets(program, _NEWEST_OPSET)
+        """What the version's parser and builder would not take, or would build as something else."""
+        found = findings(program.graphs, self.known_as(options), options.precision)
+        refusals = [Refusal(f.graph, f.node, f.reason, f.hint) for f in found if f.check != "precision"]
         if program.ir:
             hint = "quantize with int8-static, which is the portable one"
             refusals.append(Refusal("*", "", "the program was made for OpenVINO alone", hint))

@@ -26,6 +26,7 @@ from edgeattn.harness import parity
 from edgeattn.program import Case, Program, Reference, StageRecord
 from edgeattn.quantize import Settings, quantize
 from edgeattn.rewrite import rewrite
+from tests.benchmarks.doctor_planted import planted
 from tests.conftest import edgeattn
 from tests.graphs import conv_net, model
 
@@ -168,9 +169,11 @@ def test_what_the_graph_says_is_what_the_builder_made(precision: str, tmp_path: 
 
 
 def test_turing_is_refused_where_it_has_no_arithmetic(tmp_path: Path) -> None:
-    refusals = RTX.unsupported(Program({"main": conv_net()}), Options("sm75,sm89", "fp32"))
-    assert [r.reason for r in refusals] == ["TensorRT for RTX has no FP32 matrix products for sm75"]
-    assert RTX.unsupported(Program({"main": conv_net()}), Options("sm89", "fp32")) == []
+    product = Program({"main": planted()["gemm/plain"]})
+    (refusal,) = RTX.unsupported(product, Options("sm75,sm89", "fp32"))
+    assert "an FP32 Gemm, which sm75 has no kernel for" in refusal.reason
+    assert RTX.unsupported(product, Options("sm89", "fp32")) == []
+    assert RTX.unsupported(Program({"main": conv_net()}), Options("sm75", "fp32")) == []  # it multiplies no matrices
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes")
