@@ -125,9 +125,11 @@ def _tell(ui: Ui, out: Path, notes: Mapping[str, Any]) -> None:
     ui.emit({"out": str(out), **notes})
     told = [(label, notes[key]) for key, label in _TOLD.items() if key in notes]
     kept = [(f"float: {name}", why) for name, why in notes.get("kept_float", {}).items()]
+    kept += [(f"gate as it is, no scale: {name}", why) for name, why in notes.get("gates_not_as_scales", {}).items()]
     if "gate_choice" in notes:
         ui.log(notes["gate_choice"]["said"])
     told += [("calibrated on", line)] if (line := calibrating.told(notes)) else []
+    told += [("gates as scales", count)] if (count := notes.get("gates_as_scales")) else []
     rows = [*told, ("attention found", len(notes.get("attention", ()))), *kept]
     ui.table(("", ""), rows, title=str(out))
     for line in searching.told(notes):

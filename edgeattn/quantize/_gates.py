@@ -48,7 +48,8 @@ class ChannelGate:
         pools: what the first layer reads, ``mean`` and ``max``, in the order of the second layer's rows.
         first, second: the MLP; ``second`` reads the hidden values of all pools side by side.
         squash: the node that makes the gate.
-        convolution: the pointwise one that wrote the features, where its weights' scales can carry the gate.
+        writer: the pointwise convolution that wrote the features, if it is one: their mean follows from its input's.
+        folds: the gate becomes the scales of the writer's weights, and the writer goes.
         replaced: outputs of the nodes that go.
     """
 
@@ -59,7 +60,8 @@ class ChannelGate:
     first: Layer
     second: Layer
     squash: onnx.NodeProto
-    convolution: onnx.NodeProto | None
+    writer: onnx.NodeProto | None
+    folds: bool
     replaced: frozenset[str]
 
 
@@ -151,8 +153,9 @@ def _channel(index: GraphIndex, part: Attention, writer: onnx.NodeProto, *, fold
     _read_by(index, part.features, [*nodes, product])
     gone = [*nodes, first, relu, second, squash, product, *([joined] if joined is not None and stacked else [])]
     pools = tuple(_POOLS[n.op_type] for n in nodes)
-    fold = folds and pools == ("mean",) and pointwise(index, writer) and _sized(index, writer.input[0])
-    if fold:
+    composes = pointwise(index, writer) and _sized(index, writer.input[0])
+    folds = folds and pools == ("mean",) and composes
+    if folds:
         gone.append(writer)
     return ChannelGate(
         part.features,
@@ -161,7 +164,8 @@ def _channel(index: GraphIndex, part: Attention, writer: onnx.NodeProto, *, fold
         pools,
         *layers,
         squash,
-        writer if fold else None,
+        writer if composes else None,
+        folds,
         frozenset(n.output[0] for n in gone),
     )
 
@@ -262,5 +266,5 @@ def outputs(carried: Iterable[Carried]) -> Iterator[str]:
     """Values that must be quantized for the gates to be carried."""
     for gate in carried:
         yield gate.result
-        if not (isinstance(gate, ChannelGate) and gate.convolution is not None):
+        if not (isinstance(gate, ChannelGate) and gate.folds):
             yield gate.features

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeattn.errors import BadInput, printable
 from edgeattn.quantize._carry import carry
+from edgeattn.quantize._levels import LEVELS, quantize_weight
 from edgeattn.quantize._plan import WEIGHTED
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from edgeattn.program import Array
     from edgeattn.quantize._plan import Plan
-
-LEVELS = 127  # symmetric: -127 .. 127, so that zero is exact and -128 never needs a special case
 
 
 def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> onnx.ModelProto:
@@ -66,7 +65,7 @@ def insert(model: onnx.ModelProto, plan: Plan, peaks: Mapping[str, float]) -> on
     del graph.initializer[:]
     graph.initializer.extend([*kept, *constants])
     del graph.value_info[:]
-    return carry(result, plan.carried)
+    return carry(result, plan.carried, int8=plan.gates_in_int8)
 
 
 def levels(plan: Plan) -> dict[str, int]:
@@ -96,16 +95,6 @@ def refuse_nonfinite(model: onnx.ModelProto, plan: Plan) -> None:
         if tensor.name in plan.weights and not np.isfinite(outside.array(tensor)).all():
             what = f"weight '{printable(tensor.name, 80)}' holds NaN or infinite values, which INT8 does not have"
             raise BadInput(what, hint="mend the weights, or keep its layer in float with --keep")
-
-
-def quantize_weight(weight: Array, axis: int) -> tuple[Array, Array]:
-    """Per-channel symmetric INT8: ``(int8 values, float32 scales)``; a channel of zeros takes scale 1/127."""
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    peak = np.abs(weight).max(axis=others)
-    scale = (np.where(peak > 0, peak, 1.0) / LEVELS).astype(np.float32)
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-    levels = np.clip(np.rint(weight / scale.reshape(shape)), -LEVELS, LEVELS)
-    return levels.astype(np.int8), scale
 
 
 @dataclass(frozen=True)

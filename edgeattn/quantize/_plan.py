@@ -37,6 +37,7 @@ class Plan:
         kept: node name -> why it stays in float, for nodes that could have been quantized.
         attention: what the recogniser found.
         carried: gates that become scales. not_carried: of the other gates, why not, for engines that want them so.
+        gates_in_int8: the wide layers of carried gates multiply INT8.
     """
 
     activations: dict[str, str] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Plan:
     attention: tuple[Attention, ...] = ()
     carried: tuple[Carried, ...] = ()
     not_carried: dict[str, str] = field(default_factory=dict)
+    gates_in_int8: bool = False
 
 
 def plan(
@@ -81,11 +83,13 @@ def plan(
     for add in index.nodes:
         if add.op_type == "Add" and not any(map(index.is_constant, add.input)):
             _take_residual(index, add, chosen, {p.output for p in decided.products}, result, settings)
+    if settings.qdq.gates_as_scales:
+        result = replace(_carry_gates(index, result, chosen), gates_in_int8=settings.gate == "int8")
     if settings.gate == "int8":
+        written = {gate.result for gate in result.carried}
         for product in decided.products:
-            _take_product(index, product, result, settings)
-    elif settings.qdq.gates_as_scales:
-        result = _carry_gates(index, result, chosen)
+            if product.output not in written:
+                _take_product(index, product, result, settings)
     for value in list(result.activations):
         if value not in result.known:
             _link_scales(index, value, result)
@@ -142,7 +146,7 @@ def _carry_gates(index: GraphIndex, result: Plan, chosen: list[onnx.NodeProto]) 
     """Quantize what gates read and write where a scale can carry them; what a folded gate read is no longer there."""
     carried, refused = carriers(index, result.attention, chosen)
     for gate in carried:
-        if isinstance(gate, ChannelGate) and gate.convolution is not None:
+        if isinstance(gate, ChannelGate) and gate.folds:
             result.activations.pop(gate.features, None)
     result.activations.update((value, value) for value in outputs(carried))
     return replace(result, carried=tuple(carried), not_carried=refused)

@@ -26,7 +26,8 @@ from edgeattn.errors import Unsupported
 from edgeattn.graphs import GraphIndex, attributes
 from edgeattn.program import Case, Program, Session
 from edgeattn.quantize import Settings
-from edgeattn.quantize._insert import quantize_weight, refuse_nonfinite
+from edgeattn.quantize._insert import refuse_nonfinite
+from edgeattn.quantize._levels import quantize_weight
 from edgeattn.quantize._plan import Plan, plan
 from edgeattn.quantize._policy import matches
 

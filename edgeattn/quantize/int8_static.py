@@ -10,9 +10,9 @@ TensorRT takes INT8 alone: quantize with the default dialect for it); weights ma
 Ranges: ``minmax`` takes the largest magnitude; ``percentile`` (99.99), ``entropy`` and ``mse`` clip what is rare.
 Stays float: gates, layers narrower than 16 channels, Softmax, LayerNorm, biases, anything under ``--keep``.
 Gates: for engines that take computed scales (ONNX Runtime), SE and CBAM gates multiply the scales of quantized values
-instead of unpacked maps; for one image of a known size, other gates are multiplied as they are. For OpenVINO gates
-read and compute less: the mean before the pointwise convolution, a shared MLP's last layer once, the spatial
-convolution as a band matrix.
+instead of unpacked maps; for one image of a known size, other gates are multiplied as they are. With ``gate=int8`` the
+wide layers of such gates quantize what they read while they run. For OpenVINO gates read and compute less: the mean
+before the pointwise convolution, a shared MLP's last layer once, the spatial convolution as a band matrix.
 Source: ONNX QuantizeLinear-13; integer quantization after Jacob et al. 2018, section 2; entropy after Migacz 2017.
 """
 

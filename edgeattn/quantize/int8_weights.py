@@ -26,7 +26,8 @@ from edgeattn import outside
 from edgeattn.graphs import GraphIndex, attributes
 from edgeattn.program import Case, Program, Session
 from edgeattn.quantize import Settings
-from edgeattn.quantize._insert import insert, quantize_weight, refuse_nonfinite
+from edgeattn.quantize._insert import insert, refuse_nonfinite
+from edgeattn.quantize._levels import quantize_weight
 from edgeattn.quantize._plan import NARROW, WEIGHTED, Plan, plan
 from edgeattn.quantize._policy import matches
 from edgeattn.rounding import FLOAT

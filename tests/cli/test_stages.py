@@ -17,6 +17,7 @@ from edgeattn.program import Program, Stop, Wiring
 from edgeattn.tasks.digits import TASK
 from tests.conftest import edgeattn
 from tests.graphs import conv_net, counter, model
+from tests.quantize.test_gates import SE, net
 
 pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime, pytest.mark.openvino, pytest.mark.slow]
 
@@ -59,6 +60,20 @@ def test_a_float_graph_does_not_become_an_int8_bundle(target: str, tmp_path: Pat
     assert "asked for int8, runs in fp32: 0.00 % of the work is as asked" in result.stderr
     assert "largest elsewhere: conv2 (fp32, 84.21 %), conv1 (fp32, 15.79 %)" in result.stderr
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [("batch", "no scale: gate │ the sizes are not numbers"), (1, "gates as scales │ 1")],
+)
+def test_quantize_says_which_gates_became_scales_and_why_others_did_not(
+    batch: int | str, told: str, tmp_path: Path
+) -> None:
+    onnx.save(net(SE, batch=batch), tmp_path / "m.onnx")
+    images = np.random.default_rng(0).standard_normal((8, 3, 18, 18)).astype(np.float32)
+    np.savez(tmp_path / "c.npz", image=images)
+    shown = done("quantize", tmp_path / "m.onnx", "-o", tmp_path / "q.onnx", "--calib", tmp_path / "c.npz").stdout
+    assert told in " ".join(shown.split())
 
 
 def test_calibration_comes_from_an_npz_whose_faults_are_told(tmp_path: Path) -> None:
