@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeattn.errors import BadInput
-from edgeattn.program import Session, Wiring
+from edgeattn.program import Session, Stateful, Wiring
 
 if TYPE_CHECKING:
     from edgeattn.program import Array, Arrays
@@ -34,7 +34,8 @@ def run(sessions: Sessions, wiring: Wiring | None, feeds: Arrays, tokens: Array 
         ``(steps, batch, …)``, and ``tokens`` ``(batch, steps)`` int64 when decoding greedily.
         A sequence that has ended is padded with the end token. Where another graph predicts the first token
         (``stop.first``), its prediction is an output under that name, and ``tokens`` begins with that token.
-        Of a step output that grows from step to step only the last is returned.
+        Of a step output that grows from step to step only the last is returned; a state that the engine keeps
+        (:class:`edgeattn.program.Stateful`) is returned where tokens are forced.
     """
     if wiring is None:
         (session,) = sessions.values()
@@ -44,7 +45,7 @@ def run(sessions: Sessions, wiring: Wiring | None, feeds: Arrays, tokens: Array 
 
 def _forced(sessions: Sessions, wiring: Wiring, feeds: Arrays, tokens: Array) -> dict[str, Array]:
     once = _once(sessions, wiring, feeds)
-    loop = _steps(sessions, wiring, feeds, once)
+    loop = _steps(sessions, wiring, feeds, once, whole=True)
     next(loop)
     return {**_first(wiring, once), **_stack([loop.send(column) for column in tokens.T])}
 
@@ -87,11 +88,21 @@ def _first(wiring: Wiring, once: Arrays) -> dict[str, Array]:
     return {wiring.stop.first: once[wiring.stop.first]} if wiring.stop.first else {}
 
 
-def _steps(sessions: Sessions, wiring: Wiring, feeds: Arrays, once: Arrays) -> Generator[dict[str, Array], Array, None]:
-    """A coroutine: send it a token ``(batch,)``, it runs one step and yields that step's outputs."""
+def _steps(
+    sessions: Sessions, wiring: Wiring, feeds: Arrays, once: Arrays, whole: bool = False
+) -> Generator[dict[str, Array], Array, None]:
+    """A coroutine: send it a token ``(batch,)``, it runs one step and yields that step's outputs.
+
+    A state that the engine keeps is among them where they are to be ``whole``: reading it costs a copy a step.
+    """
     step = sessions[wiring.loop]
     fixed = {**feeds, **_wired(wiring.loop, wiring.feeds, once)}
     state = _initial_state(step, wiring, fixed)
+    kept = None
+    if isinstance(step, Stateful):
+        step = sequence = step.begin(state)
+        kept, state = sequence.kept if whole else None, {}
+    explicit = [edge for edge in wiring.state.items() if _tensor(edge[0]) in state]
     token_name = _tensor(wiring.stop.token)
     if (hold := getattr(step, "hold", None)) is not None:  # an engine on a device keeps there what comes back to it
         unchanging = {spec.name for spec in step.inputs} - state.keys() - {token_name}
@@ -100,14 +111,16 @@ def _steps(sessions: Sessions, wiring: Wiring, feeds: Arrays, once: Arrays) -> G
     while True:
         token = yield out
         out = step.run(_select(step, {**fixed, **state, token_name: token}))
-        state = {_tensor(target): out[_tensor(source)] for target, source in wiring.state.items()}
+        state = {_tensor(target): out[_tensor(source)] for target, source in explicit}
+        if kept is not None:
+            out |= kept()
 
 
 def _initial_state(step: Session, wiring: Wiring, fixed: Arrays) -> dict[str, Array]:
     """States the encoder hands over, and zeros (sized by the batch) for the rest."""
     batch = len(next(iter(fixed.values())))
     state: dict[str, Array] = {}
-    for spec in step.inputs:
+    for spec in (*step.inputs, *(step.states if isinstance(step, Stateful) else ())):
         if f"{wiring.loop}.{spec.name}" in wiring.state:
             shape = [d if isinstance(d, int) else batch for d in spec.shape]
             state[spec.name] = fixed[spec.name] if spec.name in fixed else np.zeros(shape, spec.dtype)

@@ -7,9 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeattn import calib, export, registry, source, tasks
+from edgeattn import buckets, calib, export, registry, source, tasks
 from edgeattn.arrays import check_feeds
-from edgeattn.backends import Availability, Backend, Options, check_settings, parse_target, require_running
+from edgeattn.backends import (
+    Availability,
+    Backend,
+    Options,
+    check_settings,
+    parse_target,
+    refuse_unoffered,
+    require_running,
+)
 from edgeattn.backends._common import usable_cores
 from edgeattn.errors import BadInput, MissingPackage, Unsupported, UsageError
 from edgeattn.program import Case, Program, Session
@@ -51,6 +59,13 @@ class Job:
         return self.backend.executes(self.options)
 
     @property
+    def timed(self) -> bool:
+        """Whether rewrite rules that may pay or not are timed on the engine."""
+        recipe = self.recipe
+        measured = recipe.rewrite.measure and (recipe.precision == "fp32" or recipe.quantize is not None)
+        return measured and self.runs.available
+
+    @property
     def limits(self) -> str:
         """The parity limits of what the engine runs: the scheme's, or those of the precision asked for."""
         wanted = self.recipe.quantize
@@ -78,15 +93,36 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
         raise MissingPackage(backend_name, backend.extra, why=here.why)
     threads = recipe.latency.threads or usable_cores()
     export.use_threads(threads)
-    options = Options(device, recipe.precision, threads, profiles=recipe.profile, settings=recipe.engine)
+    options = _options(recipe, device, threads)
     check_settings(backend, options, recipe.where("engine"), recipe.where("profile"))
+    refuse_unoffered(backend, options)
     job = Job(recipe, model, known, backend, options, listen, notes=[*model.notes])
+    if recipe.hint != "latency":
+        job.notes.append(
+            f"built for {recipe.hint}: its latency is not comparable with that of engines built for latency"
+        )
     if recipe.quantize and recipe.quantize.calib and find(recipe.quantize.scheme).calibrated:
         _first_calibrated(job, recipe.quantize.calib)
     _refuse_measuring(job)
     _refuse_untyped(job)
     refuse_unsupported(job, Program({}))  # a precision or device this machine lacks is known before any work
     return job
+
+
+def _options(recipe: Recipe, device: str, threads: int) -> Options:
+    asked = recipe.buckets
+    sizes: tuple[int, ...] = ()
+    if asked is not None and asked.lengths is not None:
+        assert asked.count is not None
+        sizes = buckets.choose(buckets.read(Path(asked.lengths)), asked.count)
+    elif asked is not None:
+        sizes = tuple(sorted(set(asked.sizes)))
+    if sizes and recipe.stateful:
+        raise UsageError(
+            "buckets choose by what a step is given", where=recipe.where("stateful"), hint="leave one of the two out"
+        )
+    options = Options(device, recipe.precision, threads, hint=recipe.hint, buckets=sizes)
+    return replace(options, stateful=recipe.stateful, blob=recipe.blob, profiles=recipe.profile, settings=recipe.engine)
 
 
 def _refuse_measuring(job: Job) -> None:

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgeattn import budget, calib, cases, choose, decode, export, gating, graphs, progress, report, tune
+from edgeattn import (
+    buckets,
+    budget,
+    calib,
+    cases,
+    choose,
+    decode,
+    export,
+    gating,
+    graphs,
+    memory,
+    opened,
+    progress,
+    report,
+    tune,
+)
 from edgeattn import profile as profiles
 from edgeattn.backends import Engine, calibrator, oracle, rounded
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
 from edgeattn.harness.parity import Limits
+from edgeattn.harness.precision import measured
 from edgeattn.job import Job, prepare, real_cases, refuse_unsupported
-from edgeattn.outcome import Evidence, fill_bundle, make_report, not_run, rules_applied
+from edgeattn.outcome import Evidence, complete_kit, fill_bundle, make_report, not_run, rules_applied
 from edgeattn.program import Case, Program, Reference, Session, Wiring
 from edgeattn.progress import Listener, silent
 from edgeattn.publish import new_directory
@@ -23,6 +40,7 @@ from edgeattn.recipe import Quantize, Recipe
 from edgeattn.recognise import masks, recognise
 from edgeattn.report import schema, searching
 from edgeattn.rewrite import Choice, rewrite
+from edgeattn.shelf import Shelf
 
 __all__ = ["run"]
 
@@ -34,9 +52,18 @@ _OPEN = (
     "parity is its graph's, and the bundle's self-test expects what that graph computes; task and latency are open, "
     "and no rewrite rule was chosen by measurement"
 )
+_KIT = "kit/ goes to the board, which builds, runs and times it; `edgeattn check` then reads the report that comes back"
 
 
-def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, listen: Listener = silent) -> schema.Report:
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    name: str = "",
+    force: bool = False,
+    listen: Listener = silent,
+    shelf: Shelf | None = None,
+) -> schema.Report:
     """Run a recipe: build the engine, prove it, and publish the run directory.
 
     Args:
@@ -45,6 +72,7 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         name: what the report calls the recipe.
         force: replace an earlier run at ``out``.
         listen: progress.
+        shelf: where finished stages lie that this run shares with others, and puts its own.
 
     Returns:
         The report that was written; a failed gate is in its verdict, not an exception.
@@ -55,14 +83,20 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
     recipe.check_names()
     with new_directory(out, force) as work:
         job = prepare(recipe, listen)
-        program = exported = export_stage(job)
-        program = rewrite_stage(job, program, work / UNDONE)
-        program = quantize_stage(job, program)
+        once = (shelf or Shelf()).once
+        program = exported = once(job, "export", partial(export_stage, job))
+        complete_profiles(job, program)
+        program = once(job, "rewrite", partial(rewrite_stage, job, program, work / UNDONE), work / UNDONE)
+        program = once(job, "quantize", partial(quantize_stage, job, program))
         tune_stage(job, program)
-        engine = compile_stage(job, program, work / "bundle")
+        engine = compile_stage(job, program, work / ("kit" if job.backend.kit else "bundle/engine"))
+        program = within_buckets(job, program, engine)
         seen = prove(job, program, engine)
         result = make_report(job, name, exported, program, engine, seen)
-        fill_bundle(job, program, engine, seen.sessions, work / "bundle")
+        if job.backend.kit:
+            complete_kit(job, name, exported, program, engine)
+        else:
+            fill_bundle(job, program, engine, seen.sessions, work / "bundle")
         shown = seen.maps[:: -(-len(seen.maps) // _PICTURES) or 1]  # a deep network has a mask a block: a few, evenly
         report.write(result, work, seen.raw, shown)
         (work / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
@@ -73,10 +107,14 @@ def export_stage(job: Job) -> Program:
     """PyTorch -> Program, with seeded and real cases answered by eager PyTorch."""
     job.listen("export to ONNX", 0, None)
     program = export.export(job.model.source, opset=job.recipe.export.opset, seed=job.recipe.seed, real=real_cases(job))
-    if job.backend.profiled:
-        job.options = replace(job.options, profiles=profiles.complete(program, job.recipe.profile))
     judge(job, "export", program)
     return program
+
+
+def complete_profiles(job: Job, program: Program) -> None:
+    """An engine that is built for sizes is built for those of the cases, where the recipe does not name them."""
+    if job.backend.profiled:
+        job.options = replace(job.options, profiles=profiles.complete(program, job.recipe.profile))
 
 
 def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Program:
@@ -87,9 +125,6 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
         undone: where an example is left of each rule that had to be undone.
     """
     recipe = job.recipe.rewrite
-    timed = (
-        recipe.measure and job.runs.available and (job.recipe.precision == "fp32" or job.recipe.quantize is not None)
-    )
     try:
         result = rewrite(
             program,
@@ -97,7 +132,7 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
             only=recipe.only,
             skip=recipe.skip,
             also=[] if job.recipe.quantize is None else forms(job.recipe.quantize.scheme),
-            chooser=_chooser(job) if timed else None,
+            chooser=_chooser(job) if job.timed else None,
             progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
             sizes=recipe.fix,
             repro=undone,
@@ -188,25 +223,44 @@ def tune_stage(job: Job, program: Program) -> None:
         job.notes.append(f"{name} was {'taken' if choice.keep else 'tried and left'}: {choice}")
 
 
-def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
-    """Refuse what the engine cannot take, then build into the bundle."""
+def compile_stage(job: Job, program: Program, directory: Path) -> Engine:
+    """Refuse what the engine cannot take, then build into the directory of engine files."""
     job.listen(f"compile for {job.recipe.target}", 0, None)
     refuse_unsupported(job, program)
     program = _judged_on(job, program)
-    directory = bundle / "engine"
     directory.mkdir(parents=True)
+    before = memory.held()
     with progress.heard_by(job.listen):
-        return job.backend.compile(program, job.options, directory)
+        engine = job.backend.compile(program, job.options, directory)
+    told = measured(engine.effective)["peak_bytes"]
+    return replace(engine, peak_bytes=memory.grown(before) if told is None else told)
+
+
+def within_buckets(job: Job, program: Program, engine: Engine) -> Program:
+    """The program with those of its cases that its buckets hold; the others are noted."""
+    if not job.options.buckets:
+        return program
+    assert program.reference is not None
+    sessions, _ = opened.engine(job.backend, engine)
+    kept = buckets.within(program.reference, lambda c: decode.run(sessions, program.wiring, c.feeds, c.tokens))
+    if left := [c.name for c in program.reference.cases if c not in kept.cases]:
+        largest = max(job.options.buckets)
+        job.notes.append(f"longer than the largest bucket, {largest}, and not judged: {', '.join(left)}")
+    return replace(program, reference=kept)
 
 
 def prove(job: Job, program: Program, engine: Engine) -> Evidence:
     """Run the engine: parity, task, latency, profile. Of one that can only be built here, say that none is judged."""
     if not job.runs.available:
-        job.notes.append(f"the engine was built and not run: {job.runs.why}; {_OPEN}")
+        job.notes.append(_KIT if job.backend.kit else f"the engine was built and not run: {job.runs.why}; {_OPEN}")
+        sessions, place = opened.engine(job.backend, engine)
+        if place:
+            job.notes.append(f"parity of the stage 'stand-in' is that of {place}")
+            judge(job, "stand-in", program, sessions)
         job.parity.append(not_run(program, job.runs.why))
-        return Evidence(rounded(program))
+        return Evidence(sessions or rounded(program))
     program = _judged_on(job, program)
-    sessions = {graph: job.backend.open(engine.directory / f, job.options) for graph, f in engine.files.items()}
+    sessions, _ = opened.engine(job.backend, engine)
     judge(job, "engine", program, sessions)
     scored = score(job, program, sessions)
     timed, raw = time_it(job, program, sessions)
@@ -222,13 +276,14 @@ def _judged_on(job: Job, program: Program) -> Program:
 def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session] | None = None) -> None:
     """Hold a program (in the oracle engine, FP16 and BF16 rounded there, or ``sessions``) against eager PyTorch."""
     job.listen(f"parity after {stage}", 0, None)
-    opened = sessions if sessions is not None else rounded(program)
-    limits = job.limits if stage in ("quantize", "engine") else "fp32"
+    ran_by = sessions if sessions is not None else rounded(program)
+    quantized = stage == "stand-in" and job.recipe.quantize is not None
+    limits = job.limits if quantized or stage in ("quantize", "engine") else "fp32"
     assert program.reference is not None
     job.parity.append(
         parity.judge(
             stage,
-            lambda case: decode.run(opened, program.wiring, case.feeds, case.tokens),
+            lambda case: decode.run(ran_by, program.wiring, case.feeds, case.tokens),
             program.reference.cases,
             Limits.of(limits),
         )

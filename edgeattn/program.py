@@ -8,7 +8,7 @@ outputs it receives back after every step. Because wiring is data, one decode lo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -76,6 +76,8 @@ class QdqDialect:
             INT32, which is only right before quantizing again, and runs such a Gemm in float.
         gates_as_scales: for one image of a known size, attention gates multiply the scales of quantized values: the
             engine takes scales that are computed, and float passes over whole maps are what its gates cost.
+        light_gates: attention gates read and compute less (``quantize/_light``): each pass over a map, and each lane
+            that two planes leave empty, costs the engine more than the arithmetic.
         dynamic: how it quantizes activations while it runs: ``operators`` (DynamicQuantizeLinear and MatMulInteger),
             ``engine`` (by itself, where a weight alone is INT8), or nothing: it cannot.
         group: for ``engine``, how many values along a layer's depth share a scale; a depth that is no multiple of it
@@ -89,6 +91,7 @@ class QdqDialect:
     requantize_conv_outputs: bool = False
     bias_apart: bool = False
     gates_as_scales: bool = False
+    light_gates: bool = False
     dynamic: str = "operators"
     group: int = 1
     unpacks_at_once: bool = True
@@ -209,7 +212,7 @@ class Program:
         return sha.hexdigest()
 
 
-def free_inputs(inputs: Mapping[str, Sequence[TensorSpec]], wiring: Wiring | None) -> list[TensorSpec]:
+def free_inputs(inputs: Mapping[str, Iterable[TensorSpec]], wiring: Wiring | None) -> list[TensorSpec]:
     """Inputs of ``{graph: inputs}`` that no edge of the wiring feeds, one per name: what the user gives."""
     wired = {*wiring.feeds, *wiring.state, wiring.stop.token} if wiring else set()
     free = {s.name: s for graph, specs in inputs.items() for s in specs if f"{graph}.{s.name}" not in wired}
@@ -225,4 +228,27 @@ class Session(Protocol):
 
     def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run once; raises BadInput for a missing or ill-shaped feed, EngineFailed if the engine does."""
+        ...
+
+
+class Sequence(Session, Protocol):
+    """A sequence in progress, with a state that the engine keeps."""
+
+    def kept(self) -> dict[str, Array]:
+        """The state after the last step, by the names of the outputs that it replaces."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Session, Protocol):
+    """A compiled step that keeps its state inside the engine: it neither takes nor gives it.
+
+    Attributes:
+        states: what it keeps, by the names of the inputs that it replaces.
+    """
+
+    states: tuple[TensorSpec, ...]
+
+    def begin(self, state: Arrays) -> Sequence:
+        """A sequence of its own that starts from ``state``; several may go on beside each other."""
         ...

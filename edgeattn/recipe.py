@@ -136,6 +136,22 @@ class Quantize(_Section):
     minutes: Positive | None = None
 
 
+class Buckets(_Section):
+    """Fixed lengths to build for in place of a dynamic one: ``sizes``, or a ``count`` of them chosen for a file of
+    ``lengths`` met in use (LENGTH, or LENGTH COUNT, a line), so that the least is padded.
+    """
+
+    sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 20)], ...], Field(strict=False, max_length=32)] = ()
+    lengths: Name | None = None
+    count: Annotated[int, Field(ge=1, le=32)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Buckets:
+        if bool(self.sizes) == (self.lengths is not None) or (self.lengths is None) != (self.count is None):
+            raise ValueError("give 'sizes', or 'lengths' with 'count'")
+        return self
+
+
 def _span(text: object) -> Span:
     return parse_span(text)
 
@@ -197,6 +213,8 @@ class Recipe(_Section):
     ``profile`` says, for engines that are built for them, which sizes dynamic dimensions take: least, typical, largest,
     such as ``{batch: [1, 4, 8]}``, or a list of such buckets. ``engine`` holds settings of the engine's own.
     ``tune`` measures the engine's settings (threads, the float type around INT8) and builds with the fastest.
+    ``hint`` tunes for the ``latency`` of one request or the ``throughput`` of many; ``stateful`` keeps a decoder's
+    state in the engine (by default where that was measured to be faster); ``blob`` keeps the compiled engine too.
     """
 
     model: Name
@@ -210,6 +228,10 @@ class Recipe(_Section):
     profile: Profiles = ()
     engine: Mapping[Name, str | bool | int] = {}
     tune: bool = False
+    hint: Literal["latency", "throughput"] = "latency"
+    buckets: Buckets | None = None
+    stateful: bool | None = None
+    blob: bool = False
     latency: Latency = Latency()
     gates: Gates = Gates()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -266,8 +288,9 @@ class Recipe(_Section):
     def dump(self) -> str:
         """The complete recipe as YAML, defaults included; ``parse`` reads it back to an equal recipe."""
         values = self.model_dump(mode="json")
-        if values["quantize"] is None:
-            del values["quantize"]
+        for name in ("quantize", "buckets"):
+            if values[name] is None:
+                del values[name]
         return plainyaml.write(values)
 
     def where(self, *loc: str) -> str:
@@ -356,6 +379,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "export": Export,
     "rewrite": Rewrite,
     "quantize": Quantize,
+    "buckets": Buckets,
     "latency": Latency,
     "gates": Gates,
 }

@@ -26,7 +26,7 @@ class Runnable:
         name: what the user typed. engine: where it runs, in words.
         inputs: the inputs a user gives.
         program: the ONNX graphs, None for a bundle or PyTorch.
-        precision: of a bundle, what was asked for and what runs.
+        precision: of a bundle, what was asked for and what runs. hint: what it is tuned for, ``latency`` as a rule.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Runnable:
     wiring: Wiring | None
     program: Program | None = None
     precision: Precision | None = None
+    hint: str = "latency"
 
     def run(self, feeds: Arrays, tokens: Array | None = None) -> dict[str, Array]:
         """Run once; see :func:`edgeattn.decode.run`."""
@@ -95,8 +96,9 @@ def _bundle(path: Path) -> Runnable:
 
     model = runtime.load(path)
     manifest = model.manifest
+    hint = str(manifest.options.get("hint", "latency"))
     ran = labelled(str(manifest.precision.get("requested", "")), manifest.engine)
-    return Runnable(str(path), manifest.target, model.inputs, model.sessions, manifest.wiring, precision=ran)
+    return Runnable(str(path), manifest.target, model.inputs, model.sessions, manifest.wiring, precision=ran, hint=hint)
 
 
 def _eager(name: str, threads: int) -> Runnable:

@@ -19,6 +19,8 @@ def parse(target: str) -> tuple[str, str]:
     if name not in registry.names("backends"):
         raise UnknownName("target", target, [n.replace("_", "-") for n in registry.names("backends")])
     backend = registry.get("backends", name)
+    if hasattr(backend, "parse_device"):
+        return name, str(backend.parse_device(asked, target))
     devices = list(dict.fromkeys(asked.split(","))) if asked else [backend.devices[0]]
     for device in devices:
         if device not in backend.devices:

@@ -30,8 +30,10 @@ __all__ = [
     "check_settings",
     "oracle",
     "parse_target",
+    "refuse_unoffered",
     "require_running",
     "rounded",
+    "stand_in",
 ]
 
 _ORACLES = ("onnxruntime", "openvino")
@@ -72,6 +74,10 @@ class Options:
             what is left open follows from the cases that the program is judged on.
         settings: the engine's own, by the names in its ``knobs``.
         around: what an INT8 graph computes its float parts in: ``fp32``, or ``bf16`` where the engine offers it.
+        hint: what the engine is tuned for: the ``latency`` of one request, or the ``throughput`` of many.
+        buckets: fixed lengths to build for, in place of a dynamic one; inputs are padded into the smallest.
+        stateful: whether a decoder's state stays in the engine; None for what was measured to be faster there.
+        blob: keep the compiled engine beside the portable one, for this machine alone.
     """
 
     device: str = "cpu"
@@ -79,6 +85,10 @@ class Options:
     threads: int = 0
     optimize: bool = True
     around: str = "fp32"
+    hint: str = "latency"
+    buckets: tuple[int, ...] = ()
+    stateful: bool | None = None
+    blob: bool = False
     profiles: tuple[Bucket, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -93,6 +103,7 @@ class Engine:
         files: graph name -> file name relative to ``directory`` that ``open`` takes.
         effective: per graph what the engine reports: ``{"device": …, "precision": {…}, "settings": {…}}``.
         seconds: build time.
+        peak_bytes: by how much the process's memory grew at most while it was built; None where that is not known.
     """
 
     backend: str
@@ -101,6 +112,7 @@ class Engine:
     files: Mapping[str, str]
     effective: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -134,15 +146,21 @@ class Backend(Protocol):
     Attributes:
         name: the file stem. extra: the pip extra that brings the engine. devices: the first is the default.
         joins: whether one engine file may serve several devices at once, as ``tensorrt-rtx:sm89,sm120``.
+        kit: whether what it writes is the graphs of a build kit (``edgeattn/kits.py``), to be built on a board.
         profiled: whether it is built for the sizes of dynamic dimensions (``Options.profiles``); others take any.
         typed: whether it computes in what the graph says, so that FP16 and BF16 are the graph's to ask for.
         knobs: its own settings, by name (``Options.settings``). qdq: what it needs of a quantized graph.
+
+    One that takes ``hint``, ``buckets``, ``stateful`` or ``blob`` names them in a set ``offers``. One whose devices
+    have names of another form than a word has ``parse_device(asked, target)``. One whose files also open on a device
+    that is here has ``stand_in(options)``, which says as what.
     """
 
     name: str
     extra: str
     devices: tuple[str, ...]
     joins: bool
+    kit: bool
     profiled: bool
     typed: bool
     knobs: tuple[str, ...]
@@ -226,6 +244,25 @@ def rounded(program: Program) -> dict[str, Session]:
     from edgeattn import rounding
 
     return oracle(replace(program, graphs={g: rounding.visible(m) for g, m in program.graphs.items()}))
+
+
+def refuse_unoffered(backend: Backend, options: Options) -> None:
+    """Refuse an option that the engine does not have, rather than build without it.
+
+    Raises:
+        UsageError: names the option.
+    """
+    usual = Options()
+    for name in ("hint", "buckets", "stateful", "blob"):
+        if getattr(options, name) != getattr(usual, name) and name not in getattr(backend, "offers", ()):
+            target = backend.name.replace("_", "-")
+            raise UsageError(f"'{target}' has no option '{name}'", where=name, hint=f"leave {name} out")
+
+
+def stand_in(backend: Backend, options: Options) -> Options | None:
+    """As what the engine's files open here where its device is missing; None where they do not."""
+    found: Options | None = getattr(backend, "stand_in", lambda _: None)(options)
+    return found
 
 
 def check_settings(backend: Backend, options: Options, engine: str, profile: str) -> None:

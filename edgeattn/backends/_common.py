@@ -109,6 +109,23 @@ def _label(counts: Counter[str], macs_in: Counter[str]) -> str:
     return label if most >= 0.9 * known.total() else "mixed"
 
 
+NOT_COMPILED = "not compiled here"
+
+
+def not_compiled(macs: Mapping[str, int]) -> dict[str, Any]:
+    """As :func:`precision_summary`, of a graph whose device is not here to compile it and to say what it runs in."""
+    work = sum(macs.values())
+    weighted = sum(1 for count in macs.values() if count)
+    return {
+        "label": NOT_COMPILED,
+        "counts": {NOT_COMPILED: weighted},
+        "macs": work,
+        "macs_in": {NOT_COMPILED: work} if work else {},
+        "int8_macs": 0,
+        "largest": {},
+    }
+
+
 class Given:
     """The nodes of the graph an engine was given, found by whatever the engine still calls them.
 

@@ -115,6 +115,7 @@ class OnnxRuntimeBackend:
     extra = "onnxruntime"
     devices = ("cpu",)
     joins = False
+    kit = False
     profiled = False
     typed = False
     knobs = ()

@@ -86,7 +86,7 @@ def pack(
         BadInput: an asset or graph name that cannot be a file name, or an object array in the sample.
     """
     _engine_files(engine, out / "engine")
-    graphs = {name: _graph(out, name, program, engine.files[name]) for name in program.graphs}
+    graphs = {name: _graph(out, name, program, engine) for name in program.graphs}
     kept = {name: _asset(out, name, data) for name, data in (assets or {}).items()}
     tested = None if sample is None else _sample(out / "selftest.npz", sample)
     manifest = Manifest(
@@ -105,6 +105,7 @@ def pack(
             "precision": engine.options.precision,
             "threads": engine.options.threads,
             "around": engine.options.around,
+            **({"hint": engine.options.hint} if engine.options.hint != "latency" else {}),
         },
         engine=engine.effective,
         created_with=_versions(engine.backend),
@@ -122,8 +123,12 @@ def _engine_files(engine: Engine, target: Path) -> None:
         shutil.copytree(engine.directory, target, symlinks=True)
 
 
-def _graph(out: Path, name: str, program: Program, file: str) -> GraphEntry:
-    """Save the portable ONNX, unless the engine's own file already is that very graph."""
+def _graph(out: Path, name: str, program: Program, engine: Engine) -> GraphEntry:
+    """Save the portable ONNX, unless the engine's own file already is that very graph.
+
+    A state that the engine keeps is no output of its graph.
+    """
+    file, kept = engine.files[name], set(engine.effective.get(name, {}).get("states", {}).values())
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise BadInput("is not a usable graph name", where=printable(name, 80), hint="letters, digits, - and _")
     model = program.graphs[name]
@@ -135,7 +140,8 @@ def _graph(out: Path, name: str, program: Program, file: str) -> GraphEntry:
             outside.write(model, out / path)
         else:
             (out / path).write_bytes(model.SerializeToString(deterministic=True))
-    return GraphEntry(f"engine/{file}", path, input_specs(model), output_specs(model))
+    outputs = tuple(spec for spec in output_specs(model) if spec.name not in kept)
+    return GraphEntry(f"engine/{file}", path, input_specs(model), outputs)
 
 
 def _is_file_of(model: onnx.ModelProto, file: Path) -> bool:

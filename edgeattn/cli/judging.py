@@ -85,6 +85,7 @@ def bench(
 
     with Ui(as_json, quiet, models, timeout=timeout) as ui:
         opened = [open_any(name, target, threads) for name in models]
+        _refuse_mixed_hints(opened)
         case = _cases(opened[0], inputs, seed)[0]
         for other in opened[1:]:
             if {s.name for s in other.inputs} != {s.name for s in opened[0].inputs}:
@@ -121,6 +122,17 @@ def bench(
     if mislabelled:
         raise typer.Exit(EXIT_GATE_FAILED)
     raise typer.Exit(EXIT_INCONCLUSIVE if result.verdict == "inconclusive" else EXIT_OK)
+
+
+def _refuse_mixed_hints(opened: list[Runnable]) -> None:
+    """Engines tuned for many requests at once answer one more slowly: beside others that figure would mislead."""
+    for other in opened[1:]:
+        if other.hint != opened[0].hint:
+            raise UsageError(
+                f"is built for {other.hint}, and {opened[0].name} for {opened[0].hint}: not for one table",
+                where=other.name,
+                hint=f"compile it with --hint {opened[0].hint}",
+            )
 
 
 def _engine(runnable: Runnable) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from edgeattn.cli import engine as engine_options
 from edgeattn.cli.app import (
     A_JOB_S,
     FOREVER_S,
@@ -159,7 +160,7 @@ def rewrite(
                 only=only or (),
                 skip=skip or (),
                 also=also or (),
-                sizes=_sizes(fix or []),
+                sizes=fixed_sizes(fix or []),
                 chooser=chooser,
                 progress=lambda line: ui.listen(line, 0, None),
                 repro=Path(scratch),
@@ -182,6 +183,12 @@ def compile_(
         typer.Option("--min-share", min=0, max=1, help="Work that must run in the precision asked for; else half."),
     ] = None,
     threads: Threads = 0,
+    fix: engine_options.Fix = None,
+    hint: engine_options.Hint = "latency",
+    buckets: engine_options.Buckets = "",
+    lengths: engine_options.Lengths = None,
+    stateful: engine_options.Stateful = None,
+    blob: engine_options.Blob = False,
     profile: Annotated[
         list[str] | None,
         typer.Option(
@@ -202,14 +209,17 @@ def compile_(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for."""
-    from edgeattn import backends, decode, drawing, progress, registry, storage
+    """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for.
+
+    For a Jetson it is a build kit, which is finished on the board."""
+    from edgeattn import backends, drawing, progress, registry, storage
     from edgeattn import profile as profiles
-    from edgeattn.bundle.pack import answered_sample, pack
+    from edgeattn.cli import packing
     from edgeattn.errors import MissingPackage
     from edgeattn.harness.precision import audit, measured
     from edgeattn.publish import guard, new_directory
     from edgeattn.report import gates
+    from edgeattn.rewrite import rewrite as rewriter
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         name, device = backends.parse_target(target)
@@ -219,13 +229,17 @@ def compile_(
         if not backend.probe().available:
             raise MissingPackage(name, backend.extra, why=backend.probe().why)
         guard(out, [source])
+        options = backends.Options(device, precision, threads)
+        options = engine_options.asked(backend, options, hint, buckets, lengths, stateful, blob)
         given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
-        own, asked = _settings(setting or []), _buckets(profile or [])
-        options = backends.Options(device, precision, threads, profiles=asked, settings=own)
+        if fix:
+            program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=fixed_sizes(fix))
+        own, spans = _settings(setting or []), _buckets(profile or [])
+        options = replace(options, profiles=spans, settings=own)
         backends.check_settings(backend, options, "--engine", "--profile")
         if backend.profiled:
-            options = replace(options, profiles=profiles.complete(program, asked))
+            options = replace(options, profiles=profiles.complete(program, spans))
             program = replace(program, reference=profiles.within(program, options.profiles))
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
@@ -233,22 +247,17 @@ def compile_(
         if tune:
             options, tried = _tuned(ui, program, backend, options)
         ui.listen(f"compile for {target}", 0, None)
-        with new_directory(out, force) as work:
-            (work / "engine").mkdir()
+        with new_directory(out, force, mark=backend.kit) as work:
+            directory = work if backend.kit else work / "engine"
+            directory.mkdir(exist_ok=True)
             with progress.heard_by(ui.listen):
-                engine = backend.compile(program, options, work / "engine")
+                engine = backend.compile(program, options, directory)
             ran = audit(precision, engine.effective)
             gate = gates.precision(ran, True if least is None else least)
             if gate.verdict == "fail":
                 _refused(ui, target, ran, gate)
             runs = backend.executes(options)
-            opened = {g: backend.open(engine.directory / f, options) for g, f in engine.files.items() if runs.available}
-            sessions = opened or backends.rounded(program)
-            assert program.reference is not None
-            case = program.reference.cases[0]
-            answer = decode.run(sessions, program.wiring, case.feeds)
-            sample = answered_sample(case.feeds, answer, precision)
-            pack(work, program=program, engine=engine, model=source.stem, target=target, sample=sample)
+            place = packing.deliver(work, program, engine, source.stem, target)
         ui.emit(
             {
                 "out": str(out),
@@ -257,13 +266,18 @@ def compile_(
                 "precision": ran.model_dump(mode="json"),
                 "gate": gate.model_dump(mode="json"),
                 "tuned": tried,
-                "execution": {"ran": runs.available, "why": runs.why},
+                "execution": {"ran": runs.available, "why": runs.why, "answered_by": place},
                 "build": measured(engine.effective),
+                "engine": dict(engine.effective),
+                "buckets": list(options.buckets),
             },
-            f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
+            f"{out}: {target}, {precision} as its graphs declare it{_sized(options)}; {runs.why}; {runs.hint}"
+            if backend.kit
+            else f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
             + _sized(options)
             + ("" if runs.available else f"; built, not run: {runs.why}"),
         )
+        engine_options.tell(ui, engine, place)
 
 
 def _sized(options: Options) -> str:
@@ -318,7 +332,7 @@ def _settings(texts: list[str]) -> dict[str, Any]:
     return found
 
 
-def _sizes(texts: list[str]) -> dict[str, int]:
+def fixed_sizes(texts: list[str]) -> dict[str, int]:
     """``batch=1`` or ``x:0=1`` as a name and a size."""
     sizes: dict[str, int] = {}
     for text in texts:

@@ -68,7 +68,8 @@ _NEED_A_RUN = {"task_drop", "task_min", "task_max", "agreement", "speedup"}
 
 
 def _judged(name: str, report: Report, limit: float | bool) -> GateReport:
-    if name in _NEED_A_RUN and not report.execution.ran:
+    compiled = name != "int8_share" or report.precision.effective != NOT_COMPILED
+    if not report.execution.ran and (name in _NEED_A_RUN or not compiled):
         return unjudged(name, limit, report)
     return GATES[name](report, limit)
 
@@ -77,6 +78,9 @@ def unjudged(name: str, limit: float | bool | str | None, report: Report) -> Gat
     """A gate that needs the engine to run, where it can only be built."""
     return GateReport(name=name, limit=limit, why=f"not judged here: {report.execution.why}", verdict="n/a")
 
+
+NOT_COMPILED = "not compiled here"
+"""What :func:`edgeattn.backends._common.not_compiled` calls the precision of an engine whose device is missing."""
 
 MOST_OF_THE_WORK = 0.5
 """Least share in the precision asked for. Engines with their gates, first and last layers in float have 0.65 and more
@@ -91,6 +95,9 @@ def precision(found: Precision, limit: float | bool = True) -> GateReport:
             fails.
     """
     asked = found.requested
+    if found.effective == NOT_COMPILED:
+        why = "the device that compiles it is not here"
+        return GateReport(name="precision", limit=limit, why=f"not judged here: {why}", verdict="n/a")
     least = float(limit) if limit is not True else 1.0 if asked == "fp32" else MOST_OF_THE_WORK
     # A report from before shares were recorded tells INT8's, or the label.
     share = found.share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeattn import decode, registry
-from edgeattn.backends import Backend, Options, require_running
+from edgeattn.backends import Backend, Options, refuse_unoffered, require_running
 from edgeattn.bundle.manifest import Manifest, SelfTestEntry, Tolerance, verify
 from edgeattn.errors import BadInput, EngineFailed, IntegrityError, MissingPackage, UnknownName, Unsupported
 from edgeattn.program import Session, TensorSpec, free_inputs
@@ -38,19 +38,21 @@ class SelfTest:
     failed: tuple[str, ...] = ()
 
 
-def load(path: Path | str) -> Model:
+def load(path: Path | str, *, blob: bool = False) -> Model:
     """Verify a bundle and open it.
 
     Args:
         path: the bundle directory.
+        blob: open what was compiled for this machine, which is quicker, in place of compiling again here.
 
     Raises:
         BadInput: no such directory. IntegrityError: its bytes are not those of its manifest.
         MissingPackage: its engine is not installed. EngineFailed: the engine cannot open it.
+        Unsupported: its engine does not run here, or it has no blob for this machine.
     """
     directory = Path(path)
     manifest = verify(directory)
-    return Model(directory, manifest, _sessions(directory, manifest))
+    return Model(directory, manifest, _sessions(directory, manifest, blob))
 
 
 class Model:
@@ -74,7 +76,7 @@ class Model:
 
         Returns:
             Outputs by name. A wired program decodes greedily: step outputs stacked on axis 0
-            ``(steps, batch, …)`` and ``tokens`` ``(batch, steps)`` int64.
+            ``(steps, batch, …)`` and ``tokens`` ``(batch, steps)`` int64; a state that the engine keeps is none.
 
         Raises:
             BadInput: an input is missing, unknown, or of another type or shape; says got and expected.
@@ -142,7 +144,7 @@ class Model:
         return decode.run(self._sessions, self.manifest.wiring, feeds, tokens)
 
 
-def _sessions(directory: Path, manifest: Manifest) -> dict[str, Session]:
+def _sessions(directory: Path, manifest: Manifest, blob: bool) -> dict[str, Session]:
     if manifest.backend not in registry.names("backends"):
         raise Unsupported(
             f"was built for the engine '{manifest.backend}', which this edgeattn does not know",
@@ -153,7 +155,8 @@ def _sessions(directory: Path, manifest: Manifest) -> dict[str, Session]:
     here = backend.probe()
     if not here.available:
         raise MissingPackage(manifest.backend, backend.extra, why=here.why)
-    options = _options(directory, manifest)
+    options = replace(_options(directory, manifest), blob=blob)
+    refuse_unoffered(backend, options)
     require_running(backend, options, "opening a bundle")
     built = manifest.created_with.get(manifest.backend, "another version")
     try:

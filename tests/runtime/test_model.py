@@ -101,7 +101,8 @@ def test_a_wired_bundle_decodes_greedily_and_by_force(name: str, tmp_path: Path)
     assert [s.name for s in m.inputs] == ["x"]
     out = m.run(x=x)
     np.testing.assert_array_equal(out["tokens"], tokens)
-    np.testing.assert_array_equal(out["h_out"][:, 0, 0], [1, 2, 3])
+    if name == "onnxruntime":  # OpenVINO keeps the state to itself
+        np.testing.assert_array_equal(out["h_out"][:, 0, 0], [1, 2, 3])
     assert m.selftest().passed
     forced = Sample({"x": x}, {"logits": np.eye(5, k=1, dtype=np.float32)[[[0, 0], [3, 3]]]}, tokens=tokens[:, ::2] * 0)
     again = load(bundle(tmp_path / "again", counter(), name, forced))
