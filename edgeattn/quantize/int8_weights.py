@@ -5,13 +5,13 @@ INT8 behind a DequantizeLinear. Nothing else changes.
 Why: a quarter of the file, and no calibration: only weights are rounded. Where reading weights is what takes the time
 (a decoder's step at batch 1), engines that multiply them packed are faster too.
 How: max |w| over each output channel / 127, zero point 0; a table has one scale a row. Matrix products read their
-weight laid out as (inputs, outputs), the form that ONNX Runtime multiplies packed; OpenVINO does so as well. No engine
-here does for convolutions and recurrent layers: their weights are unpacked when the graph is opened, and only the file
-is smaller. ONNX Runtime would unpack them anew at every run, so its dialect has Cast and Mul there, which it computes
-once, and a table's rows are unpacked behind the Gather, with one scale a column. With ``precision: int8`` both engines
-also round what a packed product reads to INT8 while they run, 32 to 256 numbers to a scale (42 dB a product or
-better). With ``precision: fp32`` nothing but the weights is rounded, and ONNX Runtime unpacks them all when it opens
-the graph.
+weight laid out as (inputs, outputs), the form that ONNX Runtime multiplies packed; OpenVINO does so as well, and a
+recurrent cell that runs for one step is rewritten to such a product. No engine here does for convolutions and recurrent
+layers over sequences: their weights are unpacked when the graph is opened, and only the file is smaller. ONNX Runtime
+would unpack them anew at every run, so its dialect has Cast and Mul there, which it computes once, and a table's rows
+are unpacked behind the Gather, with one scale a column. With ``precision: int8`` both engines also round what a packed
+product reads to INT8 while they run, 32 to 256 numbers to a scale (42 dB a product or better). With ``precision:
+fp32`` nothing but the weights is rounded, and ONNX Runtime unpacks them all when it opens the graph.
 Stays float: activations, gates, layers narrower than 16 channels, biases, anything under ``--keep``.
 Source: ONNX DequantizeLinear-13.
 """
