@@ -290,3 +290,16 @@ def require_running(backend: Backend, options: Options, purpose: str) -> None:
     if not here.available:
         target = f"{backend.name.replace('_', '-')}:{options.device}"
         raise Unsupported(f"{purpose} runs the engine, and {here.why}", where=target, hint=here.hint)
+
+
+def installed(target: str) -> tuple[Backend, str]:
+    """The backend and device of a target whose engine is here.
+
+    Raises:
+        UnknownName, UsageError: as :func:`parse_target`. MissingPackage: the engine is not here, and how to get it.
+    """
+    name, device = parse_target(target)
+    backend: Backend = registry.get("backends", name)
+    if not (found := backend.probe()).available:
+        raise MissingPackage(name, backend.extra, why=found.why)
+    return backend, device

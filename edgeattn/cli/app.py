@@ -57,6 +57,7 @@ for _commands in (
     "running",
     "stages",
     "quantizing",
+    "compiling",
     "policing",
     "judging",
     "explaining",

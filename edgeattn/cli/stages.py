@@ -1,16 +1,14 @@
-"""``export``, ``rewrite``, ``compile``: the stages one by one, on files; ``quantize`` is in its own file."""
+"""``export`` and ``rewrite``: stages one by one, on files; ``quantize`` and ``compile`` have their own."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeattn.cli import engine as engine_options
 from edgeattn.cli.app import (
     A_JOB_S,
     FOREVER_S,
@@ -20,23 +18,16 @@ from edgeattn.cli.app import (
     OptionalOut,
     Out,
     Patience,
-    Precision,
     Quiet,
-    Target,
     Threads,
     app,
 )
 from edgeattn.cli.ui import Ui
-from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
+from edgeattn.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
-    from edgeattn.backends import Backend, Options
-    from edgeattn.profile import Bucket
     from edgeattn.program import Program, TensorSpec
-    from edgeattn.report.schema import GateReport
-    from edgeattn.report.schema import Precision as Ran
 
-_SPAN = "NAME=LEAST:TYPICAL:LARGEST[,…]"
 _INPUTS = "Real inputs: an .npz, one array per input, to judge on beside seeded ones."
 Inputs = Annotated[Path | None, typer.Option(help=_INPUTS)]
 Shapes = Annotated[
@@ -172,166 +163,6 @@ def rewrite(
         show(ui, result, source, None if dry_run else out, left)
 
 
-@app.command(name="compile")
-def compile_(
-    source: In,
-    out: Out,
-    target: Target,
-    precision: Precision = "fp32",
-    least: Annotated[
-        float | None,
-        typer.Option("--min-share", min=0, max=1, help="Work that must run in the precision asked for; else half."),
-    ] = None,
-    threads: Threads = 0,
-    fix: engine_options.Fix = None,
-    hint: engine_options.Hint = "latency",
-    buckets: engine_options.Buckets = "",
-    lengths: engine_options.Lengths = None,
-    stateful: engine_options.Stateful = None,
-    blob: engine_options.Blob = False,
-    profile: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Sizes of dynamic dimensions, for engines built for them; repeat for buckets.", metavar=_SPAN
-        ),
-    ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--engine", help="A setting of the engine's own.", metavar="KEY=VALUE")
-    ] = None,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="Measure the engine's settings here, and build with the fastest.")
-    ] = False,
-    inputs: Inputs = None,
-    shape: Shapes = None,
-    force: Force = False,
-    timeout: Patience = A_JOB_S,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for.
-
-    For a Jetson it is a build kit, which is finished on the board."""
-    from edgeattn import backends, drawing, progress, registry, storage
-    from edgeattn import profile as profiles
-    from edgeattn.cli import packing
-    from edgeattn.errors import MissingPackage
-    from edgeattn.harness.precision import audit, measured
-    from edgeattn.publish import guard, new_directory
-    from edgeattn.report import gates
-    from edgeattn.rewrite import rewrite as rewriter
-
-    with Ui(as_json, quiet, [source], out, timeout) as ui:
-        name, device = backends.parse_target(target)
-        if precision not in ("fp32", "fp16", "bf16", "int8"):
-            raise UsageError(f"unknown precision '{precision}'", where="--precision", hint="fp32, fp16, bf16 or int8")
-        backend = registry.get("backends", name)
-        if not backend.probe().available:
-            raise MissingPackage(name, backend.extra, why=backend.probe().why)
-        guard(out, [source])
-        options = backends.Options(device, precision, threads)
-        options = engine_options.asked(backend, options, hint, buckets, lengths, stateful, blob)
-        given = drawing.Given(inputs, specs(shape or []))
-        program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
-        if fix:
-            program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=fixed_sizes(fix))
-        own, spans = _settings(setting or []), _buckets(profile or [])
-        options = replace(options, profiles=spans, settings=own)
-        backends.check_settings(backend, options, "--engine", "--profile")
-        if backend.profiled:
-            options = replace(options, profiles=profiles.complete(program, spans))
-            program = replace(program, reference=profiles.within(program, options.profiles))
-        for refusal in backend.unsupported(program, options):
-            raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
-        tried: list[dict[str, Any]] = []
-        if tune:
-            options, tried = _tuned(ui, program, backend, options)
-        ui.listen(f"compile for {target}", 0, None)
-        with new_directory(out, force, mark=backend.kit) as work:
-            directory = work if backend.kit else work / "engine"
-            directory.mkdir(exist_ok=True)
-            with progress.heard_by(ui.listen):
-                engine = backend.compile(program, options, directory)
-            ran = audit(precision, engine.effective)
-            gate = gates.precision(ran, True if least is None else least)
-            if gate.verdict == "fail":
-                _refused(ui, target, ran, gate)
-            runs = backend.executes(options)
-            place = packing.deliver(work, program, engine, source.stem, target)
-        ui.emit(
-            {
-                "out": str(out),
-                "target": target,
-                "seconds": engine.seconds,
-                "precision": ran.model_dump(mode="json"),
-                "gate": gate.model_dump(mode="json"),
-                "tuned": tried,
-                "execution": {"ran": runs.available, "why": runs.why, "answered_by": place},
-                "build": measured(engine.effective),
-                "engine": dict(engine.effective),
-                "buckets": list(options.buckets),
-            },
-            f"{out}: {target}, {precision} as its graphs declare it{_sized(options)}; {runs.why}; {runs.hint}"
-            if backend.kit
-            else f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
-            + _sized(options)
-            + ("" if runs.available else f"; built, not run: {runs.why}"),
-        )
-        engine_options.tell(ui, engine, place)
-
-
-def _sized(options: Options) -> str:
-    """The sizes an engine was built for, where it was."""
-    from edgeattn.profile import words
-
-    told = " or ".join(filter(None, map(words, options.profiles)))
-    return f"; takes {told} (--profile sets others)" if told else ""
-
-
-def _refused(ui: Ui, target: str, ran: Ran, gate: GateReport) -> NoReturn:
-    """Say what runs instead, publish nothing, and leave as a failed gate does."""
-    told = {"precision": ran.model_dump(mode="json"), "gate": gate.model_dump(mode="json")}
-    ui.emit({"out": None, "target": target, **told})
-    hint = "quantize the graph first" if ran.requested == "int8" else f"compile it with --precision {ran.effective}"
-    ui.warn(f"{gate.why}; {hint}, or see `edgeattn explain-latency`; nothing was written")
-    raise typer.Exit(EXIT_GATE_FAILED)
-
-
-def _tuned(ui: Ui, program: Program, backend: Backend, options: Options) -> tuple[Options, list[dict[str, Any]]]:
-    """The fastest options, and each setting that was tried, for people and for programs."""
-    from edgeattn import tune
-    from edgeattn.harness.limits import Limits
-
-    ui.listen("measure the engine's settings", 0, None)
-    options, tried = tune.settings(program, backend, options, tune.within(program, Limits.of(options.precision)))
-    for setting, choice in tried:
-        ui.listen(f"{setting}: {choice}", 0, None)
-    return options, [{"setting": setting, **asdict(choice)} for setting, choice in tried]
-
-
-def _buckets(texts: list[str]) -> tuple[Bucket, ...]:
-    """``--profile`` options: one bucket each."""
-    from edgeattn.profile import parse_bucket
-
-    try:
-        return tuple(parse_bucket(text) for text in texts)
-    except ValueError as error:
-        raise UsageError(str(error), where="--profile") from None
-
-
-def _settings(texts: list[str]) -> dict[str, Any]:
-    """``--engine`` options by name; values are YAML, as in a recipe."""
-    from edgeattn import plainyaml
-
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UsageError("expected KEY=VALUE", where=f"--engine {text}", hint="like --engine strip=true")
-        found[name] = plainyaml.read(value, f"--engine {text}")[0]
-    return found
-
-
 def fixed_sizes(texts: list[str]) -> dict[str, int]:
     """``batch=1`` or ``x:0=1`` as a name and a size."""
     sizes: dict[str, int] = {}
@@ -346,17 +177,13 @@ def fixed_sizes(texts: list[str]) -> dict[str, int]:
 
 def _chooser(target: str, threads: int) -> Any:
     """Times a program before and after a rule on the target, which must be here."""
-    from edgeattn import backends, choose, registry
+    from edgeattn import backends, choose
     from edgeattn.backends._common import usable_cores
-    from edgeattn.errors import MissingPackage
 
-    name, device = backends.parse_target(target)
-    backend = registry.get("backends", name)
-    if not backend.probe().available:
-        raise MissingPackage(name, backend.extra, why=backend.probe().why)
+    backend, device = backends.installed(target)
     options = backends.Options(device, "fp32", threads or usable_cores())
     backends.require_running(backend, options, "the timing of rules")
-    return choose.by_latency(name, options)
+    return choose.by_latency(backend.name, options)
 
 
 def specs(texts: list[str]) -> list[TensorSpec]:
