@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from edgeattn import registry
 from edgeattn.errors import UnknownName, UsageError
 from edgeattn.recipe import Recipe
 from edgeattn.target import parse as parse_target
+from edgeattn.target import require_precision
 
-PRECISIONS: tuple[str, ...] = get_args(Recipe.model_fields["precision"].annotation)
 _SCHEMES = {"fp32": "null", "fp16": "{scheme: fp16}", "bf16": "{scheme: bf16}", "int8": "{scheme: int8-static}"}
 _ONE_PRECISION = ("int8_share", "size_ratio")
 _SOME_ENGINES = {
@@ -70,8 +69,7 @@ def precisions_in(text: str) -> list[str]:
     """
     found = [part.strip() for part in text.split(",")]
     for name in found:
-        if name not in PRECISIONS:
-            raise UnknownName("precision", name, PRECISIONS, where="--precisions")
+        require_precision(name, "--precisions")
     _refuse_twice([(name, name) for name in found], "--precisions")
     return found
 

@@ -20,6 +20,7 @@ from edgeattn.files import read_regular
 from edgeattn.plainyaml import Places
 from edgeattn.profile import Span, parse_span
 from edgeattn.program import INPUT_DTYPES, TensorSpec
+from edgeattn.target import Precision
 
 MAX_BYTES = 64 << 10
 FOLDER = Path("export_configs")
@@ -221,7 +222,7 @@ class Recipe(_Section):
     weights: Name = "default"
     task: Name | None = None
     target: Name
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    precision: Precision = "fp32"
     export: Export = Export()
     rewrite: Rewrite = Rewrite()
     quantize: Quantize | None = None

@@ -18,6 +18,7 @@ from edgeattn.memory import assert_fits
 from edgeattn.program import Case, Program
 from edgeattn.report.schema import Report
 from edgeattn.report.timing import Ship, TimeReport
+from edgeattn.target import require_precision
 
 if TYPE_CHECKING:
     from edgeattn.backends import Backend
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _STEPS = 4  # forced steps of a decoder that came without tokens
 _SECONDS = 20.0
 _PLAINER = 1.02  # what bf16 must be faster by to be shipped in place of fp32, which loses nothing
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 Warn = Callable[[str], None]
 Listen = Callable[[str, int, "int | None"], None]
@@ -38,7 +38,7 @@ class Asked:
     """What a user says; empty is "as it was built", or for a model ONNX Runtime and what its graph shows.
 
     Attributes:
-        target: ``openvino:cpu``. precision: see :data:`PRECISIONS`. threads: 0 for the cores of this process.
+        target: ``openvino:cpu``. precision: see ``edgeattn.target``. threads: 0 for the cores of this process.
         given: inputs or shapes.
     """
 
@@ -71,8 +71,8 @@ def find(path: Path, asked: Asked, warn: Warn = lambda line: None) -> Subject:
         UsageError, UnknownName: no such file, target or precision. BadInput, IntegrityError: what is there is no model.
         MissingPackage, Unsupported, EngineFailed: the engine is not here, or does not take it.
     """
-    if asked.precision and asked.precision not in PRECISIONS:
-        raise UsageError(f"unknown precision '{asked.precision}'", where="--precision", hint=", ".join(PRECISIONS))
+    if asked.precision:
+        require_precision(asked.precision)
     if not path.exists():
         raise UsageError("no such file", where=str(path), hint="give a run directory, a bundle or an .onnx")
     if (path / "report.json").exists():

@@ -1,9 +1,25 @@
-"""What a target's name means: ``openvino:cpu`` is an engine and one of its devices."""
+"""What a target's name means: ``openvino:cpu`` is an engine and one of its devices; and precisions' names."""
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from edgeattn import registry
 from edgeattn.errors import UnknownName, UsageError, did_you_mean, printable
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+"""What an engine can be asked to compute in."""
+
+
+def require_precision(name: str, where: str = "--precision") -> None:
+    """Refuse what is no precision.
+
+    Raises:
+        UnknownName: it is none of :data:`PRECISIONS`.
+    """
+    if name not in PRECISIONS:
+        raise UnknownName("precision", name, PRECISIONS, where=where)
 
 
 def parse(target: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from edgeattn.backends import Availability
 from edgeattn.backends._common import first_line, probe_package
 from edgeattn.backends._openvino_models import core
 from edgeattn.errors import UsageError, did_you_mean, printable
+from edgeattn.target import PRECISIONS
 
 SINGLE = ("cpu", "gpu", "npu")
 SEVERAL = ("auto", "hetero")
@@ -135,7 +136,7 @@ def look(name: str) -> Device:
         present = _present(name, engine.available_devices)
         if present:
             told = engine.get_property(name.upper(), "OPTIMIZATION_CAPABILITIES")
-            kinds = tuple(p for p in ("fp32", "fp16", "bf16", "int8") if p.upper() in told)
+            kinds = tuple(p for p in PRECISIONS if p.upper() in told)
             return Device(name, True, str(engine.get_property(name.upper(), "FULL_DEVICE_NAME")).strip(), kinds)
         why, hint = _missing(kind, _complaint(engine, kind))
     except Exception as error:

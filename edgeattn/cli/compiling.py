@@ -11,7 +11,8 @@ from edgeattn.cli import engine as engine_options
 from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, Out, Patience, Precision, Quiet, Target, Threads, app
 from edgeattn.cli.stages import In, Inputs, Shapes, fixed_sizes, specs
 from edgeattn.cli.ui import Ui
-from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
+from edgeattn.errors import EXIT_GATE_FAILED, Unsupported
+from edgeattn.target import require_precision
 
 if TYPE_CHECKING:
     from edgeattn.backends import Backend, Engine, Options
@@ -59,7 +60,7 @@ def compile_(
     from edgeattn.rewrite import rewrite as rewriter
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
-        _known(precision)
+        require_precision(precision)
         backend, device = backends.installed(target)
         guard(out, [source])
         options = backends.Options(device, precision, threads)
@@ -102,11 +103,6 @@ def compile_(
             f"{out}: {target}, {_told(backend, engine, ran)}",
         )
         engine_options.tell(ui, engine, place)
-
-
-def _known(precision: str) -> None:
-    if precision not in ("fp32", "fp16", "bf16", "int8"):
-        raise UsageError(f"unknown precision '{precision}'", where="--precision", hint="fp32, fp16, bf16 or int8")
 
 
 def _told(backend: Backend, engine: Engine, ran: Ran) -> str:

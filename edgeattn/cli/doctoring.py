@@ -13,6 +13,7 @@ from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, OptionalOut, Patience,
 from edgeattn.cli.stages import Inputs, Shapes, fixed_sizes, save, specs
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
+from edgeattn.target import require_precision
 
 if TYPE_CHECKING:
     from edgeattn.capabilities import Finding, Target
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from edgeattn.program import Program
 
 EXIT_REFUSED = Unsupported.exit_code
-_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 _MOST = 40  # rows of a table; JSON has all
 
 
@@ -99,8 +99,7 @@ class _Asked:
 
 
 def _consistent(source: Path | None, target: str, precision: str, fix: bool, out: Path | None) -> None:
-    if precision not in _PRECISIONS:
-        raise UsageError(f"unknown precision '{precision}'", where="--precision", hint=", ".join(_PRECISIONS))
+    require_precision(precision)
     if source is not None and not target:
         hint = "like --target jetson:jp6.2, or leave the model out to see this machine"
         raise UsageError("for which target?", where="--target", hint=hint)
