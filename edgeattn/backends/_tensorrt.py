@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 _HALVES = ("fp16", "bf16")
 
 
-class TensorRtBackend:
+class TensorRtBackend(ABC):
     """An engine of the TensorRT family; subclasses name the package and configure the builder."""
 
     name = ""
@@ -54,29 +55,29 @@ class TensorRtBackend:
     teller = "the builder's list of layers"
     qdq = QdqDialect(dynamic="")
 
+    @abstractmethod
     def library(self) -> Any:
         """The package.
 
         Raises:
             MissingPackage: with the install line.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def version(self, options: Options) -> Version:
         """The row of the table of differences for the version that is here."""
-        raise NotImplementedError
 
+    @abstractmethod
     def capabilities(self, options: Options) -> tuple[str, ...]:
         """The compute capabilities that are built for; none where it is this machine's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def known_as(self, options: Options) -> str:
         """What :func:`edgeattn.capabilities.findings` calls the version and devices that are built for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def configure(self, config: Any, options: Options) -> Any:
         """Set on a builder's configuration what is special about the engine; the timing cache, or None."""
-        raise NotImplementedError
 
     def probe(self) -> Availability:
         """Whether the package imports, and its version."""
