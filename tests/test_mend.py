@@ -8,7 +8,7 @@ from edgeattn import backends, capabilities, storage
 from edgeattn.errors import UsageError
 from edgeattn.mend import Mended, mend
 from edgeattn.program import Program
-from tests.benchmarks.doctor_planted import planted
+from tests.benchmarks.planted import planted
 
 GRAPHS = planted()
 

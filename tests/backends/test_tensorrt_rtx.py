@@ -26,7 +26,7 @@ from edgeattn.harness import parity
 from edgeattn.program import Case, Program, Reference, StageRecord
 from edgeattn.quantize import Settings, quantize
 from edgeattn.rewrite import rewrite
-from tests.benchmarks.doctor_planted import planted
+from tests.benchmarks.planted import planted
 from tests.conftest import edgeattn
 from tests.graphs import conv_net, model
 

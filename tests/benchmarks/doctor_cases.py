@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from tests.benchmarks.doctor_planted import planted
+from tests.benchmarks.planted import planted
 
 _IR, _USUAL_OPSET = 10, 18  # that every engine reads; that PyTorch's exporter writes
 _SMALL = 16  # elements: axes, shapes, scales, zero points

@@ -6,7 +6,7 @@ import pytest
 
 from edgeattn import registry
 from edgeattn.capabilities import findings
-from tests.benchmarks.doctor_planted import planted
+from tests.benchmarks.planted import planted
 
 GRAPHS = planted()
 # check: (found, beside it, target, precision)

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests.benchmarks.doctor_planted import planted
+from tests.benchmarks.planted import planted
 from tests.conftest import edgeattn
 
 GRAPHS = planted()
