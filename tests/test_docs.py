@@ -13,7 +13,14 @@ import pytest
 
 from tests.conftest import QUICK, ROOT
 
-PAGES = {"your_model.md": 9, "decoders.md": 6, "quantize.md": 3, "latency.md": 4, "tensorrt.md": 3}  # commands shown
+PAGES = {
+    "your_model.md": 9,
+    "decoders.md": 6,
+    "quantize.md": 3,
+    "latency.md": 4,
+    "tensorrt.md": 3,
+    "openvino.md": 5,
+}  # commands shown
 NEEDS = {"tensorrt.md": pytest.mark.tensorrt_rtx}
 
 

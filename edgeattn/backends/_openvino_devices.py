@@ -80,11 +80,11 @@ def _single(name: str, where: str) -> str:
 
 
 def members(device: str) -> tuple[str, ...]:
-    """The single devices that a device stands for; ``auto`` alone is what is here, its own choice first."""
+    """The single devices that a device stands for; ``auto`` alone is what is here."""
     kind, _, rest = device.partition(":")
     if rest:
         return tuple(rest.split(","))
-    return tuple(name for name in ("npu", "gpu", "cpu") if look(name).here) if kind == "auto" else (device,)
+    return tuple(name for name in ("npu", "gpu", "cpu") if look(name).here) if kind in SEVERAL else (device,)
 
 
 def is_named(kind: str, device: str) -> bool:

@@ -69,6 +69,9 @@ def _single(kind: str, model: Any, options: Options, counted: bool) -> dict[str,
     }
     if kind == "cpu":
         chosen["INFERENCE_NUM_THREADS"] = options.threads or usable_cores()
+        if (kept := chosen["INFERENCE_PRECISION_HINT"]) != "dynamic":
+            # A cache inside fused attention would be kept in INT8, whatever precision is asked for.
+            chosen["KV_CACHE_PRECISION"] = kept
     if kind in ("cpu", "gpu"):
         # By default the engine quantizes activations wherever a weight is INT8, whatever precision is asked for.
         chosen["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = GROUP if options.precision == "int8" else 0

@@ -119,13 +119,19 @@ def _recipes() -> list[dict[str, str]]:
 
 def _targets() -> list[dict[str, str]]:
     from edgeattn import registry
+    from edgeattn.backends import Options
 
     rows = []
     for name in registry.names("backends"):
         backend = registry.get("backends", name)
         here = backend.probe()
         state = here.version if here.available else f"{here.why}; {here.hint}"
-        rows.append({"target": name.replace("_", "-"), "devices": ", ".join(backend.devices), "here": state})
+        row = {"target": name.replace("_", "-"), "devices": ", ".join(backend.devices), "here": state}
+        found = {device: backend.executes(Options(device)) for device in backend.devices if here.available}
+        missing = {answer.why: answer.hint for answer in found.values() if not answer.available}
+        row["runs here"] = ", ".join(device for device, answer in found.items() if answer.available)
+        row["missing"] = "; ".join(f"{why}: {hint}" if hint else why for why, hint in missing.items())
+        rows.append(row)
     return rows
 
 
