@@ -143,6 +143,12 @@ def look(name: str) -> Device:
     return Device(name, False, computes=stated, why=why, hint=hint)
 
 
+@functools.cache
+def takes(name: str, setting: str) -> bool:
+    """Whether a device knows a setting; one that is not here is asked when it is."""
+    return not look(name).here or setting in core().get_property(name.upper(), "SUPPORTED_PROPERTIES")
+
+
 def _present(name: str, available: Sequence[str]) -> bool:
     """``GPU`` is here as ``GPU``, or as ``GPU.0`` where there are several."""
     wanted, known = name.upper(), set(available)
