@@ -169,7 +169,7 @@ def _missing(kind: str, complaint: str) -> tuple[str, str]:
     if kind == "gpu" and "libOpenCL" in complaint:
         return (
             "no Intel GPU can be used: libOpenCL.so.1 is missing",
-            "apt install intel-opencl-icd (and ocl-icd-libopencl1)",
+            "apt install intel-opencl-icd ocl-icd-libopencl1",
         )
     if kind == "gpu":
         hint = "install intel-opencl-icd (`clinfo` must list it), and join the group render"

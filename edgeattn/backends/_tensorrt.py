@@ -20,7 +20,7 @@ from edgeattn.backends import _nvidia as nvidia
 from edgeattn.backends import _tensorrt_plan as plans
 from edgeattn.backends._common import newer_opsets, precision_summary, probe_package
 from edgeattn.backends._tensorrt_build import Built, Order, build
-from edgeattn.backends._tensorrt_layers import declared, executed, products
+from edgeattn.backends._tensorrt_layers import completed, executed, listed, products
 from edgeattn.backends._tensorrt_settings import Settings
 from edgeattn.backends._tensorrt_versions import Version
 from edgeattn.graphs import input_specs, macs_by_node, output_specs
@@ -107,7 +107,9 @@ class TensorRtBackend:
             known = self._facts(built, model, options, buckets)
             plans.write(built.plan, out / files[graph], known)
             layers = self._executed(built, model, options)
-            ran = products(layers, model) if layers else declared(model)
+            strongly = not self.version(options).precision
+            ran = completed(products(layers, model), model) if strongly else products(layers, model)
+            (out / f"layers.{graph}.json").write_text(listed(layers), encoding="utf-8")
             if built.cache:
                 (out / "timing.cache").write_bytes(built.cache)
             effective[graph] = {
@@ -116,7 +118,7 @@ class TensorRtBackend:
                 "settings": {
                     "tf32": False,
                     "precision_told_by": self.teller if layers else "the graph's types",
-                    "typed": "strongly" if not self.version(options).precision else "weakly",
+                    "typed": "strongly" if strongly else "weakly",
                     "profiles": [{name: list(span) for name, span in bucket.items()} for bucket in buckets],
                     **options.settings,
                 },
@@ -144,7 +146,7 @@ class TensorRtBackend:
             str(self.library().__version__),
             hashlib.sha256(built.plan).hexdigest(),
             len(built.plan),
-            self.capabilities(options) or nvidia.capabilities()[:1],
+            self.capabilities(options) or (nvidia.capabilities()[:1] if asked.hardware != "ampere_plus" else ()),
             movable=asked.version_compatible,
             stripped=asked.strip,
             profiles=tuple(buckets),

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import progress
+from edgeattn.backends._common import refusal
 from edgeattn.backends._tensorrt_versions import Version
-from edgeattn.errors import EdgeattnError, EngineFailed, OutOfResources, printable
+from edgeattn.errors import EdgeattnError, OutOfResources
 from edgeattn.phase import native
 from edgeattn.publish import scratch
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     import onnx
 
     from edgeattn.profile import Bucket
-
-_HINT = "`edgeattn inspect` shows what is in the graph"
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ class Built:
     Attributes:
         plan: the engine file's bytes. layers: the builder's own list of what it made, one line a layer.
         cache: the timing cache as it is now; empty where there is none.
-        seconds: of parsing and building. peak_bytes: memory that the process held at most; None where it is not known.
+        seconds: of parsing and building. peak_bytes: by how much the process's memory grew at most; None where it
+            is not known.
     """
 
     plan: bytes
@@ -69,7 +69,7 @@ def build(model: onnx.ModelProto, order: Order) -> Built:
         EngineFailed: the parser refuses a node, or the builder the network. OutOfResources: memory ran out.
     """
     trt, engine, started = order.trt, order.engine, time.perf_counter()
-    _forget_peak()
+    before = _held()
     heard = _log(trt)
     builder = trt.Builder(heard)
     network = builder.create_network(_flags(trt, order.version))
@@ -92,7 +92,7 @@ def build(model: onnx.ModelProto, order: Order) -> Built:
     if plan is None:
         raise _failure(heard.errors, engine, "building the engine")
     kept = b"" if cache is None else bytes(cache.serialize())
-    return Built(bytes(plan), heard.layers, kept, time.perf_counter() - started, _peak())
+    return Built(bytes(plan), heard.layers, kept, time.perf_counter() - started, _grown(before))
 
 
 def _flags(trt: Any, version: Version) -> int:
@@ -117,7 +117,7 @@ def _parse(model: onnx.ModelProto, network: Any, heard: Any, order: Order) -> No
     first = parser.get_error(0)
     name = getattr(first, "node_name", str)() or getattr(first, "node_operator", str)()
     where = f"node '{name}': " if name else ""
-    raise EngineFailed(printable(f"its parser refuses {where}{first.desc()}", 400), where=order.engine, hint=_HINT)
+    raise refusal(order.engine, RuntimeError(f"its parser refuses {where}{first.desc()}"))
 
 
 def _add_profile(builder: Any, network: Any, config: Any, bucket: Bucket) -> None:
@@ -135,11 +135,10 @@ def _add_profile(builder: Any, network: Any, config: Any, bucket: Bucket) -> Non
 
 
 def _failure(errors: Sequence[str], engine: str, doing: str) -> EdgeattnError:
-    """What the library logged as its first error, as ours."""
-    if any("out of memory" in line.lower() or "outofmemory" in line.lower() for line in errors):
-        return OutOfResources(f"ran out of memory {doing}", where=engine, hint="EDGEATTN_MEMORY sets the limit")
-    said = next((line for line in errors if line), f"{doing} failed without a word")
-    return EngineFailed(printable(said, 400), where=engine, hint=_HINT)
+    """What the library logged, as ours: that memory ran out if it says so anywhere, else its first error."""
+    short = (line for line in errors if isinstance(refusal(engine, RuntimeError(line)), OutOfResources))
+    said = next(short, "") or next((line for line in errors if line), f"{doing} failed without a word")
+    return refusal(engine, RuntimeError(said))
 
 
 def _log(trt: Any) -> Any:
@@ -197,17 +196,24 @@ def _monitor(trt: Any) -> Any:
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
-def _forget_peak() -> None:
-    """Start the count of the process's peak memory again (Linux; man 5 proc)."""
+def _held() -> int | None:
+    """Bytes of memory that the process holds; the count of its peak starts again here (Linux; man 5 proc)."""
     try:
         _CLEAR.write_text("5")
     except OSError:
-        return
+        return None
+    return _counted("VmRSS:")
 
 
-def _peak() -> int | None:
+def _grown(before: int | None) -> int | None:
+    """By how much the process's memory grew at most since then."""
+    peak = _counted("VmHWM:")
+    return None if before is None or peak is None else max(0, peak - before)
+
+
+def _counted(key: str) -> int | None:
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), None)
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(key)), None)

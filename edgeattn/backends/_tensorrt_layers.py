@@ -114,6 +114,21 @@ def products(layers: Iterable[Executed], model: onnx.ModelProto) -> list[tuple[s
     return list(dict.fromkeys(found))
 
 
+def completed(told: Sequence[tuple[str, str]], model: onnx.ModelProto) -> list[tuple[str, str]]:
+    """What layers told, and of products that none of them names (inside a recurrence, say) what the graph declares.
+
+    A strongly typed network computes in nothing less; without that they would pass for what the others run in.
+    """
+    known = {node for node, _ in told}
+    return [*told, *((node, precision) for node, precision in declared(model) if node not in known)]
+
+
+def listed(layers: Iterable[Executed]) -> str:
+    """The layers as JSON, for whoever wants to see each."""
+    keys = ("node", "op", "role", "precision", "kernel", "stands_for")
+    return json.dumps([{key: getattr(layer, key) for key in keys} for layer in layers], indent=1) + "\n"
+
+
 def declared(model: onnx.ModelProto) -> list[tuple[str, str]]:
     """``(node, precision)`` of every product as a strongly typed graph says: its type, INT8 between two Q/DQ."""
     index, types = GraphIndex(model), element_types(model)

@@ -31,7 +31,7 @@ class Facts:
 
     Attributes:
         engine: ``tensorrt`` or ``tensorrt_rtx``. version: the builder's. sha256, bytes: of the plan.
-        capabilities: compute capabilities that it was built for.
+        capabilities: compute capabilities that it was built for; none where the library is to say which may open it.
         movable: whether other versions may open it. stripped: whether its weights were left out.
         profiles: sizes of dynamic dimensions, a bucket each. tensors: the dimensions of inputs and outputs by name.
         weights: sha256 of the ONNX that it was built from, which holds the weights of a stripped plan.

@@ -98,7 +98,7 @@ class TensorRtSession:
                 f"the engine was not built for {told}", hint=f"it takes {taken}; --profile builds for others"
             )
         if number != self._context.active_optimization_profile:
-            self._context.set_optimization_profile_async(number, self._cuda.stream)
+            self._context.set_optimization_profile_async(number, int(self._cuda.stream))
             self._forget()
 
     def _place(self, name: str, shape: tuple[int, ...] | None, size: int) -> bool:
@@ -137,7 +137,7 @@ class TensorRtSession:
             self._replay.forget()
 
     def _queue(self) -> None:
-        if not self._context.execute_async_v3(self._cuda.stream):
+        if not self._context.execute_async_v3(int(self._cuda.stream)):
             raise EngineFailed("failed to run the graph", where="tensorrt", hint="--debug shows what it logged")
 
 

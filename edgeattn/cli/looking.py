@@ -59,7 +59,8 @@ def _plan(file: Path) -> dict[str, str]:
     plans.read(file, known.engine, known.version)
     return {
         "built by": f"{known.engine.replace('_', '-')} {known.version}",
-        "for": ", ".join(known.capabilities) + (", and later versions" if known.movable else ""),
+        "for": (", ".join(known.capabilities) or "every GPU from Ampere on")
+        + (", and later versions" if known.movable else ""),
         "bytes": f"{known.bytes:,}" + (", without weights" if known.stripped else ""),
         "takes": " or ".join(filter(None, map(profile.words, known.profiles))) or "fixed sizes",
         "tensors": "; ".join(f"{name} {list(dims)}" for name, dims in known.tensors.items()),

@@ -42,7 +42,7 @@ def audit(requested: str, effective: Mapping[str, Any]) -> Precision:
 
 
 def measured(effective: Mapping[str, Any]) -> dict[str, int | None]:
-    """What building took, of an engine that tells: ``peak_bytes`` of the process's memory, and ``bytes`` it made."""
+    """What building took, of an engine that tells: ``peak_bytes`` more memory, and ``bytes`` it made."""
     told = [graph["build"] for graph in effective.values() if "build" in graph]
     peaks = [build["peak_bytes"] for build in told if build.get("peak_bytes") is not None]
     return {"peak_bytes": max(peaks, default=None), "bytes": sum(build["bytes"] for build in told) if told else None}

@@ -287,7 +287,7 @@ class SizeReport(Value):
 
 
 class BuildReport(Value):
-    """What building the engine took; ``peak_bytes`` of this process's memory, None where the engine does not say."""
+    """What building the engine took; ``peak_bytes`` more memory than before, None where the engine does not say."""
 
     seconds: Figure
     peak_bytes: int | None = None

@@ -137,8 +137,8 @@ def size(count: int) -> str:
 
 
 def build(found: BuildReport) -> str:
-    """``built in 5.6 s with at most 734.0 MB``: seconds, and the memory of the process that did it."""
-    held = "" if found.peak_bytes is None else f" with at most {size(found.peak_bytes)}"
+    """``built in 5.6 s with at most 734.0 MB more``: seconds, and by how much the process's memory grew."""
+    held = "" if found.peak_bytes is None else f" with at most {size(found.peak_bytes)} more"
     return f"built in {number(found.seconds)} s{held}"
 
 

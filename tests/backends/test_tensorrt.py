@@ -13,11 +13,13 @@ import onnx
 import pytest
 
 from edgeattn.backends import Options, _nvidia
-from edgeattn.backends._tensorrt_layers import executed, inspected, products
+from edgeattn.backends._common import precision_summary
+from edgeattn.backends._tensorrt_layers import completed, executed, inspected, products
 from edgeattn.backends._tensorrt_settings import Settings
 from edgeattn.backends._tensorrt_versions import FLAGS, flag, of, without_dla
 from edgeattn.backends.tensorrt import BACKEND
 from edgeattn.errors import IntegrityError, MissingPackage, Unsupported, UsageError
+from edgeattn.graphs import macs_by_node
 from edgeattn.program import Program
 from tests.conftest import edgeattn
 from tests.graphs import conv_net
@@ -196,3 +198,12 @@ def test_fused_work_is_no_second_product_of_a_node_that_another_layer_does() -> 
     assert products(executed(lines, conv_net()), conv_net()) == [("conv1", "int8")]
     assert products(executed(lines[:1], conv_net()), conv_net()) == [("conv1", "fp32")]
     assert executed(["something else entirely"], conv_net()) == []
+
+
+def test_a_product_that_no_layer_names_does_not_pass_for_what_the_others_run_in() -> None:
+    """The builder names none after some recurrences; around them all is INT8 (measured on a bidirectional GRU)."""
+    net = conv_net()
+    told = completed([("conv1", "int8")], net)
+    assert told == [("conv1", "int8"), ("conv2", "fp32")]
+    assert set(precision_summary(told, macs_by_node(net))["macs_in"]) == {"int8", "fp32"}
+    assert set(precision_summary(told[:1], macs_by_node(net))["macs_in"]) == {"int8"}

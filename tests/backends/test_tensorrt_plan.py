@@ -105,6 +105,13 @@ def test_a_plan_that_is_right_waits_for_its_gpu(plan: Path) -> None:
         registry.get("backends", "tensorrt_rtx").open(plan, Options("sm86,sm120"))
 
 
+def test_a_plan_for_another_gpu_is_told_which(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_nvidia, "capabilities", lambda: ("sm90",))
+    message = "the GPU of this machine is sm90, and the engine is for sm86 and sm120; build it for sm90 too"
+    with pytest.raises(Unsupported, match=message):
+        registry.get("backends", "tensorrt_rtx").open(plan, Options("sm86,sm120"))
+
+
 def test_a_plan_without_weights_is_given_only_those_it_was_built_from(plan: Path, tmp_path: Path) -> None:
     inside = tmp_path / "engine" / "main.plan"
     inside.parent.mkdir()
