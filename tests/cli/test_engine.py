@@ -94,3 +94,59 @@ def test_an_option_that_cannot_be_is_told_in_one_line(
     assert message in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert not (folder / "b").exists()
+
+
+MODULE = """
+import torch
+from torch import nn
+
+class Pool(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.score = nn.Linear(8, 1)
+        self.out = nn.Linear(8, 4)
+
+    def forward(self, x, mask):
+        s = self.score(x).squeeze(-1).masked_fill(~mask, -1e9)
+        return self.out((s.softmax(-1).unsqueeze(-1) * x).sum(1))
+
+def make():
+    return Pool().eval()
+"""
+RECIPE = """
+model: {module}:make
+target: {target}
+precision: {precision}
+export: {{shapes: {{x: 1x12x8, mask: "1x12:bool"}}, dynamic: ["x:1=length", "mask:1=length"]}}
+rewrite: {{measure: false}}
+buckets: {{sizes: [8, 16]}}
+hint: {hint}
+latency: {{pairs: 20, threads: 1}}
+gates: {{parity: true}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "precision", "hint"), [("cpu", "fp32", "throughput"), ("npu", "fp16", "latency")])
+def test_a_recipe_builds_in_buckets_and_says_what_was_judged_where(
+    target: str, precision: str, hint: str, tmp_path: Path
+) -> None:
+    if target == "npu" and look("npu").here:
+        pytest.skip("an NPU is here")
+    (tmp_path / "m.py").write_text(MODULE)
+    values = {"module": tmp_path / "m.py", "target": f"openvino:{target}", "precision": precision, "hint": hint}
+    (tmp_path / "r.yaml").write_text(RECIPE.format(**values))
+    done = edgeattn("run", tmp_path / "r.yaml", "-o", tmp_path / "run", "-q")
+    report = json.loads((tmp_path / "run" / "report.json").read_text()) if done.returncode in (0, 75) else {}
+    assert report, done.stderr
+    stages = {stage["stage"]: stage["outputs"] for stage in report["parity"]["stages"]}
+    judged = stages["engine" if target == "cpu" else "stand-in"]
+    assert {output["verdict"] for output in judged.values()} == {"pass"}
+    assert any("built for throughput" in note for note in report["notes"]) == (hint == "throughput")
+    if target == "npu":
+        assert report["verdict"] == "built"
+        gates = {gate["name"]: gate["verdict"] for gate in report["gates"]}
+        assert gates["precision"] == "n/a"
+        assert report["latency"] is None
+        assert report["precision"]["effective"] == "not compiled here"
