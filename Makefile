@@ -7,7 +7,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-paper lint type bench growth heavy benefits rules regressions weights facts zoo trt-parse spellings clean
+.PHONY: help demo test test-fast test-long test-paper lint type bench growth heavy benefits rules regressions weights facts zoo trt-zoo spellings clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -67,9 +67,9 @@ regressions: $(VENV)/.ready ## Count what graph rewriters break on ONNX's own te
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m tests.benchmarks.regressions --peers --out docs/regressions.md
 
-trt-parse: $(VENV)/.ready ## Hold the INT8 graphs of every zoo member against TensorRT's parser (minutes; no GPU)
-	$(BIN)/pip install --quiet -c constraints.txt "tensorrt_rtx_cu13>=1.3"
-	$(BIN)/python -m tests.benchmarks.tensorrt_parse
+trt-zoo: $(VENV)/.ready ## Build every zoo member for NVIDIA's RTX GPUs, without one, and write their table (half an hour; goes on where it stopped)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[tensorrt-rtx]"
+	$(BIN)/python -m tests.benchmarks.tensorrt_matrix --out docs/tensorrt.md
 
 zoo: $(VENV)/.ready ## Run every recipe of a trained model and write docs/zoo.md (about a quarter of an hour on two cores)
 	$(BIN)/python -m tests.benchmarks.zoo --out docs/zoo.md

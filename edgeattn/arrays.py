@@ -34,7 +34,7 @@ def read_npz(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Array]:
         OutOfResources: it would unpack to more than 4 GiB.
     """
     where = str(path)
-    data = _stored(path)
+    data = stored(path)
     check_feeds(data, specs, where)
     for name, value in data.items():
         check_values(where, name, value)
@@ -52,7 +52,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
         OutOfResources: it would unpack to more than 4 GiB.
     """
     where = str(path)
-    data = _stored(path)
+    data = stored(path)
     for name, value in data.items():
         if str(value.dtype) not in INPUT_DTYPES:
             hint = f"save it as one of {', '.join(INPUT_DTYPES)}" + (
@@ -82,11 +82,16 @@ def check_feeds(data: Arrays, specs: Sequence[TensorSpec], where: str) -> None:
         _check_array(where, data[spec.name], spec)
 
 
-def _stored(path: Path) -> dict[str, Array]:
+def stored(path: Path) -> dict[str, Array]:
+    """Every array of an ``.npz``, whatever it holds; nothing is unpickled.
+
+    Raises:
+        BadInput: missing, or not an .npz. OutOfResources: it would unpack to more than 4 GiB.
+    """
     _check_container(path)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            data = {name: stored[name] for name in stored.files}
+        with np.load(path, allow_pickle=False) as arrays:
+            data = {name: arrays[name] for name in arrays.files}
     except _DAMAGED as error:
         raise BadInput(f"cannot be read as .npz: {error}", where=str(path), hint="save it with numpy.savez") from error
     for name, value in data.items():

@@ -28,6 +28,8 @@ EXIT_OK = 0
 EXIT_GATE_FAILED = 1
 EXIT_INCONCLUSIVE = 75
 EXIT_SIGINT = 130
+VERDICT_CODES = {"pass": EXIT_OK, "built": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
+"""The exit code of a report's verdict."""
 
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, bidi, unassigned; separators of lines

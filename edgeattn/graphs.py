@@ -121,7 +121,7 @@ class GraphIndex:
 
         try:
             with native("ONNX", "inferring shapes"):
-                inferred = onnx.shape_inference.infer_shapes(_without_weights(self.model))
+                inferred = onnx.shape_inference.infer_shapes(without_weights(self.model))
         except onnx.shape_inference.InferenceError:
             inferred = self.model
         graph = inferred.graph
@@ -180,7 +180,7 @@ def macs_by_node(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None)
 
 
 def _at_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:
-    light = _without_weights(model)
+    light = without_weights(model)
     for value in light.graph.input:
         dims = value.type.tensor_type.shape.dim
         for axis, dim in enumerate(dims):
@@ -219,7 +219,7 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
 
     try:
         with native("ONNX", "inferring types"):
-            graph = onnx.shape_inference.infer_shapes(_without_weights(model)).graph
+            graph = onnx.shape_inference.infer_shapes(without_weights(model)).graph
     except onnx.shape_inference.InferenceError:
         graph = model.graph
     found = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
@@ -262,7 +262,7 @@ def _weight_source(index: GraphIndex, name: str) -> str:
     return name
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy for shape inference: large float initializers become inputs, so nothing heavy is serialised."""
     import onnx
 

@@ -59,6 +59,13 @@ class Job:
         return self.backend.executes(self.options)
 
     @property
+    def timed(self) -> bool:
+        """Whether rewrite rules that may pay or not are timed on the engine."""
+        recipe = self.recipe
+        measured = recipe.rewrite.measure and (recipe.precision == "fp32" or recipe.quantize is not None)
+        return measured and self.runs.available
+
+    @property
     def limits(self) -> str:
         """The parity limits of what the engine runs: the scheme's, or those of the precision asked for."""
         wanted = self.recipe.quantize

@@ -90,3 +90,25 @@ def _bytes_an_element(shape: list[int], dtype: str, maker: str) -> int:
 
 
 _UNROLLED = 256  # bytes; shape inference takes a vector that may be a shape apart, number by number
+
+
+def held() -> int | None:
+    """Bytes that this process holds; the count of its peak starts again here (Linux; man 5 proc_pid_clear_refs)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return _counted("VmRSS")
+
+
+def grown(before: int | None) -> int | None:
+    """By how much the process's memory grew at most since ``held`` gave ``before``; None where that is not known."""
+    peak = _counted("VmHWM")
+    return None if before is None or peak is None else max(0, peak - before)
+
+
+def _counted(key: str) -> int | None:
+    with contextlib.suppress(OSError):
+        found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    return None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import decode, graphs, outside, report
+from edgeattn import decode, graphs, kits, outside, profile, report, returned
 from edgeattn.backends._common import file_size
+from edgeattn.bundle import manifest
 from edgeattn.bundle.pack import answered_sample, pack
 from edgeattn.harness import attention, environment
-from edgeattn.harness.precision import audit, measured
+from edgeattn.harness.limits import Limits
+from edgeattn.harness.precision import audit
 from edgeattn.program import Program, Session, StageRecord
+from edgeattn.recipe import Recipe
 from edgeattn.report import schema
 
 if TYPE_CHECKING:
@@ -70,7 +73,11 @@ def make_report(
         exported: the program before any rewrite, whose size the engine's is held against.
         program: the program the engine was built from. engine: what was built. seen: what running it showed.
     """
-    built = StageRecord("compile", engine.seconds, {"backend": engine.backend, "graphs": dict(engine.effective)})
+    built = StageRecord(
+        "compile",
+        engine.seconds,
+        {"backend": engine.backend, "graphs": dict(engine.effective)},
+    )
     ungated = schema.Report(
         verdict="pass",
         recipe=name,
@@ -90,7 +97,7 @@ def make_report(
             reference_bytes=sum(outside.size(m) for m in exported.graphs.values()),
             engine_bytes=file_size(engine.directory, engine.files.values()),
         ),
-        build=schema.BuildReport(seconds=engine.seconds, peak_bytes=measured(engine.effective)["peak_bytes"]),
+        build=schema.BuildReport(seconds=engine.seconds, peak_bytes=engine.peak_bytes),
         environment=environment.describe(threads=job.threads),
         notes=tuple(job.notes),
     )
@@ -98,9 +105,49 @@ def make_report(
     return ungated.model_copy(update={"gates": tuple(gates), "verdict": verdict})
 
 
+def judged_again(directory: Path, baseline: schema.Report | None = None) -> schema.Report:
+    """The report of what was signed off, judged anew: a run by its recipe's gates, a board's kit by its evidence.
+
+    Args:
+        directory: a run directory, or a build kit that came back. baseline: a report that it must not fall behind.
+
+    Raises:
+        BadInput: it is neither. IntegrityError: a file of the bundle or kit was altered.
+    """
+    if returned.is_kit(directory):
+        found = returned.read(directory)
+        gates = [*found.gates, *(report.baseline.regressions(found, baseline) if baseline else ())]
+        verdict = report.gates.overall(gates, found.execution.ran)
+        return found.model_copy(update={"gates": tuple(gates), "verdict": verdict})
+    found = schema.Report.read(directory / "report.json")
+    if returned.is_kit(directory / "kit"):
+        returned.opened(directory / "kit")
+    else:
+        manifest.verify(directory / "bundle")
+    judged, verdict = report.evaluate(found, Recipe.load(directory / "recipe.yaml").gates.model_dump(), baseline)
+    return found.model_copy(update={"gates": tuple(judged), "verdict": verdict})
+
+
 def _target(engine: Engine, backend: Backend) -> str:
     devices = sorted({str(e["device"]) for e in engine.effective.values()})
     return f"{engine.backend.replace('_', '-')}:{'+'.join(devices)} {backend.probe().version}"
+
+
+def complete_kit(job: Job, name: str, exported: Program, program: Program, engine: Engine) -> None:
+    """Add to the graphs that a backend wrote what a board needs to build, run and judge them."""
+    ask = kits.Ask(
+        model=job.recipe.model,
+        recipe=name,
+        target=job.recipe.target,
+        limits=Limits.of(job.limits),
+        gates=job.recipe.gates.model_dump(),
+        pairs=job.recipe.latency.pairs,
+        seed=job.recipe.seed,
+        reference_bytes=sum(outside.size(model) for model in exported.graphs.values()),
+        notes=job.model.notes,
+    )
+    judged = replace(program, reference=profile.within(program, engine.options.profiles))
+    kits.write(engine.directory, judged, engine, ask)
 
 
 def fill_bundle(job: Job, program: Program, engine: Engine, sessions: Mapping[str, Session], directory: Path) -> None:

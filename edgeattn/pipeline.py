@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgeattn import (
     export,
     gating,
     graphs,
+    memory,
     opened,
     progress,
     report,
@@ -27,8 +29,9 @@ from edgeattn.backends import Engine, calibrator, oracle, rounded
 from edgeattn.errors import UsageError
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
 from edgeattn.harness.parity import Limits
+from edgeattn.harness.precision import measured
 from edgeattn.job import Job, prepare, real_cases, refuse_unsupported
-from edgeattn.outcome import Evidence, fill_bundle, make_report, not_run, rules_applied
+from edgeattn.outcome import Evidence, complete_kit, fill_bundle, make_report, not_run, rules_applied
 from edgeattn.program import Case, Program, Reference, Session, Wiring
 from edgeattn.progress import Listener, silent
 from edgeattn.publish import new_directory
@@ -37,6 +40,7 @@ from edgeattn.recipe import Quantize, Recipe
 from edgeattn.recognise import masks, recognise
 from edgeattn.report import schema, searching
 from edgeattn.rewrite import Choice, rewrite
+from edgeattn.shelf import Shelf
 
 __all__ = ["run"]
 
@@ -49,9 +53,18 @@ _OPEN = (
     "and no rewrite rule was chosen by measurement"
 )
 _STOOD_IN = "parity after 'stand-in' and the bundle's self-test are those of {}; task and latency are open"
+_KIT = "kit/ goes to the board, which builds, runs and times it; `edgeattn check` then reads the report that comes back"
 
 
-def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, listen: Listener = silent) -> schema.Report:
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    name: str = "",
+    force: bool = False,
+    listen: Listener = silent,
+    shelf: Shelf | None = None,
+) -> schema.Report:
     """Run a recipe: build the engine, prove it, and publish the run directory.
 
     Args:
@@ -60,6 +73,7 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
         name: what the report calls the recipe.
         force: replace an earlier run at ``out``.
         listen: progress.
+        shelf: where finished stages lie that this run shares with others, and puts its own.
 
     Returns:
         The report that was written; a failed gate is in its verdict, not an exception.
@@ -70,15 +84,20 @@ def run(recipe: Recipe, out: Path, *, name: str = "", force: bool = False, liste
     recipe.check_names()
     with new_directory(out, force) as work:
         job = prepare(recipe, listen)
-        program = exported = export_stage(job)
-        program = rewrite_stage(job, program, work / UNDONE)
-        program = quantize_stage(job, program)
+        once = (shelf or Shelf()).once
+        program = exported = once(job, "export", partial(export_stage, job))
+        complete_profiles(job, program)
+        program = once(job, "rewrite", partial(rewrite_stage, job, program, work / UNDONE), work / UNDONE)
+        program = once(job, "quantize", partial(quantize_stage, job, program))
         tune_stage(job, program)
-        engine = compile_stage(job, program, work / "bundle")
+        engine = compile_stage(job, program, work / ("kit" if job.backend.kit else "bundle/engine"))
         program = within_buckets(job, program, engine)
         seen = prove(job, program, engine)
         result = make_report(job, name, exported, program, engine, seen)
-        fill_bundle(job, program, engine, seen.sessions, work / "bundle")
+        if job.backend.kit:
+            complete_kit(job, name, exported, program, engine)
+        else:
+            fill_bundle(job, program, engine, seen.sessions, work / "bundle")
         shown = seen.maps[:: -(-len(seen.maps) // _PICTURES) or 1]  # a deep network has a mask a block: a few, evenly
         report.write(result, work, seen.raw, shown)
         (work / "recipe.yaml").write_text(recipe.dump(), encoding="utf-8")
@@ -89,10 +108,14 @@ def export_stage(job: Job) -> Program:
     """PyTorch -> Program, with seeded and real cases answered by eager PyTorch."""
     job.listen("export to ONNX", 0, None)
     program = export.export(job.model.source, opset=job.recipe.export.opset, seed=job.recipe.seed, real=real_cases(job))
-    if job.backend.profiled:
-        job.options = replace(job.options, profiles=profiles.complete(program, job.recipe.profile))
     judge(job, "export", program)
     return program
+
+
+def complete_profiles(job: Job, program: Program) -> None:
+    """An engine that is built for sizes is built for those of the cases, where the recipe does not name them."""
+    if job.backend.profiled:
+        job.options = replace(job.options, profiles=profiles.complete(program, job.recipe.profile))
 
 
 def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Program:
@@ -103,9 +126,6 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
         undone: where an example is left of each rule that had to be undone.
     """
     recipe = job.recipe.rewrite
-    timed = (
-        recipe.measure and job.runs.available and (job.recipe.precision == "fp32" or job.recipe.quantize is not None)
-    )
     try:
         result = rewrite(
             program,
@@ -113,7 +133,7 @@ def rewrite_stage(job: Job, program: Program, undone: Path | None = None) -> Pro
             only=recipe.only,
             skip=recipe.skip,
             also=[] if job.recipe.quantize is None else forms(job.recipe.quantize.scheme),
-            chooser=_chooser(job) if timed else None,
+            chooser=_chooser(job) if job.timed else None,
             progress=lambda line: job.listen(f"rewrite: {line}", 0, None),
             sizes=recipe.fix,
             repro=undone,
@@ -204,15 +224,17 @@ def tune_stage(job: Job, program: Program) -> None:
         job.notes.append(f"{name} was {'taken' if choice.keep else 'tried and left'}: {choice}")
 
 
-def compile_stage(job: Job, program: Program, bundle: Path) -> Engine:
-    """Refuse what the engine cannot take, then build into the bundle."""
+def compile_stage(job: Job, program: Program, directory: Path) -> Engine:
+    """Refuse what the engine cannot take, then build into the directory of engine files."""
     job.listen(f"compile for {job.recipe.target}", 0, None)
     refuse_unsupported(job, program)
     program = _judged_on(job, program)
-    directory = bundle / "engine"
     directory.mkdir(parents=True)
+    before = memory.held()
     with progress.heard_by(job.listen):
-        return job.backend.compile(program, job.options, directory)
+        engine = job.backend.compile(program, job.options, directory)
+    told = measured(engine.effective)["peak_bytes"]
+    return replace(engine, peak_bytes=memory.grown(before) if told is None else told)
 
 
 def within_buckets(job: Job, program: Program, engine: Engine) -> Program:
@@ -234,9 +256,9 @@ def prove(job: Job, program: Program, engine: Engine) -> Evidence:
         sessions, place = opened.engine(job.backend, engine)
         if place:
             judge(job, "stand-in", program, sessions)
-        job.notes.append(
-            f"the engine was built and not run: {job.runs.why}; {_STOOD_IN.format(place) if place else _OPEN}"
-        )
+        left_open = _STOOD_IN.format(place) if place else _OPEN
+        built = f"the engine was built and not run: {job.runs.why}; {left_open}"
+        job.notes.append(_KIT if job.backend.kit else built)
         job.parity.append(not_run(program, job.runs.why))
         return Evidence(sessions or rounded(program))
     program = _judged_on(job, program)

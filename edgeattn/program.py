@@ -76,6 +76,8 @@ class QdqDialect:
             INT32, which is only right before quantizing again, and runs such a Gemm in float.
         gates_as_scales: for one image of a known size, attention gates multiply the scales of quantized values: the
             engine takes scales that are computed, and float passes over whole maps are what its gates cost.
+        light_gates: attention gates read and compute less (``quantize/_light``): each pass over a map, and each lane
+            that two planes leave empty, costs the engine more than the arithmetic.
         dynamic: how it quantizes activations while it runs: ``operators`` (DynamicQuantizeLinear and MatMulInteger),
             ``engine`` (by itself, where a weight alone is INT8), or nothing: it cannot.
         group: for ``engine``, how many values along a layer's depth share a scale; a depth that is no multiple of it
@@ -89,6 +91,7 @@ class QdqDialect:
     requantize_conv_outputs: bool = False
     bias_apart: bool = False
     gates_as_scales: bool = False
+    light_gates: bool = False
     dynamic: str = "operators"
     group: int = 1
     unpacks_at_once: bool = True

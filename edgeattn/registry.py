@@ -19,6 +19,7 @@ KINDS = {
     "rewrite": "RULE",
     "quantize": "SCHEME",
     "backends": "BACKEND",
+    "capabilities": "CHECK",
 }
 
 

@@ -42,7 +42,7 @@ def load(path: Path, warn: Callable[[str], None] = lambda line: None) -> Program
     if not (path / outside.WIRING).exists():
         hint = "give an .onnx file, or a program directory as `edgeattn export` writes it"
         raise BadInput(f"is a directory without {outside.WIRING}", where=str(path), hint=hint)
-    wiring = _read_wiring(path / outside.WIRING)
+    wiring = wiring_of(path)
     order = json.loads((path / outside.WIRING).read_bytes())["graphs"]
     return Program({name: _read(path / f"{name}.onnx", warn) for name in order}, wiring)
 
@@ -84,7 +84,13 @@ def _batch(case: Case) -> int:
     return len(next(iter(case.feeds.values())))
 
 
-def _read_wiring(path: Path) -> Wiring:
+def wiring_of(folder: Path) -> Wiring:
+    """How the graphs of a program directory feed each other.
+
+    Raises:
+        BadInput: its ``wiring.json`` is not one.
+    """
+    path = folder / outside.WIRING
     hint = "a program directory holds wiring.json and one .onnx a graph, as `edgeattn export` writes it"
     try:
         value: dict[str, Any] = json.loads(read_regular(path, 1 << 20))

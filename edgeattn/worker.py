@@ -40,6 +40,8 @@ _GRACE_S = 3.0  # from a signal, or from the end of its work, until a worker tha
 _TICK_S = 0.25
 _HELD_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PARENT = "EDGEATTN_PARENT"
+"""Set by an edgeattn that starts another: the number of its process, which the other one is not to outlive."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ def supervise() -> Ended | None:
         UsageError: ``EDGEATTN_MEMORY`` is no size.
         OutOfResources: no process or descriptor is left for the child.
     """
+    starter = os.environ.pop(PARENT, "")
+    if starter.isdigit():
+        die_with(int(starter))
     asked = memory.asked_for()
     limit = memory.free() if asked is None else asked
     page = phase.Page()
@@ -197,7 +202,7 @@ class _Watch:
 
 def _become_worker(parent: int, chatter: int, limit: int) -> None:
     """The child's side: die with the parent, stay within the limits, and keep native chatter off stderr."""
-    _die_with(parent)
+    die_with(parent)
     _limit(limit)
     real = os.dup(2)
     os.dup2(chatter, 2)
@@ -210,7 +215,8 @@ def _become_worker(parent: int, chatter: int, limit: int) -> None:
     faulthandler.enable(2)  # where in Python a native crash happened: shown with --debug
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """This process is killed when its parent, whose number is given, ends in whatever way; Linux only."""
     import ctypes
 
     prctl = getattr(ctypes.CDLL(None), "prctl", None)

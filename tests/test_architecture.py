@@ -15,7 +15,7 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts)
 
 # A file may import what stands above it. Within one layer, stages do not know each other.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "phase", "registry", "program", "decode", "files", "outside", "__init__"}),
+    frozenset({"errors", "kit", "phase", "registry", "program", "decode", "files", "outside", "__init__"}),
     frozenset(
         {
             "cases",
@@ -27,6 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "twin",
             "progress",
             "publish",
+            "respell",
             "rounding",
             "preflight",
             "plainyaml",
@@ -40,13 +41,28 @@ LAYERS: tuple[frozenset[str], ...] = (
             "worker",
         }
     ),
-    frozenset({"recipe", "report", "recognise"}),
+    frozenset({"recipe", "report", "recognise", "capabilities"}),
     frozenset({"blocks", "models", "tasks", "weights", "rewrite", "quantize", "backends", "bundle", "runtime"}),
-    frozenset({"harness", "export", "source", "storage", "runnable", "signature", "obstacles", "eager", "calib"}),
+    frozenset(
+        {
+            "harness",
+            "fed",
+            "kits",
+            "returned",
+            "export",
+            "source",
+            "storage",
+            "runnable",
+            "signature",
+            "obstacles",
+            "eager",
+            "calib",
+        }
+    ),
     frozenset({"opened", "choose", "benefits", "budget", "job", "slowness", "training"}),
-    frozenset({"tune", "gating"}),
+    frozenset({"tune", "gating", "mend", "shelf"}),
     frozenset({"outcome"}),
-    frozenset({"pipeline"}),
+    frozenset({"pipeline", "parts", "matrix"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from edgeattn import backends, decode
+from edgeattn.backends._onnxruntime_steps import Held, keeps_sizes
 from edgeattn.errors import BadInput
-from edgeattn.program import Program, Stop, Wiring
+from edgeattn.program import Program, Stop, TensorSpec, Wiring
+from edgeattn.rewrite import _loop_samples
 from tests.graphs import conv_net, counter
 
 pytestmark = pytest.mark.onnxruntime
@@ -80,6 +82,55 @@ def test_of_an_output_that_grows_the_last_is_returned() -> None:
     outputs = decode.run(sessions, program.wiring, {"begin": np.zeros((1, 1), np.float32)}, np.array([[1, 2, 3]]))
     assert outputs["cache"].shape == (1, 3)
     assert outputs["logits"].shape == (3, 1, 8)
+
+
+@pytest.mark.parametrize("tokens", [None, np.array([[3, 1, 2, 4, 1], [0, 2, 4, 3, 2]])], ids=["greedy", "forced"])
+def test_steps_that_are_bound_once_give_what_single_runs_give(tokens) -> None:
+    """A decoder with attention, whose encoder hands over a memory and a state."""
+    program = _loop_samples.wired()
+    wiring, sessions = program.wiring, backends.oracle(program)
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)}
+    bound = decode.run(sessions, wiring, feeds, tokens)
+    plain = decode.run({name: Alone(session) for name, session in sessions.items()}, wiring, feeds, tokens)
+    assert set(bound) == set(plain)
+    assert len(bound["logits"]) >= 5  # both sets of buffers took their turn, twice
+    assert all(np.array_equal(bound[name], plain[name]) for name in bound)
+
+
+def test_steps_are_bound_only_where_every_size_stays() -> None:
+    shaped = lambda name, *shape: TensorSpec(name, "float32", shape)  # noqa: E731
+    inputs = (shaped("h", "batch", 4), shaped("cache", "batch", "past", 4))
+    state = {"h": "h_out"}
+    assert keeps_sizes(inputs, (shaped("h_out", "batch", 4), shaped("logits", "batch", 8)), state)
+    assert not keeps_sizes(inputs, (shaped("h_out", "batch", 4), shaped("found", "unk", 8)), state)
+    grows = (shaped("h_out", "batch", 4), shaped("cache_out", "batch", "total", 4))
+    assert not keeps_sizes(inputs, grows, {**state, "cache": "cache_out"})
+    assert not keeps_sizes((*inputs, shaped("x", "?")), (shaped("h_out", "batch", 4), shaped("y", "?")), state)
+
+
+def test_what_a_bound_step_is_given_and_gives_stays_the_callers() -> None:
+    program = counting()
+    assert program.wiring is not None
+    step = backends.oracle(program)["step"]
+    feeds = {
+        spec.name: np.zeros([1 if isinstance(d, str) else d for d in spec.shape], spec.dtype) for spec in step.inputs
+    }
+    links = {to.split(".")[1]: source.split(".")[1] for to, source in program.wiring.state.items()}
+    held = step.hold(links, frozenset(feeds.keys() - links.keys() - {"token"}))
+    assert isinstance(held, Held)
+    given = {name: value.copy() for name, value in feeds.items()}
+    results = [held.run({**feeds, "token": np.array([token])}) for token in (3, 5, 6, 2)]
+    assert [float(result["echo"].reshape(())) for result in results] == [3, 5, 6, 2]
+    assert all(np.array_equal(value, given[name]) for name, value in feeds.items())
+    with pytest.raises(BadInput, match="input 'token' changes its size or type"):
+        held.run({**feeds, "token": np.array([1, 2])})
+
+
+class Alone:
+    """A session that can only be run."""
+
+    def __init__(self, session):
+        self.run, self.inputs, self.outputs = session.run, session.inputs, session.outputs
 
 
 class Fixed:

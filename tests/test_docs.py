@@ -19,6 +19,8 @@ PAGES = {
     "quantize.md": 3,
     "latency.md": 4,
     "tensorrt.md": 3,
+    "doctor.md": 3,
+    "jetson.md": 3,
     "openvino.md": 5,
 }  # commands shown
 NEEDS = {"tensorrt.md": pytest.mark.tensorrt_rtx}

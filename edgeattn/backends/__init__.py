@@ -103,6 +103,7 @@ class Engine:
         files: graph name -> file name relative to ``directory`` that ``open`` takes.
         effective: per graph what the engine reports: ``{"device": …, "precision": {…}, "settings": {…}}``.
         seconds: build time.
+        peak_bytes: by how much the process's memory grew at most while it was built; None where that is not known.
     """
 
     backend: str
@@ -111,6 +112,7 @@ class Engine:
     files: Mapping[str, str]
     effective: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ class Backend(Protocol):
     Attributes:
         name: the file stem. extra: the pip extra that brings the engine. devices: the first is the default.
         joins: whether one engine file may serve several devices at once, as ``tensorrt-rtx:sm89,sm120``.
+        kit: whether what it writes is the graphs of a build kit (``edgeattn/kits.py``), to be built on a board.
         profiled: whether it is built for the sizes of dynamic dimensions (``Options.profiles``); others take any.
         typed: whether it computes in what the graph says, so that FP16 and BF16 are the graph's to ask for.
         knobs: its own settings, by name (``Options.settings``). qdq: what it needs of a quantized graph.
@@ -157,6 +160,7 @@ class Backend(Protocol):
     extra: str
     devices: tuple[str, ...]
     joins: bool
+    kit: bool
     profiled: bool
     typed: bool
     knobs: tuple[str, ...]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeattn.backends._common import refusal
-from edgeattn.backends._openvino_graph import extremes_apart, fake_quantized
+from edgeattn.backends._openvino_graph import extremes_apart, fake_quantized, gated_in_int8
 from edgeattn.errors import MissingPackage
 from edgeattn.phase import native
 
@@ -37,7 +37,7 @@ def read(model: onnx.ModelProto) -> Any:
     try:
         with native("OpenVINO", "reading the graph"):
             read = core().read_model(outside.hollow(model).SerializeToString())
-            return extremes_apart(fake_quantized(_with_constants(read, weights)))
+            return gated_in_int8(extremes_apart(fake_quantized(_with_constants(read, weights))))
     except Exception as error:
         raise refusal("openvino", error) from error
 

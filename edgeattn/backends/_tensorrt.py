@@ -18,11 +18,13 @@ from edgeattn import rounding
 from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
 from edgeattn.backends import _nvidia as nvidia
 from edgeattn.backends import _tensorrt_plan as plans
-from edgeattn.backends._common import newer_opsets, precision_summary, probe_package
-from edgeattn.backends._tensorrt_build import Built, Order, build
+from edgeattn.backends._common import precision_summary, probe_package
+from edgeattn.backends._tensorrt_build import Built, Order, build, parsed
 from edgeattn.backends._tensorrt_layers import completed, executed, listed, products
+from edgeattn.backends._tensorrt_load import LoadedSession, sizes_of, span_for
 from edgeattn.backends._tensorrt_settings import Settings
 from edgeattn.backends._tensorrt_versions import Version
+from edgeattn.capabilities import findings
 from edgeattn.graphs import input_specs, macs_by_node, output_specs
 from edgeattn.program import Program, QdqDialect
 
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from edgeattn.program import Arrays, Session
 
 _HALVES = ("fp16", "bf16")
-_NEWEST_OPSET = 25
-"""What the parser of TensorRT 11 and of TensorRT for RTX 1.7 reads (onnx-tensorrt, docs/operators.md)."""
 
 
 class TensorRtBackend:
@@ -47,6 +47,7 @@ class TensorRtBackend:
     title = ""
     devices: tuple[str, ...] = ()
     joins = False
+    kit = False
     profiled = True
     typed = True
     knobs: tuple[str, ...] = ()
@@ -69,6 +70,10 @@ class TensorRtBackend:
         """The compute capabilities that are built for; none where it is this machine's."""
         raise NotImplementedError
 
+    def known_as(self, options: Options) -> str:
+        """What :func:`edgeattn.capabilities.findings` calls the version and devices that are built for."""
+        raise NotImplementedError
+
     def configure(self, config: Any, options: Options) -> Any:
         """Set on a builder's configuration what is special about the engine; the timing cache, or None."""
         raise NotImplementedError
@@ -83,8 +88,9 @@ class TensorRtBackend:
         return nvidia.runs(self.capabilities(options)) if here.available else here
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
-        """Opsets and precisions that would not build, or would build as something else."""
-        refusals = newer_opsets(program, _NEWEST_OPSET)
+        """What the version's parser and builder would not take, or would build as something else."""
+        found = findings(program.graphs, self.known_as(options), options.precision)
+        refusals = [Refusal(f.graph, f.node, f.reason, f.hint) for f in found if f.check != "precision"]
         if program.ir:
             hint = "quantize with int8-static, which is the portable one"
             refusals.append(Refusal("*", "", "the program was made for OpenVINO alone", hint))
@@ -128,7 +134,10 @@ class TensorRtBackend:
         return Engine(self.name, options, out, files, effective, time.perf_counter() - started)
 
     def _built(self, model: onnx.ModelProto, options: Options, buckets: Sequence[Bucket]) -> Built:
-        order = Order(
+        return build(model, self._order(options, buckets))
+
+    def _order(self, options: Options, buckets: Sequence[Bucket]) -> Order:
+        return Order(
             self.library(),
             self.title,
             self.version(options),
@@ -136,7 +145,6 @@ class TensorRtBackend:
             buckets,
             lambda config: self.configure(config, options),
         )
-        return build(model, order)
 
     def _facts(self, built: Built, model: onnx.ModelProto, options: Options, buckets: Sequence[Bucket]) -> plans.Facts:
         asked = Settings.of(options.settings)
@@ -167,29 +175,37 @@ class TensorRtBackend:
         return opened(self.library(), plan, facts, self.title, plans.weights(file, facts))
 
     def load(self, model: onnx.ModelProto, options: Options) -> Session:
-        """Build a graph that is in memory, and open it."""
+        """Open a graph that is in memory: built for the profiles that were asked for, or for what it is run on."""
+        nvidia.require(self.capabilities(options), self.title)
+        whole = replace(options, settings={**options.settings, "strip": False})
+        parsed(model, self._order(whole, ()))
+        dynamic = profiles.dynamic(Program({"main": model}))
+        known = options.profiles if dynamic else ({},)
+        return LoadedSession(self.name, model, lambda bucket: self._opened(model, whole, bucket), known)
+
+    def _opened(self, model: onnx.ModelProto, options: Options, bucket: Bucket) -> Session:
         from edgeattn.backends._tensorrt_session import opened
 
-        nvidia.require(self.capabilities(options), self.title)
-        buckets = profiles.of(Program({"main": model}), options.profiles)
-        whole = replace(options, settings={**options.settings, "strip": False})
-        built = self._built(model, whole, buckets)
-        return opened(self.library(), built.plan, self._facts(built, model, whole, buckets), self.title)
+        built = self._built(model, options, (bucket,))
+        return opened(self.library(), built.plan, self._facts(built, model, options, (bucket,)), self.title)
 
     def profile(
         self, model: onnx.ModelProto, options: Options, feeds: Arrays | None = None, runs: int = 0
     ) -> list[Executed]:
-        """The layers that the builder made; timed by the engine's own profiler where it runs."""
+        """The layers that the builder made; timed by the engine's own profiler where it runs.
+
+        Built for the sizes of ``feeds``; without any, for the profiles that were asked for.
+        """
         from edgeattn.backends._tensorrt_session import timed
 
-        buckets = profiles.of(Program({"main": model}), options.profiles)
-        built = self._built(model, options, buckets)
-        found = self._executed(built, model, options)
         if feeds is None:
-            return found
+            built = self._built(model, options, profiles.of(Program({"main": model}), options.profiles))
+            return self._executed(built, model, options)
         nvidia.require(self.capabilities(options), self.title)
-        facts = self._facts(built, model, options, buckets)
-        return timed(self.library(), built.plan, facts, found, feeds, runs, self.title)
+        bucket = {name: span_for(size) for name, size in sizes_of(input_specs(model), feeds).items()}
+        built = self._built(model, options, (bucket,))
+        facts = self._facts(built, model, options, (bucket,))
+        return timed(self.library(), built.plan, facts, self._executed(built, model, options), feeds, runs, self.title)
 
     def variants(self, options: Options) -> list[Mapping[str, Any]]:
         """None: the builder measures for itself."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import progress
+from edgeattn import memory, progress
 from edgeattn.backends._common import refusal
 from edgeattn.backends._tensorrt_versions import Version
 from edgeattn.errors import EdgeattnError, OutOfResources
@@ -69,11 +68,8 @@ def build(model: onnx.ModelProto, order: Order) -> Built:
         EngineFailed: the parser refuses a node, or the builder the network. OutOfResources: memory ran out.
     """
     trt, engine, started = order.trt, order.engine, time.perf_counter()
-    before = _held()
-    heard = _log(trt)
-    builder = trt.Builder(heard)
-    network = builder.create_network(_flags(trt, order.version))
-    _parse(model, network, heard, order)
+    before = memory.held()
+    builder, network, heard = parsed(model, order)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -92,7 +88,20 @@ def build(model: onnx.ModelProto, order: Order) -> Built:
     if plan is None:
         raise _failure(heard.errors, engine, "building the engine")
     kept = b"" if cache is None else bytes(cache.serialize())
-    return Built(bytes(plan), heard.layers, kept, time.perf_counter() - started, _grown(before))
+    return Built(bytes(plan), heard.layers, kept, time.perf_counter() - started, memory.grown(before))
+
+
+def parsed(model: onnx.ModelProto, order: Order) -> tuple[Any, Any, Any]:
+    """A builder, its network of the graph, and the log of both.
+
+    Raises:
+        EngineFailed: the parser refuses a node.
+    """
+    heard = _log(order.trt)
+    builder = order.trt.Builder(heard)
+    network = builder.create_network(_flags(order.trt, order.version))
+    _parse(model, network, heard, order)
+    return builder, network, heard
 
 
 def _flags(trt: Any, version: Version) -> int:
@@ -191,29 +200,3 @@ def _monitor(trt: Any) -> Any:
                 self.raised = error
 
     return Monitor()
-
-
-_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-
-
-def _held() -> int | None:
-    """Bytes of memory that the process holds; the count of its peak starts again here (Linux; man 5 proc)."""
-    try:
-        _CLEAR.write_text("5")
-    except OSError:
-        return None
-    return _counted("VmRSS:")
-
-
-def _grown(before: int | None) -> int | None:
-    """By how much the process's memory grew at most since then."""
-    peak = _counted("VmHWM:")
-    return None if before is None or peak is None else max(0, peak - before)
-
-
-def _counted(key: str) -> int | None:
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(key)), None)

@@ -81,7 +81,7 @@ class TensorRtSession:
         problem = explain_failure("tensorrt", ValueError(), (spec,), feeds)
         if isinstance(problem, BadInput):
             raise problem
-        return np.ascontiguousarray(feeds[spec.name])
+        return np.asarray(feeds[spec.name], order="C")
 
     def _choose(self, given: Arrays) -> None:
         """Take the bucket that the feeds fit in."""

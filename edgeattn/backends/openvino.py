@@ -53,6 +53,7 @@ class OpenVinoBackend:
     extra = "openvino"
     devices = (*named.SINGLE, *named.SEVERAL)
     joins = False
+    kit = False
     offers = frozenset({"hint", "buckets", "stateful", "blob"})
     profiled = False
     typed = False
@@ -61,6 +62,7 @@ class OpenVinoBackend:
         unsigned=True,
         signed_elsewhere=True,
         requantize_conv_outputs=True,
+        light_gates=True,
         dynamic="engine",
         group=GROUP,
     )

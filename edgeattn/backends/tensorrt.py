@@ -32,6 +32,7 @@ from edgeattn.backends._tensorrt_build import Built
 from edgeattn.backends._tensorrt_layers import inspected
 from edgeattn.backends._tensorrt_settings import Settings
 from edgeattn.backends._tensorrt_versions import Version, of, without_dla
+from edgeattn.capabilities import closest
 from edgeattn.errors import MissingPackage
 from edgeattn.program import Program
 
@@ -65,6 +66,11 @@ class TensorRtGpuBackend(TensorRtBackend):
     def capabilities(self, options: Options) -> tuple[str, ...]:
         """This machine's."""
         return ()
+
+    def known_as(self, options: Options) -> str:
+        """The version that is asked for, else that which is here, else the newest that is known."""
+        asked = options.device if options.device in _VERSIONS else self.probe().version
+        return f"tensorrt:{closest('tensorrt', asked)}"
 
     def executes(self, options: Options) -> Availability:
         """Wherever it can build."""

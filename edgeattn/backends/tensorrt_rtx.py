@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeattn.backends import Options, Refusal
+from edgeattn.backends import Options
 from edgeattn.backends._tensorrt import TensorRtBackend
 from edgeattn.backends._tensorrt_versions import RTX, Version
+from edgeattn.capabilities import closest
 from edgeattn.errors import EngineFailed, MissingPackage
-from edgeattn.program import Program
 
 
 class TensorRtRtxBackend(TensorRtBackend):
@@ -42,13 +42,9 @@ class TensorRtRtxBackend(TensorRtBackend):
         """Those of the target's name."""
         return tuple(options.device.split(","))
 
-    def unsupported(self, program: Program, options: Options) -> list[Refusal]:
-        """As for TensorRT; Turing (sm75) has no FP32 matrix products here."""
-        refusals = super().unsupported(program, options)
-        if options.precision == "fp32" and "sm75" in self.capabilities(options):
-            why = "TensorRT for RTX has no FP32 matrix products for sm75"
-            refusals.append(Refusal("*", "", why, "use precision fp16, or leave sm75 out"))
-        return refusals
+    def known_as(self, options: Options) -> str:
+        """The installed version, or the newest that is known, and the compute capabilities."""
+        return f"tensorrt-rtx:{closest('tensorrt-rtx', self.probe().version)},{options.device}"
 
     def configure(self, config: Any, options: Options) -> None:
         """Name the compute capabilities. A timing cache is never created: it asks for a GPU."""

@@ -53,5 +53,15 @@ def _root(
 
 
 # Importing a module registers its commands; the order is the order of `edgeattn --help`.
-for _commands in ("running", "stages", "quantizing", "policing", "judging", "explaining", "looking", "listing"):
+for _commands in (
+    "running",
+    "stages",
+    "quantizing",
+    "policing",
+    "judging",
+    "explaining",
+    "looking",
+    "doctoring",
+    "listing",
+):
     importlib.import_module(f"edgeattn.cli.{_commands}")

@@ -7,16 +7,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeattn.cli import matrices
 from edgeattn.cli.app import A_JOB_S, FOREVER_S, Debug, Force, Json, OptionalOut, Patience, Quiet, app
 from edgeattn.cli.ui import Ui
-from edgeattn.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, BadInput
+from edgeattn.errors import EXIT_GATE_FAILED, EXIT_OK, VERDICT_CODES, BadInput, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.report.schema import Report
 
-_CODES = {"pass": EXIT_OK, "built": EXIT_OK, "fail": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key, e.g. latency.pairs=50.")
+]
+
+
+Targets = Annotated[
+    str | None, typer.Option(metavar="A,B,…", help="Build for all of these, e.g. openvino:cpu,tensorrt-rtx:sm89,sm120.")
+]
+Precisions = Annotated[
+    str | None, typer.Option(metavar="A,B,…", help="Each target in all of these: fp32, fp16, bf16, int8.")
+]
+AllowRefused = Annotated[
+    bool, typer.Option("--allow-refused", help="A target that is refused with a reason does not count as failed.")
 ]
 
 
@@ -25,18 +36,28 @@ def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or its name in ./export_configs.")],
     out: OptionalOut = None,
     settings: Settings = None,
+    targets: Targets = None,
+    precisions: Precisions = None,
+    allow_refused: AllowRefused = False,
     force: Force = False,
     timeout: Patience = FOREVER_S,
+    shelf: Annotated[Path | None, typer.Option(hidden=True)] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Recipe -> engine bundle and report; exit 1 if a gate fails, 75 if one cannot be settled.
 
-    An engine for another machine is built and judged as far as that goes without running it: the verdict is built."""
+    With --targets: a bundle and a report for each, in a directory of its own, and one table; --timeout is for each.
+    An engine for another machine is built and judged as far as that goes without running it: the verdict is built.
+    """
     from edgeattn.recipe import Recipe, find
 
-    with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
+    if targets is not None or precisions is not None:
+        matrices.run(recipe, out, settings or [], targets, precisions, allow_refused, force, timeout, as_json, quiet)
+    if allow_refused:
+        raise UsageError("goes with --targets", where="--allow-refused", hint="leave it out, or name targets")
+    with matrices.word_left(shelf, out), Ui(as_json, quiet, out=out, timeout=timeout) as ui:
         path = find(recipe)
         wanted = Recipe.load(path).with_overrides(settings or [])
         name = path.name.removesuffix(".yaml").removesuffix(".yml")
@@ -44,20 +65,25 @@ def run(
         if out is None:
             directory.parent.mkdir(exist_ok=True)
         from edgeattn import pipeline
+        from edgeattn.shelf import Shelf
 
-        result = pipeline.run(wanted, directory, name=name, force=force, listen=ui.listen)
+        result = pipeline.run(wanted, directory, name=name, force=force, listen=ui.listen, shelf=Shelf(shelf))
         ui.emit(result.model_dump(mode="json"))
         show(ui, result)
         if not (directory / "report.html").exists():
             ui.warn("no report.html: it needs matplotlib and jinja2; pip install 'edgeattn[report]'")
         ui.log(f"written: {directory}: {', '.join(sorted(p.name for p in directory.iterdir()))}")
-    raise typer.Exit(_CODES[result.verdict])
+    raise typer.Exit(VERDICT_CODES[result.verdict])
 
 
 @app.command()
 def check(
-    directory: Annotated[Path, typer.Argument(help="A run directory, or a bundle.")],
-    baseline: Annotated[Path | None, typer.Option(help="An earlier report.json (or run) to compare with.")] = None,
+    directory: Annotated[
+        Path, typer.Argument(help="A run directory, one of several targets, a bundle, or a build kit that came back.")
+    ],
+    baseline: Annotated[
+        Path | None, typer.Option(help="An earlier report.json (or run, or directory of targets) to compare with.")
+    ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write a Markdown summary here.")] = None,
     force: Force = False,
@@ -68,32 +94,29 @@ def check(
 ) -> None:
     """The gate for CI: judge a run again by its recipe; exit 0, 1 or 75."""
     from edgeattn import report
-    from edgeattn.bundle.manifest import verify as verify_bundle
+    from edgeattn.outcome import judged_again
     from edgeattn.publish import new_file
-    from edgeattn.recipe import Recipe
 
+    if matrices.is_one(directory):
+        matrices.check(directory, baseline, junit, summary, force, timeout, as_json, quiet)
     with Ui(as_json, quiet, [directory], timeout=timeout) as ui:
         if (directory / "manifest.json").exists() and not (directory / "report.json").exists():
             good = _selftest(ui, directory) and _runs_as_labelled(ui, directory)
             raise typer.Exit(EXIT_OK if good else EXIT_GATE_FAILED)
-        found = report.Report.read(directory / "report.json")
-        verify_bundle(directory / "bundle")
-        gates = Recipe.load(directory / "recipe.yaml").gates.model_dump()
         earlier = report.Report.read(baseline / "report.json" if baseline.is_dir() else baseline) if baseline else None
-        judged, verdict = report.evaluate(found, gates, earlier)
-        found = found.model_copy(update={"gates": tuple(judged), "verdict": verdict})
+        found = judged_again(directory, earlier)
         for path, text in ((junit, report.junit(found)), (summary, report.markdown(found))):
             if path is not None:
                 with new_file(path, force) as file:
                     file.write_text(text, encoding="utf-8")
-        ui.emit({"verdict": verdict, "gates": [g.model_dump(mode="json") for g in judged]})
+        ui.emit({"verdict": found.verdict, "gates": [g.model_dump(mode="json") for g in found.gates]})
         show_gates(ui, found)
-    raise typer.Exit(_CODES[verdict])
+    raise typer.Exit(VERDICT_CODES[found.verdict])
 
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(help="A run directory.")],
+    directory: Annotated[Path, typer.Argument(help="A run directory, or a build kit that came back from a board.")],
     out: OptionalOut = None,
     force: Force = False,
     as_json: Json = False,
@@ -102,9 +125,12 @@ def report(
 ) -> None:
     """Build the HTML page of a run again, one self-contained file."""
     from edgeattn import report as reports
+    from edgeattn import returned
     from edgeattn.publish import new_file
 
     with Ui(as_json, quiet) as ui:
+        if returned.is_kit(directory):
+            returned.read(directory)
         found, raw, attention = reports.load(directory)
         target = out or directory / "report.html"
         page = reports.html(found, raw, attention)
@@ -148,7 +174,7 @@ def _reports_in(given: Path) -> list[Path]:
 
 @app.command()
 def verify(
-    directory: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory.")],
+    directory: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle directory, or a build kit.")],
     blob: Annotated[
         bool, typer.Option("--blob", help="Run what was compiled for this machine, not the portable file.")
     ] = False,
@@ -158,7 +184,14 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Check every hash of a bundle, then run the self-test inside; no PyTorch needed."""
+    from edgeattn import returned
+
     with Ui(as_json, quiet, [directory], timeout=timeout) as ui:
+        if returned.is_kit(directory):
+            kit = returned.opened(directory)
+            told = "a build kit, every file as it was packed; the board says the rest"
+            ui.emit({"kit": kit.id, "model": kit["model"], "target": kit["target"]}, f"{directory}: {told}")
+            raise typer.Exit(EXIT_OK)
         good = _selftest(ui, directory, blob)
     raise typer.Exit(EXIT_OK if good else EXIT_GATE_FAILED)
 
@@ -210,7 +243,9 @@ def show(ui: Ui, result: Report) -> None:
         rows.append((f"{wording.metric(task.metric)} on {task.name}", limit, shown, task.verdict))
     if (timed := result.latency) is not None:
         low, high = timed.speedup.ci95
-        shown = f"{timed.engine.p50_ms:.3f} ms (PyTorch {timed.reference.p50_ms:.3f} ms), {timed.threads} threads"
+        shown = (
+            f"{timed.engine.p50_ms:.3f} ms ({timed.baseline} {timed.reference.p50_ms:.3f} ms), {timed.threads} threads"
+        )
         rows.append((f"latency per {timed.unit}", "", shown, ""))
         span = "too few rounds to tell" if low is None or high is None else f"95 % {low:.2f} to {high:.2f}"
         rows.append(("speedup", "", f"{timed.speedup.median:.2f}x ({span})", timed.verdict))

@@ -160,7 +160,7 @@ def rewrite(
                 only=only or (),
                 skip=skip or (),
                 also=also or (),
-                sizes=_sizes(fix or []),
+                sizes=fixed_sizes(fix or []),
                 chooser=chooser,
                 progress=lambda line: ui.listen(line, 0, None),
                 repro=Path(scratch),
@@ -209,10 +209,12 @@ def compile_(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for."""
-    from edgeattn import backends, decode, drawing, opened, progress, registry, storage
+    """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for.
+
+    For a Jetson it is a build kit, which is finished on the board."""
+    from edgeattn import backends, drawing, progress, registry, storage
     from edgeattn import profile as profiles
-    from edgeattn.bundle.pack import answered_sample, pack
+    from edgeattn.cli import packing
     from edgeattn.errors import MissingPackage
     from edgeattn.harness.precision import audit, measured
     from edgeattn.publish import guard, new_directory
@@ -232,7 +234,7 @@ def compile_(
         given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
         if fix:
-            program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=_sizes(fix))
+            program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=fixed_sizes(fix))
         own, spans = _settings(setting or []), _buckets(profile or [])
         options = replace(options, profiles=spans, settings=own)
         backends.check_settings(backend, options, "--engine", "--profile")
@@ -245,24 +247,17 @@ def compile_(
         if tune:
             options, tried = _tuned(ui, program, backend, options)
         ui.listen(f"compile for {target}", 0, None)
-        with new_directory(out, force) as work:
-            (work / "engine").mkdir()
+        with new_directory(out, force, mark=backend.kit) as work:
+            directory = work if backend.kit else work / "engine"
+            directory.mkdir(exist_ok=True)
             with progress.heard_by(ui.listen):
-                engine = backend.compile(program, options, work / "engine")
+                engine = backend.compile(program, options, directory)
             ran = audit(precision, engine.effective)
             gate = gates.precision(ran, True if least is None else least)
             if gate.verdict == "fail":
                 _refused(ui, target, ran, gate)
             runs = backend.executes(options)
-            sessions, place = opened.engine(backend, engine)
-            if options.buckets:
-                program = opened.unpadded(program, sessions, "fp32" if place and precision != "int8" else precision)
-            sessions = sessions or backends.rounded(program)
-            assert program.reference is not None
-            case = program.reference.cases[0]
-            answer = decode.run(sessions, program.wiring, case.feeds)
-            sample = answered_sample(case.feeds, answer, precision)
-            pack(work, program=program, engine=engine, model=source.stem, target=target, sample=sample)
+            place = packing.deliver(work, program, engine, source.stem, target)
         ui.emit(
             {
                 "out": str(out),
@@ -276,7 +271,9 @@ def compile_(
                 "engine": dict(engine.effective),
                 "buckets": list(options.buckets),
             },
-            f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
+            f"{out}: {target}, {precision} as its graphs declare it{_sized(options)}; {runs.why}; {runs.hint}"
+            if backend.kit
+            else f"{out}: {target}, asked for {precision}, runs in {ran.effective}; {engine.seconds:.1f} s"
             + _sized(options)
             + ("" if runs.available else f"; built, not run: {runs.why}"),
         )
@@ -335,7 +332,7 @@ def _settings(texts: list[str]) -> dict[str, Any]:
     return found
 
 
-def _sizes(texts: list[str]) -> dict[str, int]:
+def fixed_sizes(texts: list[str]) -> dict[str, int]:
     """``batch=1`` or ``x:0=1`` as a name and a size."""
     sizes: dict[str, int] = {}
     for text in texts:

@@ -197,12 +197,13 @@ def quantizes_gates(scheme: Scheme) -> bool:
 def forms(scheme: str) -> tuple[str, ...]:
     """Rewrite rules that pay in this scheme whatever the engine, though in FP32 each is measured first.
 
-    INT8 layers of a decoder step are so short that every launch counts: a recurrent cell is one Gemm of [x; h].
+    INT8 layers of a decoder step are so short that every launch counts: a recurrent cell is one Gemm of [x; h]. Where
+    weights alone are INT8, it is what lets engines multiply a cell's packed.
 
     Raises:
         UnknownName: no such scheme.
     """
-    return ("lower_recurrent_cell", "merge_summed_products") if find(scheme).precision == "int8" else ()
+    return ("lower_recurrent_cell", "merge_summed_products") if find(scheme).limits == "int8" else ()
 
 
 def quantize(

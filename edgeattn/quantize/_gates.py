@@ -151,7 +151,7 @@ def _channel(index: GraphIndex, part: Attention, writer: onnx.NodeProto, *, fold
     _read_by(index, part.features, [*nodes, product])
     gone = [*nodes, first, relu, second, squash, product, *([joined] if joined is not None and stacked else [])]
     pools = tuple(_POOLS[n.op_type] for n in nodes)
-    fold = folds and pools == ("mean",) and _pointwise(index, writer)
+    fold = folds and pools == ("mean",) and pointwise(index, writer) and _sized(index, writer.input[0])
     if fold:
         gone.append(writer)
     return ChannelGate(
@@ -232,27 +232,30 @@ def _layer(index: GraphIndex, node: onnx.NodeProto, rows: int) -> Layer:
     """A convolution over ``rows`` stacked vectors as a matrix that reads them side by side."""
     weight = index.constant(node.input[1])
     bias = index.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    if weight is None or weight.shape[2:] != (rows, 1) or attributes(node).get("group", 1) != 1 or not _plain(node):
+    if weight is None or weight.shape[2:] != (rows, 1) or attributes(node).get("group", 1) != 1 or not plain(node):
         raise Unlike("its layers are not fully connected ones")
     if bias is None:
         bias = np.zeros(weight.shape[0], np.float32)
     return Layer(np.ascontiguousarray(weight.transpose(2, 1, 3, 0).reshape(-1, weight.shape[0])), bias)
 
 
-def _plain(node: onnx.NodeProto) -> bool:
+def plain(node: onnx.NodeProto) -> bool:
     """No padding, stride or dilation."""
     given = attributes(node)
     ones = all(set(given.get(name, [1])) == {1} for name in ("strides", "dilations"))
     return ones and not any(given.get("pads", [0])) and given.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
 
 
-def _pointwise(index: GraphIndex, node: onnx.NodeProto) -> bool:
-    """A 1×1 convolution, whose output's mean is the same convolution of its input's mean."""
+def pointwise(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """A 1×1 convolution with stored weights, whose output's mean is the same convolution of its input's mean."""
     shape = index.constant_shape(node.input[1])
-    known = shape is not None and shape[2:] == (1, 1) and attributes(node).get("group", 1) == 1 and _plain(node)
-    size = index.shape(node.input[0])
-    bias = len(node.input) < 3 or not node.input[2] or index.is_constant(node.input[2])
-    return known and bias and size is not None and all(isinstance(d, int) for d in size)
+    known = shape is not None and shape[2:] == (1, 1) and attributes(node).get("group", 1) == 1 and plain(node)
+    return known and (len(node.input) < 3 or not node.input[2] or index.is_constant(node.input[2]))
+
+
+def _sized(index: GraphIndex, value: str) -> bool:
+    size = index.shape(value)
+    return size is not None and all(isinstance(d, int) for d in size)
 
 
 def outputs(carried: Iterable[Carried]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -52,16 +52,22 @@ class Plan:
     not_carried: dict[str, str] = field(default_factory=dict)
 
 
-def plan(model: onnx.ModelProto, settings: Settings, floats: Mapping[str, str] | None = None) -> Plan:
+def plan(
+    model: onnx.ModelProto,
+    settings: Settings,
+    floats: Mapping[str, str] | None = None,
+    found: Sequence[Attention] | None = None,
+) -> Plan:
     """Decide for one graph: the policy says which layers are INT8, this which values that takes.
 
     Args:
         model: a float graph.
         settings: gate form, patterns to keep, what the engine needs.
         floats: output of a layer that stays in float -> why, for schemes that find such layers themselves.
+        found: the graph's attention, where it is known; by default it is recognised.
     """
     index = GraphIndex(model)
-    decided = attention_policy(model, settings.gate, settings.keep, floats)
+    decided = attention_policy(model, settings.gate, settings.keep, floats, found)
     found = decided.attention
     result = Plan(attention=found, unsigned=settings.qdq.unsigned, signed_elsewhere=settings.qdq.signed_elsewhere)
     weighted = [node for node in index.nodes if node.op_type in WEIGHTED]
@@ -74,7 +80,7 @@ def plan(model: onnx.ModelProto, settings: Settings, floats: Mapping[str, str] |
         _take_features(index, attention, chosen, result)
     for add in index.nodes:
         if add.op_type == "Add" and not any(map(index.is_constant, add.input)):
-            _take_residual(index, add, chosen, result, settings)
+            _take_residual(index, add, chosen, {p.output for p in decided.products}, result, settings)
     if settings.gate == "int8":
         for product in decided.products:
             _take_product(index, product, result, settings)
@@ -143,16 +149,25 @@ def _carry_gates(index: GraphIndex, result: Plan, chosen: list[onnx.NodeProto]) 
 
 
 def _take_residual(
-    index: GraphIndex, add: onnx.NodeProto, chosen: list[onnx.NodeProto], result: Plan, settings: Settings
+    index: GraphIndex,
+    add: onnx.NodeProto,
+    chosen: list[onnx.NodeProto],
+    gated: set[str],
+    result: Plan,
+    settings: Settings,
 ) -> None:
-    """On a residual sum quantize the shortcut; the side a convolution wrote alone fuses with the sum."""
+    """On a residual sum quantize the shortcut; the side a convolution wrote alone fuses with the sum.
+
+    Where convolutions must write INT8, so must a gate's product that meets one in a sum: they run in one pass.
+    """
     sides = [(name, _written_only_for(index, name, add, chosen)) for name in add.input]
     if not any(_comes_from(index, name, chosen) for name, _ in sides):
         return
+    requantized = settings.qdq.requantize_conv_outputs
+    meets = requantized and any(fuses for _, fuses in sides)
     for name, fuses in sides:
-        if _comes_from(index, name, chosen) and (
-            not fuses or settings.qdq.requantize_conv_outputs or _both(sides, name)
-        ):
+        convolved = _comes_from(index, name, chosen) and (not fuses or requantized or _both(sides, name))
+        if convolved or (name in gated and meets):
             result.activations.setdefault(name, name)
 
 

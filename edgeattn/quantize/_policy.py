@@ -80,7 +80,11 @@ class Policy:
 
 
 def attention_policy(
-    model: onnx.ModelProto, gate: str = "float", keep: Sequence[str] = (), floats: Mapping[str, str] | None = None
+    model: onnx.ModelProto,
+    gate: str = "float",
+    keep: Sequence[str] = (),
+    floats: Mapping[str, str] | None = None,
+    found: Sequence[Attention] | None = None,
 ) -> Policy:
     """What of a graph stays float, and why: weighted layers are INT8 unless narrow, inside a float gate, or kept.
 
@@ -89,9 +93,10 @@ def attention_policy(
         gate: ``float`` or ``int8``.
         keep: patterns of node or module names (:func:`matches`).
         floats: output of a layer that stays in float -> why, for schemes that find such layers themselves.
+        found: the graph's attention, where it is known; by default it is recognised.
     """
     index = GraphIndex(model)
-    found = tuple(recognise(model))
+    found = tuple(recognise(model) if found is None else found)
     multiplied = tuple(products(index, found))
     gates = _inside(found, multiplied) if gate == "float" else set()
     int8, reasons, weighted = [], {}, {}

@@ -10,7 +10,9 @@ TensorRT takes INT8 alone: quantize with the default dialect for it); weights ma
 Ranges: ``minmax`` takes the largest magnitude; ``percentile`` (99.99), ``entropy`` and ``mse`` clip what is rare.
 Stays float: gates, layers narrower than 16 channels, Softmax, LayerNorm, biases, anything under ``--keep``.
 Gates: for engines that take computed scales (ONNX Runtime), SE and CBAM gates multiply the scales of quantized values
-instead of unpacked maps; for one image of a known size, other gates are multiplied as they are.
+instead of unpacked maps; for one image of a known size, other gates are multiplied as they are. For OpenVINO gates
+read and compute less: the mean before the pointwise convolution, a shared MLP's last layer once, the spatial
+convolution as a band matrix.
 Source: ONNX QuantizeLinear-13; integer quantization after Jacob et al. 2018, section 2; entropy after Migacz 2017.
 """
 
@@ -23,8 +25,20 @@ from typing import Any
 from edgeattn.program import Case, Program, Session
 from edgeattn.quantize import Settings
 from edgeattn.quantize._insert import insert, levels, refuse_nonfinite
+from edgeattn.quantize._light import lighten
 from edgeattn.quantize._observe import calibrate
-from edgeattn.quantize._plan import drop_unreached, plan
+from edgeattn.quantize._plan import Plan, drop_unreached, plan
+from edgeattn.recognise import recognise
+
+
+def _planned(program: Program, settings: Settings) -> tuple[Program, dict[str, Plan], list[str]]:
+    """The program as it is quantized, a plan a graph, and the gates that became lighter where the engine asks so."""
+    if not settings.qdq.light_gates:
+        return program, {graph: plan(model, settings) for graph, model in program.graphs.items()}, []
+    light = {graph: lighten(model, recognise(model)) for graph, model in program.graphs.items()}
+    plans = {graph: plan(made.model, settings, made.floats, made.found) for graph, made in light.items()}
+    models = {graph: made.model for graph, made in light.items()}
+    return replace(program, graphs=models), plans, [gate for made in light.values() for gate in made.gates]
 
 
 class Int8Static:
@@ -43,7 +57,7 @@ class Int8Static:
         settings: Settings,
     ) -> tuple[Program, Mapping[str, Any]]:
         """Plan every graph, calibrate once, insert the pairs; see :func:`edgeattn.quantize.quantize`."""
-        plans = {graph: plan(model, settings) for graph, model in program.graphs.items()}
+        program, plans, lighter = _planned(program, settings)
         for graph, model in program.graphs.items():
             refuse_nonfinite(model, plans[graph])
         found = calibrate(program, {g: levels(p) for g, p in plans.items()}, opener, data, settings.ranges)
@@ -56,6 +70,7 @@ class Int8Static:
             "activations": sum(len(p.activations) for p in plans.values()),
             "weights": sum(len(p.weights) for p in plans.values()),
             "kept_float": {name: why for p in plans.values() for name, why in p.kept.items()},
+            "gates_made_lighter": lighter,
             "gates_as_scales": sum(len(p.carried) for p in plans.values()),
             "gates_not_as_scales": {gate: why for p in plans.values() for gate, why in p.not_carried.items()},
             "attention": [f"{a.kind}: {a.describe()}" for p in plans.values() for a in p.attention],

@@ -214,10 +214,10 @@ class Graph(GraphIndex):
     def _shapes(self) -> Mapping[str, Dims]:
         import onnx
 
-        from edgeattn.graphs import _spec, _without_weights
+        from edgeattn.graphs import _spec, without_weights
 
         try:
-            light = _without_weights(self.model)
+            light = without_weights(self.model)
             _unwrap_constants(light.graph)
             inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
         except Exception:  # a graph that breaks an operator's rules is still looked at, without sizes

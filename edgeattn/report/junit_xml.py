@@ -18,7 +18,9 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
+    """One test case: its suite and name, how it ended, and what was asked and seen."""
+
     suite: str
     name: str
     verdict: SectionVerdict
@@ -28,8 +30,12 @@ class _Case:
 
 def render(report: Report) -> str:
     """The report as a JUnit document: one suite each for gates, parity per stage, task and latency."""
-    cases = [*_gates(report), *_parity(report), *_task(report), *_latency(report)]
-    root = ET.Element("testsuites", _counts(cases) | {"name": _text(f"edgeattn {report.model}".strip())})
+    return document(report.model, [*_gates(report), *_parity(report), *_task(report), *_latency(report)])
+
+
+def document(model: str, cases: list[Case]) -> str:
+    """Test cases as a JUnit document, a suite for each name of one."""
+    root = ET.Element("testsuites", _counts(cases) | {"name": _text(f"edgeattn {model}".strip())})
     for suite in dict.fromkeys(c.suite for c in cases):
         mine = [c for c in cases if c.suite == suite]
         node = ET.SubElement(root, "testsuite", _counts(mine) | {"name": _text(suite)})
@@ -39,9 +45,9 @@ def render(report: Report) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _gates(report: Report) -> list[_Case]:
+def _gates(report: Report) -> list[Case]:
     return [
-        _Case(
+        Case(
             "gates",
             g.name,
             g.verdict,
@@ -52,12 +58,12 @@ def _gates(report: Report) -> list[_Case]:
     ]
 
 
-def _parity(report: Report) -> list[_Case]:
+def _parity(report: Report) -> list[Case]:
     # Failing after an earlier stage is a finding to read, but only the last stage is what the user gets.
     stages = report.parity.stages or _as_stage(report)
     last = len(stages) - 1
     return [
-        _Case(
+        Case(
             f"parity after {stage.stage}",
             name,
             o.verdict if i == last or o.verdict != "fail" else "warn",
@@ -73,25 +79,25 @@ def _as_stage(report: Report) -> tuple[StageParity, ...]:
     return (StageParity(stage="the last stage", case_count=0, outputs=outputs),) if outputs else ()
 
 
-def _task(report: Report) -> list[_Case]:
+def _task(report: Report) -> list[Case]:
     t = report.task
     if t is None:
         return []
     asked = "not judged" if t.limit is None else f"limit {wording.lost(t.limit, t.unit)}"
     seen = f"drop {wording.lost(t.drop, t.unit)} {wording.lost_interval(t.ci95, t.unit)} over {t.samples} samples"
-    return [_Case("task", f"{t.name} {t.metric}", t.verdict, f"{asked}, {seen}" + (f": {t.why}" * bool(t.why)))]
+    return [Case("task", f"{t.name} {t.metric}", t.verdict, f"{asked}, {seen}" + (f": {t.why}" * bool(t.why)))]
 
 
-def _latency(report: Report) -> list[_Case]:
+def _latency(report: Report) -> list[Case]:
     l = report.latency
     if l is None:
         return []
     seconds = (l.engine.p50_ms or 0.0) / 1000
     seen = f"{wording.times(l.speedup.median)} ({wording.interval(l.speedup.ci95)}) over {l.rounds} rounds"
-    return [_Case("latency", f"A/A control, {l.unit}", l.verdict, seen + (f": {l.why}" * bool(l.why)), seconds)]
+    return [Case("latency", f"A/A control, {l.unit}", l.verdict, seen + (f": {l.why}" * bool(l.why)), seconds)]
 
 
-def _add(suite: ET.Element, case: _Case) -> None:
+def _add(suite: ET.Element, case: Case) -> None:
     attributes = {"classname": f"edgeattn.{case.suite}", "name": case.name, "time": f"{case.seconds:.6f}"}
     node = ET.SubElement(suite, "testcase", {k: _text(v) for k, v in attributes.items()})
     if case.verdict == "fail":
@@ -104,7 +110,7 @@ def _add(suite: ET.Element, case: _Case) -> None:
         ET.SubElement(node, "system-out").text = _text(prefix + case.message)
 
 
-def _counts(cases: list[_Case]) -> dict[str, str]:
+def _counts(cases: list[Case]) -> dict[str, str]:
     return {
         "tests": str(len(cases)),
         "failures": str(sum(c.verdict == "fail" for c in cases)),

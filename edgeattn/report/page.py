@@ -35,15 +35,17 @@ def render(report: Report, raw: RawSamples | None = None, attention: Sequence[At
     Raises:
         MissingPackage: jinja2 or matplotlib is not installed.
     """
-    environment = _jinja()
     plots.require()
     number = itertools.count(1)
-    unit = report.latency.unit if report.latency else "call"
+    timed = report.latency
+    words = (timed.unit, timed.baseline) if timed else ("call", "PyTorch")
     return str(
-        environment.get_template("report.html.j2").render(
+        environment()
+        .get_template("report.html.j2")
+        .render(
             report=report,
             sentence=SENTENCES[report.verdict] if report.gates else "No gate was asked: nothing was judged.",
-            latency=[] if raw is None else [_markup(p, next(number)) for p in plots.latency(raw, unit)],
+            latency=[] if raw is None else [_markup(p, next(number)) for p in plots.latency(raw, *words)],
             attention=[(f, [_markup(p, next(number)) for p in plots.attention(f)]) for f in attention],
             stages=report.parity.stages,
             w=wording,
@@ -79,7 +81,12 @@ def _markup(panel: plots.Panel, number: int) -> dict[str, Any]:
     return {"caption": panel.caption, "alt": panel.alt, "svg": Markup(panel.svg.replace(plots.IDS, f"p{number}"))}
 
 
-def _jinja() -> Any:
+def environment() -> Any:
+    """Where the pages' templates come from: values are escaped, and what is invisible in them is shown.
+
+    Raises:
+        MissingPackage: jinja2 is not installed.
+    """
     try:
         import jinja2
         from markupsafe import Markup

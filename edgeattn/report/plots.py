@@ -41,11 +41,11 @@ class Panel:
     svg: str
 
 
-def latency(raw: RawSamples, unit: str) -> list[Panel]:
+def latency(raw: RawSamples, unit: str, baseline: str = "PyTorch") -> list[Panel]:
     """How the samples are distributed, and the ratio of every round in the order they were taken."""
     if not len(raw.reference_ms):
         return []
-    return [_distributions(raw, unit), _rounds(raw)]
+    return [_distributions(raw, unit, baseline), _rounds(raw, baseline)]
 
 
 def attention(figure: AttentionFigure) -> list[Panel]:
@@ -75,8 +75,8 @@ def attention(figure: AttentionFigure) -> list[Panel]:
     return panels
 
 
-def _distributions(raw: RawSamples, unit: str) -> Panel:
-    columns = {"PyTorch": raw.reference_ms, "engine": raw.engine_ms, "engine again (A/A)": raw.control_ms}
+def _distributions(raw: RawSamples, unit: str, baseline: str) -> Panel:
+    columns = {baseline: raw.reference_ms, "engine": raw.engine_ms, "engine again (A/A)": raw.control_ms}
     everything = np.concatenate(list(columns.values()))
     low, high = np.quantile(everything, [0.001, 0.995])
     wide = high > 3 * low
@@ -84,7 +84,7 @@ def _distributions(raw: RawSamples, unit: str) -> Panel:
     bins = np.geomspace(low / 1.1, high * 1.1, 90) if wide else np.linspace(low - 0.02 * high, high * 1.02, 90)
 
     def draw(axes: Any) -> None:
-        styles = {"PyTorch": (REFERENCE, True, "-"), "engine": (ENGINE, True, "-")}
+        styles = {baseline: (REFERENCE, True, "-"), "engine": (ENGINE, True, "-")}
         for name, samples in columns.items():
             colour, filled, dash = styles.get(name, (CONTROL, False, (0, (3, 2))))
             counts, _ = np.histogram(samples, bins)
@@ -105,14 +105,14 @@ def _distributions(raw: RawSamples, unit: str) -> Panel:
     return Panel(caption, f"Histogram of latencies. Medians: {medians}.", _svg(draw, (5.4, 2.9)))
 
 
-def _rounds(raw: RawSamples) -> Panel:
+def _rounds(raw: RawSamples, baseline: str) -> Panel:
     speedup, control = raw.reference_ms / raw.engine_ms, raw.engine_ms / raw.control_ms
     every = -(-len(speedup) // MAX_MARKERS)
 
     def draw(axes: Any) -> None:
         n = np.arange(1, len(speedup) + 1)
         for values, colour, marker, name in (
-            (speedup, ENGINE, "o", "PyTorch ÷ engine"),
+            (speedup, ENGINE, "o", f"{baseline} ÷ engine"),
             (control, CONTROL, "x", "A/A"),
         ):
             axes.plot(

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from edgeattn.errors import BadInput, printable
+from edgeattn.report.boards import BoardReport
 from edgeattn.report.sections import (
     Attempt,
     AttentionReport,
@@ -53,6 +54,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Attempt",
     "AttentionReport",
+    "BoardReport",
     "BuildReport",
     "Comparison",
     "Contender",
@@ -114,6 +116,7 @@ class Report(Value):
     size: SizeReport | None = None
     build: BuildReport | None = None
     environment: Environment | None = None
+    board: BoardReport | None = None
     gates: tuple[GateReport, ...] = ()
     notes: tuple[str, ...] = ()
 

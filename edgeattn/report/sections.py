@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from edgeattn.report.strictjson import plain
 
+ITSELF = "the engine itself"
 Verdict = Literal["pass", "fail", "inconclusive", "built"]
 GateVerdict = Literal["pass", "fail", "inconclusive", "n/a"]
 SectionVerdict = Literal["pass", "warn", "fail", "inconclusive", "n/a"]
@@ -231,6 +232,7 @@ class LatencyReport(Value):
 
     Attributes:
         speedup: reference ÷ engine, above 1 is faster. aa_control: engine ÷ engine, the noise floor of this very run.
+        baseline: what the reference is: PyTorch, or on a board another kit or the engine itself.
         rounds, threads, seed: how it was measured. unit: what one call is, e.g. ``inference`` or ``decode step``.
         verdict: ``pass`` when the measurement settled (see harness/latency.py), else ``inconclusive``.
     """
@@ -239,6 +241,7 @@ class LatencyReport(Value):
     engine: Latencies
     speedup: Ratio
     aa_control: Ratio
+    baseline: str = "PyTorch"
     rounds: int
     threads: int
     unit: str = "inference"
@@ -247,6 +250,11 @@ class LatencyReport(Value):
     attempts: tuple[Attempt, ...] = ()
     verdict: SectionVerdict
     why: str = ""
+
+    @property
+    def alone(self) -> bool:
+        """Whether there was nothing to compare the engine with but itself."""
+        return self.baseline == ITSELF
 
 
 class Contender(Value):

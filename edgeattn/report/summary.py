@@ -19,8 +19,16 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 
 def render(report: Report) -> str:
     """Verdict, headline figures, gates, parity, task, latency, rewrites, what INT8 costs, environment."""
-    parts = [_head(report), _gates(report), _parity(report), _task(report), _attention(report)]
-    parts += [_latency(report), _profile(report), _rewrites(report), _calibration(report), _sensitivity(report)]
+    parts = [_head(report), _gates(report), _board(report), _parity(report)]
+    parts += [
+        _task(report),
+        _attention(report),
+        _latency(report),
+        _profile(report),
+        _rewrites(report),
+        _calibration(report),
+        _sensitivity(report),
+    ]
     return "\n\n".join(filter(None, [*parts, _notes(report), _environment(report)])) + "\n"
 
 
@@ -41,9 +49,11 @@ def _head(report: Report) -> str:
     figures = []
     if report.latency is not None:
         speedup = report.latency.speedup
-        ratio = f"{w.times(speedup.median)} the speed of PyTorch ({w.interval(speedup.ci95)})"
+        ratio = f"{w.times(speedup.median)} the speed of {escape(report.latency.baseline)} ({w.interval(speedup.ci95)})"
         settled = report.latency.verdict != "inconclusive"
-        figures.append(f"**{ratio}**" if settled else f"speed **not settled** (showed {ratio})")
+        alone = f"**{w.milliseconds(report.latency.engine.p50_ms)}** per {escape(report.latency.unit)}"
+        paired = f"**{ratio}**" if settled else f"speed **not settled** (showed {ratio})"
+        figures.append(alone if report.latency.alone else paired)
     if report.task is not None:
         figures.append(
             f"{escape(w.metric(report.task.metric))} **{w.figure(report.task.engine, report.task.unit)}**, "
@@ -71,6 +81,14 @@ def _gates(report: Report) -> str:
     return "## Gates\n\n" + render_table(("verdict", "gate", "limit", "observed", "why"), rows)
 
 
+def _board(report: Report) -> str:
+    b = report.board
+    if b is None:
+        return ""
+    rows = [(escape(what), escape(told)) for what, told in b.rows()]
+    return "## Board\n\n" + render_table(("", ""), rows)
+
+
 def _parity(report: Report) -> str:
     rows = [
         (escape(stage.stage), escape(name), f"{MARKS[o.verdict]} {o.verdict}", w.error(o.max_abs),
@@ -82,7 +100,7 @@ def _parity(report: Report) -> str:
     if not rows:
         return ""
     head = ("after", "output", "verdict", "max error", "SQNR", "cosine", "NaN/Inf", "limit", "why or worst case")
-    return "## Parity with PyTorch\n\n" + render_table(head, rows)
+    return f"## Parity with {'PyTorch' if report.board is None else 'the reference'}\n\n" + render_table(head, rows)
 
 
 def _task(report: Report) -> str:
@@ -107,7 +125,7 @@ def _latency(report: Report) -> str:
         return ""
     rows = [
         (who, *(w.milliseconds(v) for v in (x.p50_ms, x.p90_ms, x.p95_ms, x.p99_ms)))
-        for who, x in (("PyTorch", l.reference), ("engine", l.engine))
+        for who, x in ((escape(l.baseline), l.reference), ("engine", l.engine))
     ]
     control = f"A/A control {w.control(l.aa_control.median)} ({w.interval(l.aa_control.ci95)})"
     return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgeattn.report.schema import AttentionReport, BuildReport, GateReport, Interval, TimeReport
 
 GATE_MEANING = {
+    "board": "the board it was made for",
     "precision": "runs in what was asked for",
     "parity": "outputs match PyTorch",
     "task_drop": "task metric lost",

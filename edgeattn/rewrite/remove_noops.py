@@ -1,7 +1,8 @@
 """remove_noops: operators that hand their input on unchanged go.
 
 What: Cast to the same type, Transpose that keeps the order, Reshape to the shape that is there, Flatten of a matrix,
-Dropout at inference, Slice of everything, adding 0, multiplying or dividing by 1, Concat of one value.
+Dropout at inference, Slice of everything, adding 0, multiplying or dividing by 1, Concat of one value, Gather of what
+was just put into a stack.
 
 Why: exporters write them for every view, dropout and type promotion. Each costs a launch, some a copy, and all of them
 stand between the operators that other rules and engines look for.
@@ -17,9 +18,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeattn.rewrite._rule import BIT_EXACT, GraphRule, Match, Miss, View, as_programs, miss
 from edgeattn.rewrite._sample import f32, graph, i64
-from edgeattn.rewrite._view import attr, const, dims, rank
+from edgeattn.rewrite._view import attr, const, dims, made_by, rank
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,7 +38,7 @@ class RemoveNoops(GraphRule):
 
     name = "remove_noops"
     exactness = BIT_EXACT
-    anchors = ("Cast", "Transpose", "Reshape", "Flatten", "Dropout", "Slice", "Concat", *NEUTRAL)
+    anchors = ("Cast", "Transpose", "Reshape", "Flatten", "Dropout", "Slice", "Concat", "Gather", *NEUTRAL)
 
     def match(self, node: ir.Node, view: View) -> Match | Miss | None:
         """Anchored at the operator itself."""
@@ -62,15 +65,26 @@ class RemoveNoops(GraphRule):
             graph(f"{head} {{ a = Concat <axis = 0> (x)  y = Relu(a) }}"),
             graph("(float[2,4] x) => (float[2,4] y) { a = Reshape(x, t)  y = Relu(a) }", t=i64(-1, 4)),
             graph(f"{head} {{ a = Flatten(x)  y = Relu(a) }}"),
+            graph(
+                "(float[batch,4] x) => (float[batch,4] y, float[batch,2,4] s) { n = Tanh(x)  a = Unsqueeze(x, one)"
+                "  b = Unsqueeze(n, one)  s = Concat <axis = 1> (a, b)  g = Gather <axis = 1> (s, last)  y = Relu(g) }",
+                one=i64(1),
+                last=np.array(-1),
+            ),
         )
 
     def near_misses(self) -> list[Program]:
-        """A real cast, a real slice, a widening zero, the graph's result."""
+        """A real cast, a real slice, a widening zero, the graph's result, a row of what is no stack."""
         return as_programs(
             graph("(float[batch,4] x) => (double[batch,4] y) { y = Cast <to = 11> (x) }"),
             graph("(float[batch,4] x) => (float[batch,3] y) { y = Slice(x, s, e, a) }", s=i64(0), e=i64(3), a=i64(1)),
             graph("(float[4] x) => (float[1,4] y) { a = Add(x, z)  y = Relu(a) }", z=f32(0.0).reshape(1, 1)),
             graph("(float[batch,4] x) => (float[batch,4] y) { y = Cast <to = 1> (x) }"),
+            graph(
+                "(float[2,4] x) => (float[4] y) { n = Tanh(x)  s = Concat <axis = 0> (x, n)"
+                "  g = Gather <axis = 0> (s, second)  y = Relu(g) }",
+                second=np.array(1),
+            ),
         )
 
 
@@ -147,6 +161,26 @@ def _concat(node: ir.Node) -> ir.Value | Miss | None:
     return node.inputs[0] if len(node.inputs) == 1 else None
 
 
+def _gather(node: ir.Node) -> ir.Value | Miss | None:
+    stack, index, size = made_by(node.inputs[0], "Concat"), const(node.inputs[1]), rank(node.inputs[0])
+    if stack is None or index is None or index.ndim or size is None:
+        return None
+    axis, parts = attr(stack, "axis") % size, len(stack.inputs)
+    if attr(node, "axis", 0) % size != axis or not -parts <= int(index) < parts:
+        return None
+    layers = [made_by(part, "Unsqueeze") for part in stack.inputs]
+    if any(layer is None or _added(layer, size) != [axis] for layer in layers):
+        return miss("it takes a row of values that were joined, not stacked", node, 1)
+    chosen = layers[int(index)]
+    return chosen.inputs[0] if chosen is not None else None
+
+
+def _added(unsqueeze: ir.Node, size: int) -> list[int] | None:
+    """The axes that an Unsqueeze adds, counted in its result of rank ``size``; None where they are computed."""
+    given = const(unsqueeze.inputs[1]) if len(unsqueeze.inputs) > 1 else attr(unsqueeze, "axes")
+    return None if given is None else [int(axis) % size for axis in np.reshape(given, -1)]
+
+
 def _arithmetic(node: ir.Node) -> ir.Value | Miss | None:
     left, right = node.inputs
     orders = [(left, right)] if node.op_type in ("Sub", "Div") else [(left, right), (right, left)]
@@ -168,6 +202,7 @@ _LOOK = {
     "Dropout": _dropout,
     "Slice": _slice,
     "Concat": _concat,
+    "Gather": _gather,
     **dict.fromkeys(NEUTRAL, _arithmetic),
 }
 

@@ -52,6 +52,7 @@ class ReferenceBackend:
     extra = "export"
     devices = ("cpu",)
     joins = False
+    kit = False
     profiled = False
     typed = False
     knobs = ()

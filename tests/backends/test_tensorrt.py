@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import json
@@ -12,6 +13,7 @@ from typing import Any
 import onnx
 import pytest
 
+from edgeattn import backends
 from edgeattn.backends import Options, _nvidia
 from edgeattn.backends._common import precision_summary
 from edgeattn.backends._tensorrt_layers import completed, executed, inspected, products
@@ -207,3 +209,15 @@ def test_a_product_that_no_layer_names_does_not_pass_for_what_the_others_run_in(
     assert told == [("conv1", "int8"), ("conv2", "fp32")]
     assert set(precision_summary(told, macs_by_node(net))["macs_in"]) == {"int8", "fp32"}
     assert set(precision_summary(told[:1], macs_by_node(net))["macs_in"]) == {"int8"}
+
+
+def test_nothing_lets_a_plan_run_code_on_the_host() -> None:
+    """``engine_host_code_allowed`` is False unless somebody sets it, and no file here does."""
+    package = Path(backends.__file__).parent.parent
+    names = [
+        f"{file.name}:{node.lineno}"
+        for file in package.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "engine_host_code_allowed"
+    ]
+    assert names == []

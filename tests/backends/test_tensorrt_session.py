@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from edgeattn import decode
 from edgeattn.backends import _cuda
+from edgeattn.backends._tensorrt_load import LoadedSession, span_for
 from edgeattn.backends._tensorrt_plan import Facts
 from edgeattn.backends._tensorrt_session import TensorRtSession
 from edgeattn.errors import BadInput, EngineFailed, OutOfResources
+from edgeattn.profile import Bucket
 from edgeattn.program import Stop, Wiring
 from tests.backends.device import PACKAGE, Compute, Engine, Runtime
+from tests.graphs import model
 
 BUCKETS = ({"batch": (1, 1, 1)}, {"batch": (2, 4, 8)})
 
@@ -51,6 +55,11 @@ def test_replays_a_shape_from_its_second_time_on_and_never_with_stale_addresses(
         x = np.random.default_rng(size).standard_normal((size, 3)).astype(np.float32)
         np.testing.assert_array_equal(opened.run({"x": x})["y"], x * 2)
         assert runtime.launched == launched, f"batch {size}"
+
+
+def test_takes_arrays_as_they_lie_in_memory(runtime: Runtime) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(3, 4).T[:3]
+    np.testing.assert_array_equal(doubling(runtime).run({"x": x})["y"], x * 2)
 
 
 def test_feeds_that_fit_no_bucket_are_told_which_do(runtime: Runtime) -> None:
@@ -122,3 +131,24 @@ def test_what_cuda_refuses_is_one_line(runtime: Runtime) -> None:
         cuda.call(failing("cudaErrorMemoryAllocation"), 8)
     with pytest.raises(EngineFailed, match="CUDA: cudaMalloc: cudaErrorDevicesUnavailable"):
         cuda.call(failing("cudaErrorDevicesUnavailable"), 8)
+
+
+def test_a_graph_in_memory_is_built_for_what_it_is_given_and_rarely_again(runtime: Runtime) -> None:
+    made: list[Bucket] = []
+
+    def make(bucket: Bucket) -> TensorRtSession:
+        made.append(bucket)
+        opened = doubling(runtime)
+        opened._buckets = (bucket,)
+        return opened
+
+    graph = model([helper.make_node("Add", ["x", "x"], ["y"])], {"x": ["batch", 3]}, {"y": ["batch", 3]})
+    loaded = LoadedSession("tensorrt", graph, make, ())
+    assert made == []
+    for size in (3, 4, 1, 5, 8, 2):
+        x = np.full((size, 3), size, np.float32)
+        np.testing.assert_array_equal(loaded.run({"x": x})["y"], x * 2)
+    assert made == [{"batch": (1, 3, 4)}, {"batch": (1, 5, 8)}]
+    assert (span_for(0), span_for(1), span_for(17)) == ((0, 0, 1), (1, 1, 1), (1, 17, 32))
+    with pytest.raises(BadInput, match=r"input 'x' has shape \[2, 4\]"):
+        loaded.run({"x": np.zeros((2, 4), np.float32)})

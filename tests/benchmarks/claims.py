@@ -81,8 +81,8 @@ def claims(threads: int) -> Iterator[Claim]:
 
 def _step_claims(model: Step) -> Iterator[Claim]:
     group = "A decoder step (source 30, vocabulary 8,000), how many times faster our best artifact is"
-    ways = [(engine, scheme) for engine in NAMES for scheme in ("int8-static", "int8-dynamic")]
-    ours = lambda: best({f"ours, {s}, {NAMES[e]}": lambda e=e, s=s: model.ours(e, s) for e, s in ways})  # noqa: E731
+    ways = model.ours()
+    ours = lambda: best({f"ours, {name}": lambda w=w: model.step(w) for name, w in ways.items()})  # noqa: E731
     peers = {
         "ONNX Runtime as exported": lambda: model.float32("onnxruntime"),
         "OpenVINO as exported": lambda: model.float32("openvino"),
@@ -95,6 +95,10 @@ def _step_claims(model: Step) -> Iterator[Claim]:
     plain = lambda: ("ONNX Runtime", model.float32("onnxruntime"))  # noqa: E731
     yield Claim(f"{key}-ort", group, f"{model.name}: than ONNX Runtime FP32", plain, ours, at_least=5)
     yield Claim(f"{key}-peer", group, f"{model.name}: than the best of its peers", lambda: best(peers), ours)
+    whole = lambda: best({f"ours, {name}": lambda w=w: model.sentence(w) for name, w in ways.items()})  # noqa: E731
+    decoded = lambda: ("eager", model.sentence())  # noqa: E731
+    group = "A sentence (30 tokens, encoder and greedy decode loop included), how many times faster"
+    yield Claim(f"{key}-sentence", group, f"{model.name}: than PyTorch eager FP32", decoded, whole)
 
 
 def best(makers: dict[str, Callable[[], Call]]) -> tuple[str, Call]:

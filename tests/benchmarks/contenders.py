@@ -1,7 +1,8 @@
 """Who runs in the benchmark table: our INT8 engines and what a user would pick instead, each as one callable.
 
 Every contender computes the same thing on the same input, batch 1, with the same number of threads, through the
-thinnest call its engine offers: PyTorch under ``inference_mode``, the others as their sessions take NumPy arrays.
+thinnest call its engine offers: PyTorch under ``inference_mode``, the others as their sessions take NumPy arrays, and a
+decoder's step, whoever made it, as edgeattn's decode loop calls that engine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import onnx
 import torch
 
-from edgeattn import export, registry, source
+from edgeattn import decode, export, registry, source
 from edgeattn.backends import Options, calibrator, oracle
 from edgeattn.program import Case, Program
 from edgeattn.quantize import Settings, forms, quantize
@@ -26,6 +27,8 @@ from edgeattn.tasks.photos import TASK, crops
 from tests.benchmarks.decoders import BAHDANAU, handed, step
 
 Call = Callable[[], object]
+Way = tuple[str, str, bool]
+"""How a decoder is built: engine, scheme, and whether its values are hoisted out of the step."""
 CALIBRATION = 32
 """Samples: latency does not depend on how many."""
 SOURCE = 30
@@ -106,6 +109,7 @@ class Step:
     name: str
     source: Any
     threads: int
+    built: dict[object, Program] = field(default_factory=dict, compare=False)
 
     def eager(self, *, compiled: bool = False) -> Call:
         sessions = export.eager_sessions(self.source)
@@ -119,11 +123,41 @@ class Step:
         graphs = {name: _ort_dynamic(model) for name, model in self._exported.graphs.items()}
         return step("onnxruntime", Options("cpu", "int8", self.threads), replace(self._exported, graphs=graphs), SOURCE)
 
-    def ours(self, engine: str, scheme: str) -> Call:
-        backend = registry.get("backends", engine)
-        rewritten = rewrite(self._exported, oracle, also=forms(scheme))
-        program = quantize(rewritten, scheme, oracle, self._sentences(), Settings(qdq=backend.qdq))
-        return step(engine, Options("cpu", "int8", self.threads), program, SOURCE)
+    def ours(self) -> dict[str, Way]:
+        """Every form that a recipe's measured rules and schemes choose from, by name."""
+        schemes, engines = ("int8-static", "int8-dynamic", "int8-weights"), ("onnxruntime", "openvino")
+        return {
+            f"{scheme}{', values hoisted' * hoisted}, {engine}": (engine, scheme, hoisted)
+            for engine in engines
+            for scheme in schemes
+            for hoisted in (False, True)
+        }
+
+    def step(self, way: Way) -> Call:
+        """One of ``ours``: its step alone."""
+        return step(way[0], Options("cpu", "int8", self.threads), self._quantized(way), SOURCE)
+
+    def sentence(self, way: Way | None = None) -> Call:
+        """A sentence decoded greedily, encoder included, by edgeattn's loop; by PyTorch eager where no way is given."""
+        if way is None:
+            wiring, sessions = self.source.wiring, export.eager_sessions(self.source)
+        else:
+            program, options = self._quantized(way), Options("cpu", "int8", self.threads)
+            load = registry.get("backends", way[0]).load
+            wiring, sessions = program.wiring, {name: load(model, options) for name, model in program.graphs.items()}
+        src = np.random.default_rng(0).integers(3, 1000, (1, SOURCE))
+        feeds = {"src": src, "src_mask": np.ones(src.shape, bool)}
+        return lambda: decode.run(sessions, wiring, feeds)
+
+    def _quantized(self, way: Way) -> Program:
+        if way not in self.built:
+            engine, scheme, hoisted = way
+            also = (*forms(scheme), *(("hoist_values",) if hoisted else ()))
+            if also not in self.built:
+                self.built[also] = rewrite(self._exported, oracle, also=also)
+            settings = Settings(qdq=registry.get("backends", engine).qdq)
+            self.built[way] = quantize(self.built[also], scheme, oracle, self._sentences(), settings)
+        return self.built[way]
 
     @cached_property
     def _exported(self) -> Program:

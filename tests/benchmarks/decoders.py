@@ -45,12 +45,16 @@ def step_calls(threads: int, engines: tuple[str, ...] = ("onnxruntime", "openvin
 
 
 def step(engine: str, options: Options, program: Program, length: int) -> Callable[[], object]:
-    """One decoder step on what the encoder gives for a source of some length."""
+    """One decoder step on what the encoder gives for a source of some length, called as the decode loop calls it."""
     backend = registry.get("backends", engine)
     sessions = {graph: backend.load(model, options) for graph, model in program.graphs.items()}
-    assert program.wiring is not None
-    loop, feeds = sessions[program.wiring.loop], handed(sessions, program.wiring, length)
-    return lambda: loop.run(feeds)
+    wiring = program.wiring
+    assert wiring is not None
+    loop, feeds = sessions[wiring.loop], handed(sessions, wiring, length)
+    links = {to.split(".")[1]: origin.split(".")[1] for to, origin in wiring.state.items()}
+    fixed = frozenset(feeds.keys() - links.keys() - {wiring.stop.token.split(".")[1]})
+    held = loop.hold(links, fixed) if hasattr(loop, "hold") else loop
+    return lambda: held.run(feeds)
 
 
 def handed(sessions: Mapping[str, Session], wiring: Wiring, length: int) -> dict[str, np.ndarray]:

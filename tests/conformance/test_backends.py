@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from onnx import helper
 from edgeattn import backends, decode, registry
 from edgeattn.backends import Backend, Options
 from edgeattn.errors import BadInput, EngineFailed, Unsupported
-from edgeattn.program import Case, Program, Reference, Session, StageRecord, Stop, Wiring
+from edgeattn.program import Case, Program, Session, StageRecord, Stop, Wiring
 from edgeattn.quantize import Settings, quantize
 from edgeattn.rewrite._sample import graph
 from tests.graphs import conv_net, counter, model
@@ -38,9 +40,16 @@ def running(backend: Backend) -> Backend:
     return backend
 
 
+@pytest.fixture
+def telling(backend: Backend) -> Backend:
+    if backend.kit:
+        pytest.skip(f"{backend.name} writes graphs: what executes them is elsewhere")
+    return backend
+
+
 def asked(backend: Backend, **changes: Any) -> Options:
-    """Options for the engine's own first device."""
-    return Options(backend.devices[0], **changes)
+    """Options for the engine's own first device, and for batches that the tests here run."""
+    return Options(backend.devices[0], profiles=({"batch": (1, 2, 8)},) if backend.profiled else (), **changes)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,7 +93,7 @@ def test_an_engine_that_cannot_run_here_is_built_whole_and_says_so_in_one_line(
     options = asked(backend)
     if backend.executes(options).available:
         pytest.skip(f"{backend.name} runs here")
-    program = Program({"main": conv_net()}, reference=Reference("test", (Case("c", {"image": IMAGE}),)))
+    program = Program({"main": conv_net()})
     engine = backend.compile(program, options, tmp_path)
     assert (tmp_path / engine.files["main"]).stat().st_size > 1000
     for attempt in (
@@ -106,7 +115,7 @@ def test_agrees_with_numpy(running: Backend) -> None:
 
 
 def test_says_what_really_runs(backend: Backend, tmp_path: Path) -> None:
-    program = Program({"main": conv_net()}, reference=Reference("test", (Case("c", {"image": IMAGE}),)))
+    program = Program({"main": conv_net()})
     effective = backend.compile(program, asked(backend, threads=1), tmp_path).effective["main"]
     assert effective["device"].startswith(backend.devices[0])
     assert effective["precision"]["label"] == "fp32"
@@ -142,13 +151,13 @@ ROLES = {"product", "quantize", "layout", "convert", "other"}
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_tells_what_it_executes_in_the_names_of_the_graph(backend: Backend, named: bool) -> None:
+def test_tells_what_it_executes_in_the_names_of_the_graph(telling: Backend, named: bool) -> None:
     net = conv_net()
     for node in net.graph.node if not named else ():
         node.ClearField("name")
-    options = asked(backend, threads=1, profiles=({"batch": (2, 2, 2)},) if backend.profiled else ())
-    for feeds in (None, {"image": IMAGE}) if backend.executes(options).available else (None,):
-        found = backend.profile(net, options, feeds, runs=3)
+    options = asked(telling, threads=1)
+    for feeds in (None, {"image": IMAGE}) if telling.executes(options).available else (None,):
+        found = telling.profile(net, options, feeds, runs=3)
         products = [node.stands_for[0] for node in found if node.role == "product"]
         # OpenVINO's clock counts microseconds, and each of these takes several.
         assert products == (["conv1", "conv2"] if named else ["c1", "c2"])
@@ -157,7 +166,7 @@ def test_tells_what_it_executes_in_the_names_of_the_graph(backend: Backend, name
         assert all(node.milliseconds >= 0 for node in found)
 
 
-def test_knows_a_recurrent_layer_whatever_the_engine_calls_it(backend: Backend, tmp_path: Path) -> None:
+def test_knows_a_recurrent_layer_whatever_the_engine_calls_it(telling: Backend, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     constants = {"w": rng.standard_normal((1, 64, 8), np.float32), "r": rng.standard_normal((1, 64, 16), np.float32)}
     net = model(
@@ -166,9 +175,9 @@ def test_knows_a_recurrent_layer_whatever_the_engine_calls_it(backend: Backend, 
         {"y": [5, 1, 1, 16]},
         constants,
     )
-    engine = backend.compile(Program({"main": net}), asked(backend, threads=1), tmp_path)
+    engine = telling.compile(Program({"main": net}), asked(telling, threads=1), tmp_path)
     assert engine.effective["main"]["precision"]["macs_in"] == {"fp32": 5 * (64 * 8 + 64 * 16)}
-    told = [n.stands_for[0] for n in backend.profile(net, asked(backend, threads=1)) if n.role == "product"]
+    told = [n.stands_for[0] for n in telling.profile(net, asked(telling, threads=1)) if n.role == "product"]
     assert set(told) == {"lstm"}  # some engines do it in several kernels
 
 
@@ -178,6 +187,19 @@ def test_outputs_are_the_callers_to_keep(running: Backend) -> None:
     kept = first.copy()
     session.run({"image": IMAGE * 2})
     np.testing.assert_array_equal(first, kept)
+
+
+def test_an_idle_session_leaves_the_cores_to_others(running: Backend) -> None:
+    """Threads that spin after a run, as ONNX Runtime's do for 30 ms by default, make whatever runs beside it slower."""
+    wide = graph("(float[1,512] x) => (float[1,4096] y) { y = MatMul(x, w) }", w=(512, 4096))
+    session = running.load(wide, asked(running, threads=2))
+    burnt = []
+    for _ in range(5):
+        session.run({"x": np.ones((1, 512), np.float32)})
+        before = time.process_time()
+        time.sleep(0.04)
+        burnt.append(time.process_time() - before)
+    assert statistics.median(burnt) < 0.005  # other tests' threads may be at work in a pause or two
 
 
 def test_names_the_input_that_does_not_fit(running: Backend) -> None:
@@ -202,7 +224,7 @@ def test_runs_a_program_of_two_graphs_by_its_wiring(running: Backend, tmp_path: 
 def test_a_graph_it_cannot_read_is_an_engine_failure(running: Backend) -> None:
     model = conv_net()
     model.graph.node[0].op_type = "NoSuchOperator"
-    with pytest.raises(EngineFailed, match=running.name):
+    with pytest.raises(EngineFailed, match=getattr(running, "title", running.name)):
         running.load(model, asked(running))
 
 

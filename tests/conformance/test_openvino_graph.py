@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from edgeattn import backends, registry
 from edgeattn.backends import Options
-from edgeattn.backends._openvino_graph import extremes_apart, fake_quantized
+from edgeattn.backends._openvino_graph import extremes_apart, fake_quantized, gated_in_int8
 from edgeattn.program import Case, Program
 from edgeattn.quantize import Settings, quantize
 from tests.graphs import conv_net, model
@@ -138,3 +138,30 @@ def test_openvino_gets_unsigned_activations_where_nothing_is_negative_and_signed
 
 def _quantizers(program: Program) -> list[onnx.NodeProto]:
     return [node for node in program.graphs["main"].graph.node if node.op_type == "QuantizeLinear"]
+
+
+def _gated(gate: str) -> onnx.ModelProto:
+    """A convolution's quantized map times a gate that ``gate`` computes: from another map, or from the same."""
+    map_ = [*_conv("x_dq", "w", "a"), *_pair("a", "i8")]
+    pooled = _node("GlobalAveragePool", [{"another": "x_dq", "the same": "a_dq"}[gate]], "m")
+    return _net([*map_, pooled, _node("Sigmoid", ["m"], "g"), _node("Mul", ["a_dq", "g"], "p")], "p", "i8", 2)
+
+
+@pytest.mark.parametrize(("gate", "rewritten"), [("another", 1), ("the same", 0)])
+def test_a_gated_map_is_kept_in_int8_where_its_product_alone_reads_it(gate: str, rewritten: int) -> None:
+    import openvino as ov
+
+    net = _gated(gate)
+    read = gated_in_int8(fake_quantized(ov.Core().read_model(net.SerializeToString())))
+    kinds = [op.get_type_name() for op in read.get_ordered_ops()]
+    # One a weight's zero point, and 1 - g and x - x(1 - g).
+    assert kinds.count("Subtract") == 2 + 2 * rewritten
+    compiled = ov.Core().compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    layers = [op for op in compiled.get_runtime_model().get_ordered_ops() if "layerType" in op.get_rt_info()]
+    written = [
+        op.get_output_element_type(0).get_type_name()
+        for op in layers
+        if op.get_rt_info()["layerType"].astype(str) == "Convolution"
+    ]
+    assert written[0] == "i8"
+    assert _sqnr(net) > _RIGHT

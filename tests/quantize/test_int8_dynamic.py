@@ -111,7 +111,9 @@ def test_a_layer_under_keep_stays_float_and_so_does_a_scaled_gemm() -> None:
 
 
 def test_int8_schemes_ask_for_a_cell_as_one_gemm_and_others_for_nothing() -> None:
-    assert forms("int8-dynamic") == forms("int8-static") == ("lower_recurrent_cell", "merge_summed_products")
+    cell = ("lower_recurrent_cell", "merge_summed_products")
+    assert all(forms(scheme) == cell for scheme in ("int8-dynamic", "int8-static", "int8-weights"))
+    assert forms("bf16") == ()
 
 
 def test_an_embedding_under_keep_is_looked_up_in_float() -> None:

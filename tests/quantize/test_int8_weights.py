@@ -83,6 +83,17 @@ def test_the_file_is_a_quarter_and_products_lie_as_engines_multiply_them():
     assert (notes["bytes"], notes["bytes_after"]) == (outside.size(net), outside.size(result.graphs["main"]))
 
 
+def test_a_product_that_is_summed_with_another_value_is_multiplied_packed_too():
+    """As where a decoder's values are hoisted: ONNX Runtime would make a Gemm of both and unpack the weight anew."""
+    net = graph("(float[n,64] x, float[n,256] z) => (float[n,256] y) { p = MatMul(x, w) y = Add(p, z) }", w=(64, 256))
+    executed = registry.get("backends", "onnxruntime").profile(
+        quantized(net, AT_EVERY_RUN).graphs["main"], Options(precision="int8", threads=1)
+    )
+    assert [(node.op, node.precision) for node in executed if node.role in ("product", "quantize")] == [
+        ("MatMulNBits", "int8")
+    ]
+
+
 @pytest.mark.parametrize(("settings", "operators"), [(Settings(), []), (AT_EVERY_RUN, ["Cast", "Mul"])])
 def test_weights_that_are_not_multiplied_packed_stand_as_the_engine_unpacks_them_once(settings, operators):
     net = conv_net(32)

@@ -33,7 +33,7 @@ def rewritten(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.openvino)])
-@pytest.mark.parametrize("scheme", ["int8-static", "int8-dynamic"])
+@pytest.mark.parametrize("scheme", ["int8-static", "int8-dynamic", "int8-weights"])
 def test_a_translator_keeps_its_exact_match_and_its_step_runs_in_int8(name, engine, scheme, tmp_path):
     program, task = rewritten(name)
     assert "step.memory_keys" in program.wiring.feeds

@@ -1,0 +1,52 @@
+"""attention: the Attention operator, in the form that TensorRT has a kernel for.
+
+Its parser takes four-dimensional Q, K and V of equal sizes, no past, no softcap, one output, and a mask or causality
+but not both. The builder of its RTX edition further wants a fused kernel for the very shape and refuses most of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgeattn.capabilities._finding import Found, Target
+from edgeattn.capabilities._view import Node, View
+
+_SOURCE = "onnx-tensorrt docs/operators.md 10.15, Attention; measured with tensorrt_rtx 1.7.1"
+_HINT = "spell it out: edgeattn doctor --fix, or export with --opset 18"
+
+
+def find(view: View, target: Target, precision: str) -> Iterator[Found]:
+    """What keeps an Attention node from being read."""
+    if not target.engine.nvidia:
+        return
+    for node in view.nodes:
+        if node.standard and node.op == "Attention":
+            for reason in _reasons(view, node, target):
+                yield Found(node.name, reason, _HINT, "expand:Attention", _SOURCE, node.module)
+
+
+def _reasons(view: View, node: Node, target: Target) -> Iterator[str]:
+    if len(node.outputs()) > 1:
+        yield "Attention gives more than its first output"
+    if node.input(4) or node.input(5):
+        yield "Attention takes a past"
+    if node.attributes.get("softcap"):
+        yield "Attention with softcap"
+    if "softmax_precision" in node.attributes:
+        yield "Attention with a precision of its own for the softmax"
+    if node.input(3) and node.attributes.get("is_causal"):
+        yield "Attention with a mask and causality together"
+    keys, values = view.shape_of(node.input(1)), view.shape_of(node.input(2))
+    if keys and values and keys != values:
+        yield f"Attention with keys {list(keys)} and values {list(values)} of different sizes"
+    if target.engine.family == "tensorrt-rtx":
+        kind, size = view.type_of(node.input(0)), keys[-1] if keys else None
+        if kind not in ("float16", "bfloat16"):
+            yield f"Attention in {kind.upper() or 'an unknown type'}; its kernels are for FP16 and BF16"
+        elif len(keys or ()) != 4 or not isinstance(size, int) or size % 8 or not 16 <= size <= 256:
+            yield f"Attention with heads of {size}; its kernels are for 16 to 256, in steps of 8, of four dimensions"
+        if (queries := view.shape_of(node.input(0))) and queries[-2] == 1:
+            yield "Attention of a single query, which it has no kernel for"
+
+
+CHECK = find
