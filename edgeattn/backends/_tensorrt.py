@@ -180,7 +180,7 @@ class TensorRtBackend:
         whole = replace(options, settings={**options.settings, "strip": False})
         parsed(model, self._order(whole, ()))
         dynamic = profiles.dynamic(Program({"main": model}))
-        known = options.profiles if dynamic else ({},)
+        known = [bucket for bucket in options.profiles or ({},) if bucket.keys() >= set(dynamic)]
         return LoadedSession(self.name, model, lambda bucket: self._opened(model, whole, bucket), known)
 
     def _opened(self, model: onnx.ModelProto, options: Options, bucket: Bucket) -> Session:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from edgeattn import outside
 from edgeattn import profile as profiles
 from edgeattn.backends import Availability, Executed, Options, Refusal
 from edgeattn.backends import _nvidia as nvidia
@@ -87,6 +88,9 @@ class TensorRtGpuBackend(TensorRtBackend):
         if options.device in _VERSIONS and here.available and not here.version.startswith(f"{options.device}."):
             why = f"TensorRT {here.version} is here, and a plan is opened by the version that built it"
             refusals.append(Refusal("*", "", why, f"build where TensorRT {options.device} is"))
+        if options.settings.get("strip") and any(outside.tensors(model) for model in program.graphs.values()):
+            why = "weights that lie in files beside the graph cannot be put back into a plan without weights"
+            refusals.append(Refusal("*", "", why, "leave strip out"))
         if options.precision == "bf16" and here.available and self.version(options).precision:
             refusals.append(Refusal("*", "", f"TensorRT {here.version} has no bf16 here", "use precision fp16"))
         return refusals + (self._not_for_dla(program, options, here) if options.device in _DLA else [])
