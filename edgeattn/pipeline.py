@@ -52,6 +52,7 @@ _OPEN = (
     "parity is its graph's, and the bundle's self-test expects what that graph computes; task and latency are open, "
     "and no rewrite rule was chosen by measurement"
 )
+_STOOD_IN = "parity after 'stand-in' and the bundle's self-test are those of {}; task and latency are open"
 _KIT = "kit/ goes to the board, which builds, runs and times it; `edgeattn check` then reads the report that comes back"
 
 
@@ -252,11 +253,12 @@ def within_buckets(job: Job, program: Program, engine: Engine) -> Program:
 def prove(job: Job, program: Program, engine: Engine) -> Evidence:
     """Run the engine: parity, task, latency, profile. Of one that can only be built here, say that none is judged."""
     if not job.runs.available:
-        job.notes.append(_KIT if job.backend.kit else f"the engine was built and not run: {job.runs.why}; {_OPEN}")
         sessions, place = opened.engine(job.backend, engine)
         if place:
-            job.notes.append(f"parity of the stage 'stand-in' is that of {place}")
             judge(job, "stand-in", program, sessions)
+        left_open = _STOOD_IN.format(place) if place else _OPEN
+        built = f"the engine was built and not run: {job.runs.why}; {left_open}"
+        job.notes.append(_KIT if job.backend.kit else built)
         job.parity.append(not_run(program, job.runs.why))
         return Evidence(sessions or rounded(program))
     program = _judged_on(job, program)

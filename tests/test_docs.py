@@ -21,6 +21,7 @@ PAGES = {
     "tensorrt.md": 3,
     "doctor.md": 3,
     "jetson.md": 3,
+    "openvino.md": 5,
 }  # commands shown
 NEEDS = {"tensorrt.md": pytest.mark.tensorrt_rtx}
 

@@ -90,6 +90,8 @@ def read(file: Path) -> Index:
         sizes = {int(size): (str(xml), str(weights)) for size, (xml, weights) in told["sizes"].items()}
         outputs = {name: (int(axis), int(more)) for name, (axis, more) in told["outputs"].items()}
         inputs = {name: int(axis) for name, axis in told["inputs"].items()}
+        if any(Path(name).name != name for pair in sizes.values() for name in pair):
+            raise ValueError("a file elsewhere")
         return Index(str(told["dimension"]), sizes, inputs, outputs, [str(name) for name in told["order"]])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"is no index of buckets ({error})", where=str(file), hint="compile it again") from None

@@ -81,11 +81,11 @@ def _single(name: str, where: str) -> str:
 
 
 def members(device: str) -> tuple[str, ...]:
-    """The single devices that a device stands for; ``auto`` alone is what is here, its own choice first."""
+    """The single devices that a device stands for; ``auto`` alone is what is here."""
     kind, _, rest = device.partition(":")
     if rest:
         return tuple(rest.split(","))
-    return tuple(name for name in ("npu", "gpu", "cpu") if look(name).here) if kind == "auto" else (device,)
+    return tuple(name for name in ("npu", "gpu", "cpu") if look(name).here) if kind in SEVERAL else (device,)
 
 
 def is_named(kind: str, device: str) -> bool:
@@ -144,6 +144,12 @@ def look(name: str) -> Device:
     return Device(name, False, computes=stated, why=why, hint=hint)
 
 
+@functools.cache
+def takes(name: str, setting: str) -> bool:
+    """Whether a device knows a setting; one that is not here is asked when it is."""
+    return not look(name).here or setting in core().get_property(name.upper(), "SUPPORTED_PROPERTIES")
+
+
 def _present(name: str, available: Sequence[str]) -> bool:
     """``GPU`` is here as ``GPU``, or as ``GPU.0`` where there are several."""
     wanted, known = name.upper(), set(available)
@@ -164,7 +170,7 @@ def _missing(kind: str, complaint: str) -> tuple[str, str]:
     if kind == "gpu" and "libOpenCL" in complaint:
         return (
             "no Intel GPU can be used: libOpenCL.so.1 is missing",
-            "apt install intel-opencl-icd (and ocl-icd-libopencl1)",
+            "apt install intel-opencl-icd ocl-icd-libopencl1",
         )
     if kind == "gpu":
         hint = "install intel-opencl-icd (`clinfo` must list it), and join the group render"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.backends._common import refusal, usable_cores
-from edgeattn.backends._openvino_devices import absent, called, look, members
+from edgeattn.backends._openvino_devices import absent, called, look, members, takes
 from edgeattn.backends._openvino_models import core
 from edgeattn.errors import MissingPackage
 from edgeattn.phase import native
@@ -52,16 +52,17 @@ def settings(model: Any, options: Options, counted: bool = False) -> dict[str, A
     """What ``compile_model`` is given; for several devices, to each its own."""
     kind = options.device.partition(":")[0]
     if kind not in ("auto", "hetero"):
-        return _single(kind.partition(".")[0], model, options, counted)
+        return _single(options.device, model, options, counted)
     listed = [name for name in members(options.device) if kind == "hetero" or look(name).here]
-    each = {name.upper(): _single(name.partition(".")[0], model, options, counted) for name in listed}
+    each = {name.upper(): _single(name, model, options, counted) for name in listed}
     if kind == "hetero":
         return {"DEVICE_PROPERTIES": each}
     # Without the first it would answer on the CPU until the other device is ready, and be timed on both.
     return {"ENABLE_STARTUP_FALLBACK": False, "PERFORMANCE_HINT": options.hint.upper(), "DEVICE_PROPERTIES": each}
 
 
-def _single(kind: str, model: Any, options: Options, counted: bool) -> dict[str, Any]:
+def _single(name: str, model: Any, options: Options, counted: bool) -> dict[str, Any]:
+    kind = name.partition(".")[0]
     chosen: dict[str, Any] = {
         "PERFORMANCE_HINT": options.hint.upper(),
         "INFERENCE_PRECISION_HINT": pinned(kind, model, options),
@@ -69,10 +70,12 @@ def _single(kind: str, model: Any, options: Options, counted: bool) -> dict[str,
     }
     if kind == "cpu":
         chosen["INFERENCE_NUM_THREADS"] = options.threads or usable_cores()
-    if kind in ("cpu", "gpu"):
-        # By default the engine quantizes activations wherever a weight is INT8, whatever precision is asked for.
-        chosen["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = GROUP if options.precision == "int8" else 0
-    return chosen
+    # By default activations are quantized wherever a weight is INT8, and a cache inside fused attention is INT8,
+    # whatever precision is asked for.
+    rounding: dict[str, Any] = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if options.precision == "int8" else 0}
+    if (kept := chosen["INFERENCE_PRECISION_HINT"]) != "dynamic":
+        rounding["KV_CACHE_PRECISION"] = kept
+    return chosen | ({key: v for key, v in rounding.items() if takes(name, key)} if kind in ("cpu", "gpu") else {})
 
 
 def pinned(kind: str, model: Any, options: Options) -> str:

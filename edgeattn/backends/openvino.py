@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
 from edgeattn.backends import _openvino_blob as blob
 from edgeattn.backends import _openvino_buckets as buckets
-from edgeattn.backends import _openvino_devices as devices
+from edgeattn.backends import _openvino_devices as named
 from edgeattn.backends._common import (
     fewer_threads,
     newer_opsets,
@@ -51,7 +51,7 @@ class OpenVinoBackend:
 
     name = "openvino"
     extra = "openvino"
-    devices = (*devices.SINGLE, *devices.SEVERAL)
+    devices = (*named.SINGLE, *named.SEVERAL)
     joins = False
     kit = False
     offers = frozenset({"hint", "buckets", "stateful", "blob"})
@@ -73,11 +73,11 @@ class OpenVinoBackend:
 
     def parse_device(self, asked: str, target: str) -> str:
         """``hetero:NPU,CPU`` in its one spelling; see :func:`edgeattn.backends._openvino_devices.parse`."""
-        return devices.parse(asked, target)
+        return named.parse(asked, target)
 
     def executes(self, options: Options) -> Availability:
         """Where every device that is named is here; of ``auto``'s, one of them."""
-        return devices.availability(options.device)
+        return named.availability(options.device)
 
     def stand_in(self, options: Options) -> Options | None:
         """The IR of a missing device opens on the CPU, in FP32 around what is INT8."""
@@ -87,11 +87,11 @@ class OpenVinoBackend:
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
         """Opsets newer than were checked, precisions the device would not compute in, shapes an NPU would not take."""
         refusals = newer_opsets(program, _NEWEST_OPSET) + not_static(program, options)
-        if options.blob and options.device.partition(":")[0] in devices.SEVERAL:
+        if options.blob and options.device.partition(":")[0] in named.SEVERAL:
             refusals.append(Refusal("*", "", "a blob is for one device", "name it, like openvino:gpu"))
         elif options.blob and not self.executes(options).available:
             refusals.append(Refusal("*", "", "a blob is compiled by the device, which is not here", "compile it there"))
-        known = devices.computes(options.device)
+        known = named.computes(options.device)
         if known and options.precision not in known:
             refusals.append(_unknown_precision(options, known))
         return refusals
@@ -122,7 +122,7 @@ class OpenVinoBackend:
         macs = macs_by_node(model)
         if not self.executes(options).available:
             told = planned(settings(ir, options))
-            line = f"ov.Core().compile_model('{xml.name}', '{devices.called(options.device)}', {settings(ir, options)})"
+            line = f"ov.Core().compile_model('{xml.name}', '{named.called(options.device)}', {settings(ir, options)})"
             return {"device": options.device, "precision": not_compiled(macs), "settings": told, "compile_there": line}
         built = compiled(ir, options)
         found = in_force(ir, built, options) | {
@@ -174,7 +174,7 @@ class OpenVinoBackend:
         if options.device != "cpu":
             return []
         around = options.precision == "int8" and options.around != "bf16"
-        there = around and "bf16" in devices.computes("cpu")
+        there = around and "bf16" in named.computes("cpu")
         return [*fewer_threads(options), *([{"around": "bf16"}] if there else [])]
 
 
@@ -186,7 +186,7 @@ def _keeps_state(options: Options) -> bool:
 
 
 def _unknown_precision(options: Options, known: tuple[str, ...]) -> Refusal:
-    first = next(iter(devices.members(options.device)), "cpu")
+    first = next(iter(named.members(options.device)), "cpu")
     what = "this CPU" if first == "cpu" else f"the {first.upper()}"
     others = [p for p in known if p != "bf16"]
     why = f"{what} does not compute in {options.precision}; OpenVINO would fall back to {others[0]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from edgeattn.cli.app import Debug, Json, Quiet, app
 from edgeattn.cli.rules import explain_rule, list_rules
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import UnknownName
+
+if TYPE_CHECKING:
+    from edgeattn.backends import Backend
 
 _KINDS = ("models", "blocks", "rules", "schemes", "targets", "recipes", "tasks")
 _FOLDERS = {"blocks": "blocks", "schemes": "quantize", "targets": "backends", "tasks": "tasks"}
@@ -119,17 +122,25 @@ def _recipes() -> list[dict[str, str]]:
 
 def _targets() -> list[dict[str, str]]:
     from edgeattn import registry
-    from edgeattn.backends import Options
 
     rows = []
     for name in registry.names("backends"):
         backend = registry.get("backends", name)
         here = backend.probe()
-        runs = backend.executes(Options(backend.devices[0]))
-        builds = here.version if runs.available else f"{here.version}, to build with: {runs.why}"
-        state = builds if here.available else f"{here.why}; {here.hint}"
+        state = _state(backend, here.version) if here.available else f"{here.why}; {here.hint}"
         rows.append({"target": name.replace("_", "-"), "devices": ", ".join(backend.devices), "here": state})
     return rows
+
+
+def _state(backend: Backend, version: str) -> str:
+    """An engine's version, and which of its devices are missing, with what brings them; or why it only builds here."""
+    from edgeattn.backends import Options
+
+    found = {device: backend.executes(Options(device)) for device in backend.devices}
+    missing = {device: answer for device, answer in found.items() if not answer.available}
+    if len(missing) == len(found):
+        return f"{version}, to build with: {next(iter(missing.values())).why}"
+    return "; ".join([version, *(f"{device}: {answer.why} ({answer.hint})" for device, answer in missing.items())])
 
 
 def _folder(kind: str) -> list[dict[str, str]]:
