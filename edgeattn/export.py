@@ -119,6 +119,7 @@ def _fit_for_tracing(runnable: Sequence[Case], inputs: Sequence[TensorSpec]) -> 
 def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -> onnx.ModelProto:
     args = tuple(torch.from_numpy(np.asarray(session.last_feeds[s.name], order="C")) for s in graph.inputs)
     guards = obstacles.Guards()
+    _forget_unrolled()
     try:
         with guards.listening():
             exported = torch.onnx.export(
@@ -149,6 +150,18 @@ def _to_onnx(name: str, graph: GraphSource, session: EagerSession, opset: int) -
     for value in model.graph.output:
         _declare(value, _true_shape(value.name, graph.inputs, session.seen))
     return model
+
+
+def _forget_unrolled() -> None:
+    """Make PyTorch decide anew how its recurrent layers are traced.
+
+    After an export of a GRU at a fixed length (PyTorch 2.13) the operator remembers to unroll itself, and the next
+    export in the process, of any model, would fix its length too.
+    """
+    for name in ("gru", "lstm", "rnn_tanh", "rnn_relu"):
+        layer = getattr(torch.ops.aten, name)
+        for overload in layer.overloads():
+            getattr(getattr(layer, overload), "_dispatch_cache", {}).clear()
 
 
 def _dynamic_shapes(graph: GraphSource) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -244,3 +245,22 @@ class LearnedQueries(nn.Module):
 def test_the_exporters_remarks_on_its_own_work_stay_out_of_the_users_log(caplog: pytest.LogCaptureFixture) -> None:
     export(Source({"main": GraphSource(LearnedQueries(), (TensorSpec("x", "float32", ("batch", 4)),), ("y",))}))
     assert not [record for record in caplog.records if record.name.startswith(("torch.onnx", "onnxscript"))]
+
+
+def test_a_length_stays_dynamic_after_somebody_exported_a_gru_at_a_fixed_one() -> None:
+    """PyTorch then remembers to unroll the layer, and fixed the length of the next model exported too."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(4, 3, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.gru(x)[0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        torch.onnx.export(nn.GRU(4, 3).eval(), (torch.randn(6, 2, 4),), dynamo=True, opset_version=18, verbose=False)
+    inputs = (TensorSpec("x", "float32", ("batch", "length", 4)),)
+    program = export(Source({"main": GraphSource(Reader().eval(), inputs, ("y",))}))
+    assert [node.op_type for node in program.graphs["main"].graph.node].count("GRU") == 1
