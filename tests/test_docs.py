@@ -30,6 +30,12 @@ def text(page: str) -> str:
     return (ROOT / "docs" / page).read_text()
 
 
+def shown(page: str) -> list[str]:
+    """The lines of a page's blocks that name no language: those are commands."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text(page), re.DOTALL | re.MULTILINE)
+    return [line for language, block in blocks if not language for line in block.splitlines()]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_and_link_shown_exists(page: str) -> None:
     linked = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text(page))]
@@ -46,7 +52,7 @@ def test_every_command_shown_does_what_it_says(page: str, tmp_path: Path) -> Non
     (tmp_path / "runs").mkdir()
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    commands = [line for block in re.findall(r"```\n(.*?)```", text(page), re.DOTALL) for line in block.splitlines()]
+    commands = shown(page)
     assert len(commands) == PAGES[page]
     for command in commands:
         program, *words = shlex.split(command)
