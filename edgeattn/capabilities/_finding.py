@@ -116,6 +116,11 @@ class Target:
     engine: Engine
     capabilities: tuple[str, ...] = ()
 
+    @property
+    def quantizing(self) -> str:
+        """How a float model is quantized for it; that differs by engine, not by version."""
+        return f"edgeattn quantize --scheme int8-static -t {self.text.partition(':')[0]}"
+
 
 @dataclass(frozen=True)
 class Found:

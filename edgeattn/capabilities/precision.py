@@ -30,7 +30,7 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
         yield Found("", reason, f"edgeattn quantize --scheme {precision}", f"scheme:{precision}", source)
     if precision == "int8" and not any(node.op == "QuantizeLinear" for node in view.nodes):
         reason = "int8 is asked for and nothing is quantized; it would be built in FP32"
-        yield Found("", reason, "edgeattn quantize --scheme int8-static", "scheme:int8-static", source)
+        yield Found("", reason, target.quantizing, "scheme:int8-static", source)
 
 
 CHECK = find

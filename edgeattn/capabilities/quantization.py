@@ -12,8 +12,6 @@ import numpy as np
 from edgeattn.capabilities._finding import Found, Target
 from edgeattn.capabilities._view import Node, View
 
-_AGAIN = "quantize the float model with: edgeattn quantize --scheme int8-static"
-
 
 def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     """Types, zero points and scales of each quantizer."""
@@ -26,10 +24,14 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
             yield from _stored(view, node, target)
 
 
+def _again(target: Target) -> str:
+    return f"quantize the float model with: {target.quantizing}"
+
+
 def _judged(view: View, node: Node, target: Target) -> Iterator[Found]:
     engine = target.engine
     for reason in _reasons(view, node, target):
-        yield Found(node.name, reason, _AGAIN, "", engine.quantized.source, node.module)
+        yield Found(node.name, reason, _again(target), "", engine.quantized.source, node.module)
 
 
 def _stored(view: View, node: Node, target: Target) -> Iterator[Found]:
@@ -38,7 +40,7 @@ def _stored(view: View, node: Node, target: Target) -> Iterator[Found]:
         kind = view.type_of(name)
         if kind in target.engine.quantized.value and name in view.initializers:
             reason = f"{node.op} reads stored {kind.upper()} numbers, which only a DequantizeLinear may"
-            yield Found(node.name, reason, _AGAIN, "", target.engine.quantized.source, node.module)
+            yield Found(node.name, reason, _again(target), "", target.engine.quantized.source, node.module)
 
 
 def _reasons(view: View, node: Node, target: Target) -> Iterator[str]:

@@ -113,10 +113,10 @@ def quantize(
 
         result = make(gate) if gate != "auto" else _auto(make, program, target, given(_JUDGED))
         (_save_ir if result.ir else save)(result, out, force)
-        _tell(ui, out, result.history[-1].notes)
+        _tell(ui, out, target, result.history[-1].notes)
 
 
-def _tell(ui: Ui, out: Path, notes: Mapping[str, Any]) -> None:
+def _tell(ui: Ui, out: Path, target: str, notes: Mapping[str, Any]) -> None:
     """What was quantized, what stayed in float and why, and what the scheme found out on its way."""
     from edgeattn.report import calibrating, searching
 
@@ -130,7 +130,7 @@ def _tell(ui: Ui, out: Path, notes: Mapping[str, Any]) -> None:
         ui.log(notes["gate_choice"]["said"])
     told += [("calibrated on", line)] if (line := calibrating.told(notes)) else []
     told += [("gates as scales", count)] if (count := notes.get("gates_as_scales")) else []
-    rows = [*told, ("attention found", len(notes.get("attention", ()))), *kept]
+    rows = [("written for", target), *told, ("attention found", len(notes.get("attention", ()))), *kept]
     ui.table(("", ""), rows, title=str(out))
     for line in searching.told(notes):
         ui.log(line)

@@ -200,7 +200,7 @@ def _static(index: GraphIndex, value: str) -> tuple[int, int, int, int]:
     shape = index.shape(value)
     numbers = [d for d in shape or () if isinstance(d, int)]
     if shape is None or len(numbers) != 4 or len(shape) != 4:
-        raise Unlike("the sizes are not numbers (give them: sizes batch=1, height=…, width=…)")
+        raise Unlike("the sizes are not numbers (edgeattn rewrite --fix batch=1 --fix height=… first)")
     if numbers[0] != 1:
         raise Unlike("the batch is not 1")
     return numbers[0], numbers[1], numbers[2], numbers[3]
