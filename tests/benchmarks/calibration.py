@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -32,6 +33,19 @@ def compare(samples: int, rounds: int = 1, ranges: str = "minmax", target: str =
             done = subprocess.run([*command, f"--ranges={ranges}", f"--target={target}"], check=True, stdout=-1)
             found.append(json.loads(done.stdout.splitlines()[-1]))
     return found
+
+
+def section(found: list[dict[str, Any]]) -> str:
+    """A Markdown table of what :func:`compare` found: the median of the rounds, and their range."""
+    lines = [f"## Quantizing CBAM-ResNet-50 with {found[0]['samples']} samples", ""]
+    lines += ["| | s | range | peak, GiB | rounds |", "| --- | --- | --- | --- | --- |"]
+    for name in dict.fromkeys(str(entry["name"]) for entry in found):
+        mine = [entry for entry in found if entry["name"] == name]
+        seconds = [float(entry["seconds"]) for entry in mine]
+        peak = max(float(entry["peak_gib"]) for entry in mine)
+        spent = f"**{statistics.median(seconds):.1f}** | {min(seconds):.1f} to {max(seconds):.1f}"
+        lines.append(f"| {name} | {spent} | {peak:.2f} | {len(mine)} |")
+    return "\n".join(lines) + "\n"
 
 
 def prepare() -> None:

@@ -3,7 +3,8 @@
     python -m tests.benchmarks.claims [--only cbam] [--pairs 100] [--out docs/benchmarks.md]
 
 A claim is a ratio of two callables that run in the same rounds. Results go to ``build/claims.json`` as they come, so a
-long table can be taken in parts (``--only``) and rendered from all of them.
+long table can be taken in parts (``--only``) and rendered from all of them. What quantizing takes is measured last
+(``--only calibration``): by processes of their own, each quantizer in turn.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgeattn import export
 from edgeattn.backends._common import usable_cores
 from edgeattn.harness import environment, latency
-from tests.benchmarks import contenders
+from tests.benchmarks import calibration, contenders
 from tests.benchmarks.contenders import Call, Step, Vision
 
 SEEN = Path("build/claims.json")
+CALIBRATION = "calibration"
 NAMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
 STOCK = {"openvino": "NNCF", "onnxruntime": "quantize_static"}
 
@@ -171,12 +174,13 @@ def table(seen: dict[str, dict[str, object]]) -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def page(seen: dict[str, dict[str, object]]) -> str:
-    """The whole page."""
+def page(seen: dict[str, dict[str, object]], quantizing: list[dict[str, Any]] | None) -> str:
+    """The whole page; ``quantizing`` is what :func:`calibration.compare` found, if it ran."""
     here = environment.describe()
     versions = ", ".join(f"{name} {version}" for name, version in here.versions.items())
     machine = f"{here.cpu}, {here.cores} cores ({', '.join(here.isa)}). Versions: {versions}."
-    return HEAD.format(machine=machine) + table(seen)
+    tables = [table(seen), *([calibration.section(quantizing)] if quantizing else [])]
+    return HEAD.format(machine=machine) + "\n".join(tables)
 
 
 HEAD = """# Benchmarks
@@ -212,9 +216,13 @@ def main() -> None:
                 f"{claim.key:32} {row['ratio']:6.2f} ({low:.2f} to {high:.2f}) {row['target']:7} {row['verdict']}",
                 flush=True,
             )
+    if asked.only in CALIBRATION:
+        seen[CALIBRATION] = calibration.compare(samples=300, rounds=3)
+        SEEN.write_text(json.dumps(seen, indent=2))
+        print(calibration.section(seen[CALIBRATION]))
     ordered = {claim.key: seen[claim.key] for claim in order if claim.key in seen}
     if asked.out:
-        asked.out.write_text(page(ordered), encoding="utf-8")
+        asked.out.write_text(page(ordered, seen.get(CALIBRATION)), encoding="utf-8")
 
 
 if __name__ == "__main__":
