@@ -7,7 +7,7 @@ less than what it may lose on new data, and the report says both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from edgeattn.quantize import Drop, Judge
 
 if TYPE_CHECKING:
     from edgeattn.backends import Backend
-    from edgeattn.program import Program, Session
+    from edgeattn.program import Opener, Program, Session
     from edgeattn.tasks import Batch, Task
 
 SAMPLES, _LEAST, _BATCH = 500, 50, 50
@@ -68,8 +68,8 @@ class _Held:
 
     task: Task
     skip: int
-    open_float: Callable[[Program], Mapping[str, Session]]
-    open_candidate: Callable[[Program], Mapping[str, Session]]
+    open_float: Opener
+    open_candidate: Opener
     program: Program
     listen: Listener
     _reference: list[Scored] = field(default_factory=list)
@@ -93,7 +93,7 @@ class _Held:
         share = drop / abs(reference) if reference else float(drop > 0)
         return Drop(share, reference, figure, (float(low or 0.0), float(high or 0.0)), found.metric, found.samples)
 
-    def _scored(self, what: str, program: Program, opener: Callable[[Program], Mapping[str, Session]]) -> Scored:
+    def _scored(self, what: str, program: Program, opener: Opener) -> Scored:
         sessions = opener(program)
         return scores(
             lambda batch: decode.run(sessions, program.wiring, batch.feeds, batch.tokens),

@@ -147,7 +147,7 @@ def _refuse_untyped(job: Job) -> None:
 def _refuse_unportable(recipe: Recipe) -> None:
     """A bundle holds the engine and the same numbers as portable ONNX, which some schemes do not leave."""
     wanted = recipe.quantize
-    if wanted is not None and hasattr(find(wanted.scheme), "targets"):
+    if wanted is not None and find(wanted.scheme).targets:
         raise Unsupported(
             f"scheme '{wanted.scheme}' leaves no portable ONNX, which a run's bundle holds beside the engine",
             where=recipe.where("quantize", "scheme"),

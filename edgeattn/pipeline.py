@@ -139,7 +139,7 @@ def _quickly(job: Job, wanted: Quantize) -> Callable[[Program], Program]:
 
     Gates are float, and nothing is kept by request: a rule may have renamed what a pattern means.
     """
-    scheme: str = getattr(find(wanted.scheme), "timed_as", wanted.scheme)
+    scheme = find(wanted.scheme).timed_as or wanted.scheme
     settings = Settings(qdq=job.backend.qdq)
 
     def form(program: Program) -> Program:

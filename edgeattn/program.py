@@ -8,7 +8,7 @@ outputs it receives back after every step. Because wiring is data, one decode lo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -252,3 +252,7 @@ class Stateful(Session, Protocol):
     def begin(self, state: Arrays) -> Sequence:
         """A sequence of its own that starts from ``state``; several may go on beside each other."""
         ...
+
+
+Opener: TypeAlias = Callable[[Program], Mapping[str, Session]]
+"""Opens every graph of a program, ready to run."""

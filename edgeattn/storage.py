@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +14,14 @@ from edgeattn.errors import BadInput
 from edgeattn.files import read_regular
 from edgeattn.memory import assert_fits
 from edgeattn.preflight import read_model
-from edgeattn.program import Case, Program, Session, Stop, Wiring
+from edgeattn.program import Case, Program, Stop, Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import onnx
 
-    from edgeattn.program import Arrays
+    from edgeattn.program import Arrays, Opener
 
 _STEPS = 4  # forced steps of a case drawn for a wired program
 
@@ -56,7 +55,7 @@ save = outside.write_program
 
 def with_reference(
     program: Program,
-    opener: Callable[[Program], Mapping[str, Session]],
+    opener: Opener,
     seed: int = 0,
     given: drawing.Given | None = None,
     warn: Callable[[str], None] = lambda line: None,

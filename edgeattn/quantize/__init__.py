@@ -10,25 +10,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from edgeattn import registry
 from edgeattn.errors import UnknownName, Unsupported, UsageError
-from edgeattn.program import Case, Program, QdqDialect, Session, StageRecord
+from edgeattn.program import Case, Opener, Program, QdqDialect, StageRecord
 from edgeattn.progress import Listener, silent
 from edgeattn.quantize._evidence import Watched
 from edgeattn.quantize._policy import Policy, attention_policy, refuse_unmatched
 from edgeattn.quantize._source import assert_float32
 from edgeattn.standard import assert_standard
 
-if TYPE_CHECKING:
-    Opener = Callable[[Program], Mapping[str, Session]]
-
 __all__ = [
     "GATE_POLICIES",
     "RANGES",
     "Budget",
     "Policy",
+    "Quantized",
     "Scheme",
     "Settings",
     "attention_policy",
@@ -39,6 +37,8 @@ __all__ = [
 
 GATE_POLICIES = ("float", "int8")  # ``auto`` is settled where there is an engine to measure in: edgeattn.gating
 RANGES = ("minmax", "percentile", "entropy", "mse")
+Quantized: TypeAlias = tuple[Program, Mapping[str, Any]]
+"""The quantized graphs, and notes for the record."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Settings:
 
 
 class Scheme(Protocol):
-    """What a scheme file offers.
+    """What a scheme file offers; a scheme derives from it.
 
     Attributes:
         name: as users type it.
@@ -86,20 +86,20 @@ class Scheme(Protocol):
             only storage shrinks.
         limits: the parity limits the result is held to (:meth:`edgeattn.harness.limits.Limits.of`).
         calibrated: needs real data to set its ranges.
-
-    A scheme whose result runs in some engines only names them in ``targets``.
-    A scheme that takes long names another in ``timed_as`` whose graphs are timed in its place.
-    A scheme whose result is worth running in other precisions too names them in ``also``.
+        also: further precisions that its result is worth running in.
+        targets: the engines that its result runs in; empty for all.
+        timed_as: the scheme whose graphs are timed in its place, for one that takes long; empty for its own.
     """
 
     name: str
     precision: str
     limits: str
     calibrated: bool
+    also: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    timed_as: str = ""
 
-    def quantize(
-        self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings
-    ) -> tuple[Program, Mapping[str, Any]]:
+    def quantize(self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings) -> Quantized:
         """The quantized graphs, and notes for the record."""
         ...
 
@@ -148,7 +148,7 @@ class Searching(Protocol):
 
     def search(
         self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings, judge: Judge
-    ) -> tuple[Program, Mapping[str, Any]]:
+    ) -> Quantized:
         """As :meth:`Scheme.quantize`, with candidates judged by ``judge``.
 
         Raises:
@@ -180,7 +180,7 @@ def assert_runs_in(scheme: str, engine: str) -> None:
     Raises:
         UnknownName: no such scheme. Unsupported: the scheme's result runs elsewhere.
     """
-    targets: tuple[str, ...] = getattr(find(scheme), "targets", ())
+    targets = find(scheme).targets
     if targets and engine not in targets:
         raise Unsupported(
             f"scheme '{scheme}' makes a program for {', '.join(targets)} alone",

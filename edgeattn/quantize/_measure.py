@@ -7,12 +7,12 @@ graph, whatever the samples weigh. Infinities count as they are (every float typ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import decode
-from edgeattn.program import Case, Program, Session, TensorSpec
+from edgeattn.program import Case, Opener, Program, Session, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -67,7 +67,7 @@ def measure(
     program: Program,
     values: Mapping[str, Iterable[str]],
     element: int,
-    opener: Callable[[Program], Mapping[str, Session]],
+    opener: Opener,
     cases: Iterable[Case],
 ) -> dict[str, dict[str, Seen]]:
     """Run cases and measure values.

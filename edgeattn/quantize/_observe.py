@@ -6,7 +6,7 @@ exact. Range methods that need a distribution count a part of every tensor in hi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from edgeattn import decode
 from edgeattn.errors import BadInput, printable
 from edgeattn.graphs import GraphIndex
-from edgeattn.program import Case, Program, Session, TensorSpec
+from edgeattn.program import Case, Opener, Program, Session, TensorSpec
 from edgeattn.quantize import _ranges
 from edgeattn.quantize._ranges import Histogram
 from edgeattn.quantize._taps import PARTS, measuring, part, taken
@@ -50,7 +50,7 @@ class Calibration:
 def calibrate(
     program: Program,
     values: Mapping[str, Mapping[str, int]],
-    opener: Callable[[Program], Mapping[str, Session]],
+    opener: Opener,
     data: Iterable[Case],
     method: str = "minmax",
 ) -> Calibration:

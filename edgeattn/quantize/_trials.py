@@ -21,8 +21,7 @@ from edgeattn.quantize._observe import calibrate
 from edgeattn.quantize._plan import Plan, drop_unreached, plan
 
 if TYPE_CHECKING:
-    from edgeattn.program import Case, Program
-    from edgeattn.quantize import Opener
+    from edgeattn.program import Case, Opener, Program
 
 Floats = frozenset[Group]
 """The groups of a candidate that stay in float."""

@@ -8,12 +8,13 @@ Cast serves every reader. Nothing is left to an engine's discretion: this is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import graphs, outside
 from edgeattn.errors import Unsupported, UsageError
+from edgeattn.quantize import Quantized, Scheme, Settings
 from edgeattn.quantize._measure import Seen, measure
 from edgeattn.quantize._typing import Kind, Typing, decide, reads
 from edgeattn.rounding import FLOAT
@@ -22,21 +23,28 @@ from edgeattn.standard import all_nodes
 if TYPE_CHECKING:
     import onnx
 
-    from edgeattn.program import Case, Program, Session
-    from edgeattn.quantize import Settings
+    from edgeattn.program import Case, Opener, Program
 
 _MEANT_OTHERWISE = {"DFT", "GridSample", "GroupNormalization"}
 """Operators whose definition changed between opset 18 and 22; every other change there added types and options."""
 
 
-def typed(
-    kind: Kind,
-    program: Program,
-    opener: Callable[[Program], Mapping[str, Session]],
-    data: Iterable[Case],
-    settings: Settings,
-) -> tuple[Program, Mapping[str, Any]]:
-    """Type every graph of a program; see :func:`edgeattn.quantize.quantize`.
+class Typed(Scheme):
+    """A scheme that says in the graph what is computed in a float type of 16 bits; which one is its ``kind``."""
+
+    calibrated = False
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.name = self.precision = self.limits = kind.name
+
+    def quantize(self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings) -> Quantized:
+        """Measure where the type's range is narrow, decide, write; see :func:`edgeattn.quantize.quantize`."""
+        return _typed(self.kind, program, opener, data, settings)
+
+
+def _typed(kind: Kind, program: Program, opener: Opener, data: Iterable[Case], settings: Settings) -> Quantized:
+    """Type every graph of a program.
 
     Raises:
         UsageError: a keep pattern that matches nothing, or a ranged type and no case to measure on.

@@ -16,19 +16,14 @@ Source: Kalamkar et al. 2019, "A Study of BFLOAT16 for Deep Learning Training", 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-from edgeattn.program import Case, Program, Session
-from edgeattn.quantize import Settings
-from edgeattn.quantize._typed import typed
+from edgeattn.quantize._typed import Typed
 from edgeattn.quantize._typing import Kind
 from edgeattn.rounding import BFLOAT16
 
 _SUMS = "adds up many elements, and BF16 has eight bits"
 _ANGLES = "turns by an angle, of which BF16 holds too few digits beyond one turn"
 
-KIND = Kind(
+_KIND = Kind(
     name="bf16",
     label="BF16",
     element=BFLOAT16,
@@ -48,24 +43,4 @@ KIND = Kind(
     opset=22,
 )
 
-
-class Bf16:
-    """The scheme; see the module docstring."""
-
-    name = "bf16"
-    precision = "bf16"
-    limits = "bf16"
-    calibrated = False
-
-    def quantize(
-        self,
-        program: Program,
-        opener: Callable[[Program], Mapping[str, Session]],
-        data: Iterable[Case],
-        settings: Settings,
-    ) -> tuple[Program, Mapping[str, Any]]:
-        """Decide and write; see :func:`edgeattn.quantize.quantize`."""
-        return typed(KIND, program, opener, data, settings)
-
-
-SCHEME = Bf16()
+SCHEME = Typed(_KIND)

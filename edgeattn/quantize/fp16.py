@@ -16,12 +16,7 @@ Source: IEEE 754-2019 binary16; Micikevicius et al. 2018, "Mixed Precision Train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-from edgeattn.program import Case, Program, Session
-from edgeattn.quantize import Settings
-from edgeattn.quantize._typed import typed
+from edgeattn.quantize._typed import Typed
 from edgeattn.quantize._typing import Kind
 from edgeattn.rounding import FLOAT16
 
@@ -29,7 +24,7 @@ _SQUARES = "adds up squares, which overflow FP16 from 256 on"
 _EXPONENTIALS = "adds up exponentials"
 _ANGLES = "turns by an angle, of which FP16 holds too few digits beyond one turn"
 
-KIND = Kind(
+_KIND = Kind(
     name="fp16",
     label="FP16",
     element=FLOAT16,
@@ -45,24 +40,4 @@ KIND = Kind(
     ranged=True,
 )
 
-
-class Fp16:
-    """The scheme; see the module docstring."""
-
-    name = "fp16"
-    precision = "fp16"
-    limits = "fp16"
-    calibrated = False
-
-    def quantize(
-        self,
-        program: Program,
-        opener: Callable[[Program], Mapping[str, Session]],
-        data: Iterable[Case],
-        settings: Settings,
-    ) -> tuple[Program, Mapping[str, Any]]:
-        """Measure, decide, write; see :func:`edgeattn.quantize.quantize`."""
-        return typed(KIND, program, opener, data, settings)
-
-
-SCHEME = Fp16()
+SCHEME = Typed(_KIND)

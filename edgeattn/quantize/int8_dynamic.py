@@ -16,7 +16,7 @@ Source: ONNX DynamicQuantizeLinear-11 and MatMulInteger-10; the fusion is ONNX R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ import numpy as np
 
 from edgeattn.errors import Unsupported
 from edgeattn.graphs import GraphIndex, attributes
-from edgeattn.program import Case, Program, Session
-from edgeattn.quantize import Settings
+from edgeattn.program import Case, Opener, Program
+from edgeattn.quantize import Quantized, Scheme, Settings
 from edgeattn.quantize._insert import refuse_nonfinite
 from edgeattn.quantize._levels import quantize_weight
 from edgeattn.quantize._plan import Plan, plan
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _ROWS = 16  # a table smaller than this in either direction is not worth unpacking
 
 
-class Int8Dynamic:
+class Int8Dynamic(Scheme):
     """The scheme; see the module docstring."""
 
     name = "int8-dynamic"
@@ -47,13 +47,7 @@ class Int8Dynamic:
     limits = "int8"
     calibrated = False
 
-    def quantize(
-        self,
-        program: Program,
-        opener: Callable[[Program], Mapping[str, Session]],
-        data: Iterable[Case],
-        settings: Settings,
-    ) -> tuple[Program, Mapping[str, Any]]:
+    def quantize(self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings) -> Quantized:
         """Plan every graph and spell its layers out; see :func:`edgeattn.quantize.quantize`. Looks at no data.
 
         Raises:

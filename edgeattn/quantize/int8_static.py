@@ -18,12 +18,11 @@ Source: ONNX QuantizeLinear-13; integer quantization after Jacob et al. 2018, se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
-from edgeattn.program import Case, Program, Session
-from edgeattn.quantize import Settings
+from edgeattn.program import Case, Opener, Program
+from edgeattn.quantize import Quantized, Scheme, Settings
 from edgeattn.quantize._insert import insert, levels, refuse_nonfinite
 from edgeattn.quantize._light import lighten
 from edgeattn.quantize._observe import calibrate
@@ -41,7 +40,7 @@ def _planned(program: Program, settings: Settings) -> tuple[Program, dict[str, P
     return replace(program, graphs=models), plans, [gate for made in light.values() for gate in made.gates]
 
 
-class Int8Static:
+class Int8Static(Scheme):
     """The scheme; see the module docstring."""
 
     name = "int8-static"
@@ -49,13 +48,7 @@ class Int8Static:
     limits = "int8"
     calibrated = True
 
-    def quantize(
-        self,
-        program: Program,
-        opener: Callable[[Program], Mapping[str, Session]],
-        data: Iterable[Case],
-        settings: Settings,
-    ) -> tuple[Program, Mapping[str, Any]]:
+    def quantize(self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings) -> Quantized:
         """Plan every graph, calibrate once, insert the pairs; see :func:`edgeattn.quantize.quantize`."""
         program, plans, lighter = _planned(program, settings)
         for graph, model in program.graphs.items():

@@ -18,14 +18,14 @@ Source: ONNX DequantizeLinear-13.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeattn import outside
 from edgeattn.graphs import GraphIndex, attributes
-from edgeattn.program import Case, Program, Session
-from edgeattn.quantize import Settings
+from edgeattn.program import Case, Opener, Program
+from edgeattn.quantize import Quantized, Scheme, Settings
 from edgeattn.quantize._insert import insert, refuse_nonfinite
 from edgeattn.quantize._levels import quantize_weight
 from edgeattn.quantize._plan import NARROW, WEIGHTED, Plan, plan
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
-class Int8Weights:
+class Int8Weights(Scheme):
     """The scheme; see the module docstring."""
 
     name = "int8-weights"
@@ -47,13 +47,7 @@ class Int8Weights:
     limits = "int8"
     calibrated = False
 
-    def quantize(
-        self,
-        program: Program,
-        opener: Callable[[Program], Mapping[str, Session]],
-        data: Iterable[Case],
-        settings: Settings,
-    ) -> tuple[Program, Mapping[str, Any]]:
+    def quantize(self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings) -> Quantized:
         """Plan as for INT8 with activations, and store the weights alone; see :func:`edgeattn.quantize.quantize`."""
         plans = {graph: plan(model, settings) for graph, model in program.graphs.items()}
         written = {graph: _write(model, plans[graph], settings) for graph, model in program.graphs.items()}

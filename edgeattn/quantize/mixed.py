@@ -20,14 +20,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeattn.errors import UsageError
-from edgeattn.program import Case, Program
-from edgeattn.quantize import Budget, Judge, Settings
+from edgeattn.program import Case, Opener, Program
+from edgeattn.quantize import Budget, Judge, Quantized, Scheme, Settings
 from edgeattn.quantize._plan import Plan
 from edgeattn.quantize._search import Search, asked, work
 from edgeattn.quantize._trials import Calibrated, Floats, Trials
 
 if TYPE_CHECKING:
-    from edgeattn.quantize import Opener
     from edgeattn.quantize._groups import Group
     from edgeattn.quantize._search import Verdict
 
@@ -35,7 +34,7 @@ DEFAULT_SQNR_DB = 30.0  # what the INT8 gate passes without a warning
 _TOLD = 20  # groups of the ranking in the notes
 
 
-class Mixed:
+class Mixed(Scheme):
     """The scheme; see the module docstring."""
 
     name = "mixed"
@@ -44,15 +43,13 @@ class Mixed:
     calibrated = True
     timed_as = "int8-static"
 
-    def quantize(
-        self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings
-    ) -> tuple[Program, Mapping[str, Any]]:
+    def quantize(self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings) -> Quantized:
         """As :meth:`search`, judged where it calibrates."""
         return self.search(program, opener, data, settings, Judge("the engine that calibrates", opener))
 
     def search(
         self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings, judge: Judge
-    ) -> tuple[Program, Mapping[str, Any]]:
+    ) -> Quantized:
         """Find the least work in float that keeps the budget; see :class:`edgeattn.quantize.Searching`."""
         budget = _budget(settings.budget, judge)
         calibrated = Calibrated.of(program, opener, data, settings)

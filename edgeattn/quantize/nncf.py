@@ -15,15 +15,15 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeattn import decode, registry
 from edgeattn.errors import BadInput, MissingPackage, UsageError
 from edgeattn.phase import native
-from edgeattn.program import Case, Program, Session, TensorSpec
-from edgeattn.quantize import Settings, attention_policy
+from edgeattn.program import Case, Opener, Program, Session, TensorSpec
+from edgeattn.quantize import Quantized, Scheme, Settings, attention_policy
 
 if TYPE_CHECKING:
     from edgeattn.program import Array, Arrays
@@ -33,7 +33,7 @@ MOST_FEEDS = 1000
 """Of one graph: a decoder step is fed once a token."""
 
 
-class Nncf:
+class Nncf(Scheme):
     """The scheme; see the module docstring."""
 
     name = "nncf"
@@ -42,13 +42,7 @@ class Nncf:
     calibrated = True
     targets = ("openvino",)
 
-    def quantize(
-        self,
-        program: Program,
-        opener: Callable[[Program], Mapping[str, Session]],
-        data: Iterable[Case],
-        settings: Settings,
-    ) -> tuple[Program, Mapping[str, Any]]:
+    def quantize(self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings) -> Quantized:
         """The float graphs with their quantized IR beside them (``Program.ir``).
 
         Raises:
@@ -106,9 +100,7 @@ class _Recorder:
         return self._session.run(feeds)
 
 
-def _recorded(
-    program: Program, opener: Callable[[Program], Mapping[str, Session]], data: Iterable[Case]
-) -> tuple[dict[str, list[dict[str, Array]]], int]:
+def _recorded(program: Program, opener: Opener, data: Iterable[Case]) -> tuple[dict[str, list[dict[str, Array]]], int]:
     """What each graph is fed while the calibration data runs through the float program, and how many samples."""
     feeds: dict[str, list[dict[str, Array]]] = {graph: [] for graph in program.graphs}
     sessions = {graph: _Recorder(session, feeds[graph]) for graph, session in opener(program).items()}

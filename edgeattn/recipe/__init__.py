@@ -152,7 +152,7 @@ class Recipe(Section):
 
     def _check_scheme(self, scheme: str) -> None:
         found = registry.get("quantize", scheme.replace("-", "_"))
-        gives = " or ".join((found.precision, *getattr(found, "also", ())))
+        gives = " or ".join((found.precision, *found.also))
         if self.precision not in gives.split(" or "):
             raise RecipeError(
                 f"scheme '{scheme}' is for precision {gives}, and precision is {self.precision}",

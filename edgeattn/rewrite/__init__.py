@@ -27,11 +27,10 @@ from edgeattn.rewrite._rule import Choice, Look
 from edgeattn.standard import OPSETS, assert_standard
 
 if TYPE_CHECKING:
-    from edgeattn.program import Program, Session
+    from edgeattn.program import Opener, Program
     from edgeattn.rewrite._rule import Miss, Rule
     from edgeattn.rewrite.fix_sizes import FixSizes
 
-    Opener = Callable[[Program], Mapping[str, Session]]
     Chooser = Callable[[Program, Program], Choice]
 
 __all__ = ["OPSETS", "ORDER", "Choice", "Look", "rewrite", "selected", "survey", "why_not"]

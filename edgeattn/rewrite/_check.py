@@ -19,9 +19,7 @@ from edgeattn.rewrite._rule import ALLCLOSE, Exactness, Rule
 from edgeattn.standard import all_nodes, foreign_nodes
 
 if TYPE_CHECKING:
-    from edgeattn.program import Array, Arrays, Program, Session
-
-    Opener = Callable[[Program], Mapping[str, Session]]
+    from edgeattn.program import Array, Arrays, Opener, Program
 
 
 @dataclass(frozen=True)

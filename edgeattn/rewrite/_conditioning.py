@@ -14,16 +14,14 @@ import numpy as np
 from edgeattn import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from edgeattn.program import Case, Program, Session
+    from edgeattn.program import Case, Opener, Program
 
 DRAWS = 3
 FACTOR = 3.0
 """A result may be this often as far from the source's as the source is from itself: few draws see a part of it."""
 
 
-def spread(program: Program, opener: Callable[[Program], Mapping[str, Session]], case: Case) -> dict[str, float]:
+def spread(program: Program, opener: Opener, case: Case) -> dict[str, float]:
     """Largest absolute change of each floating-point output over a few seeded nudges of the case's inputs.
 
     Args:

@@ -23,7 +23,7 @@ from edgeattn.rewrite._live import Live
 from edgeattn.rewrite._rule import GraphRule, Match, Rule
 
 if TYPE_CHECKING:
-    from edgeattn.program import Array, Arrays, Session
+    from edgeattn.program import Array, Arrays, Opener, Session
 
 RADII = (0, 1, 2, 4, 8)  # steps around a match
 MOST_PLACES = 40
@@ -74,7 +74,7 @@ class Shown:
     reason: str
 
 
-def leave(folder: Path, rule: Rule, program: Program, why: str, opener: _check.Opener) -> Path | None:
+def leave(folder: Path, rule: Rule, program: Program, why: str, opener: Opener) -> Path | None:
     """Write the smallest failing piece of ``program`` to ``folder / rule.name``.
 
     Args:
@@ -99,7 +99,7 @@ def leave(folder: Path, rule: Rule, program: Program, why: str, opener: _check.O
     return out
 
 
-def shows(rule: Rule, program: Program, opener: _check.Opener) -> Shown | None:
+def shows(rule: Rule, program: Program, opener: Opener) -> Shown | None:
     """What goes wrong when the rule is applied to a program with a single case; None if all is well."""
     assert program.reference is not None
     try:
@@ -120,7 +120,7 @@ def shows(rule: Rule, program: Program, opener: _check.Opener) -> Shown | None:
     return Shown(program, after, reason) if reason else None
 
 
-def _regions(rule: GraphRule, program: Program, why: str, opener: _check.Opener) -> Iterator[Shown]:
+def _regions(rule: GraphRule, program: Program, why: str, opener: Opener) -> Iterator[Shown]:
     """Regions on which the rule fails, the smallest around each place first."""
     for name, model in program.graphs.items():
         places = list(_places(rule, Live(name, model)))
@@ -157,7 +157,7 @@ def _places(rule: GraphRule, live: Live) -> Iterator[tuple[str, ...]]:
 
 
 def _likeliest_first(
-    places: list[tuple[str, ...]], rule: Rule, program: Program, name: str, feeds: Arrays, opener: _check.Opener
+    places: list[tuple[str, ...]], rule: Rule, program: Program, name: str, feeds: Arrays, opener: Opener
 ) -> list[tuple[str, ...]]:
     """Places whose last value differs after the rule, in graph order, before those whose does not."""
     try:
@@ -172,9 +172,7 @@ def _likeliest_first(
     return sorted(places, key=lambda place: place[0] not in differs)
 
 
-def _region(
-    graph: _cut.Graph, place: tuple[str, ...], radius: int, feeds: Arrays, opener: _check.Opener
-) -> Program | None:
+def _region(graph: _cut.Graph, place: tuple[str, ...], radius: int, feeds: Arrays, opener: Opener) -> Program | None:
     """A program of the nodes around a place, judged by the numbers that flow into them; None if it cannot be cut."""
     nodes = graph.around(place, radius)
     inputs, outputs = graph.boundary(nodes)
@@ -189,7 +187,7 @@ def _region(
     return Program({"main": _apply.infer_shapes(model)}, None, Reference("source graph", (case,)))
 
 
-def _tapped(model: onnx.ModelProto, names: Iterable[str], feeds: Arrays, opener: _check.Opener) -> dict[str, Array]:
+def _tapped(model: onnx.ModelProto, names: Iterable[str], feeds: Arrays, opener: Opener) -> dict[str, Array]:
     """The values of these names when the graph runs on ``feeds``; what it does not hold is left out."""
     tapped = _cut.with_taps(model, names)
     (session,) = opener(Program({"main": tapped})).values()
@@ -197,7 +195,7 @@ def _tapped(model: onnx.ModelProto, names: Iterable[str], feeds: Arrays, opener:
     return found | session.run({spec.name: feeds[spec.name] for spec in session.inputs})
 
 
-def _feeds_of(name: str, program: Program, case: Case, opener: _check.Opener) -> Arrays | None:
+def _feeds_of(name: str, program: Program, case: Case, opener: Opener) -> Arrays | None:
     """What a graph of the program is fed when a case runs: the first time, for one that runs every step."""
     if program.wiring is None:
         return case.feeds

@@ -15,7 +15,7 @@ from edgeattn.rewrite._live import Lives
 from edgeattn.rewrite._rule import Choice, GraphRule, Outcome, ProgramRule, Rule
 
 if TYPE_CHECKING:
-    from edgeattn.program import Arrays, Program
+    from edgeattn.program import Arrays, Opener, Program
 
 
 ROUNDS = 4  # a program that still changes then is left as it is: every state of it was judged
@@ -31,7 +31,7 @@ class Walk:
     def __init__(
         self,
         source: Program,
-        opener: _check.Opener,
+        opener: Opener,
         progress: Callable[[str], None],
         chooser: Callable[[Program, Program], Choice] | None = None,
         asked: Sequence[str] = (),
