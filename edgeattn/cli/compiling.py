@@ -9,7 +9,7 @@ import typer
 
 from edgeattn.cli import engine as engine_options
 from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, Out, Patience, Precision, Quiet, Target, Threads, app
-from edgeattn.cli.stages import In, Inputs, Shapes, fixed_sizes, specs
+from edgeattn.cli.graphs import In, Inputs, Shapes, fixed_sizes, specs
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import EXIT_GATE_FAILED, Unsupported
 from edgeattn.target import require_precision

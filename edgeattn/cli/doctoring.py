@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, OptionalOut, Patience, Quiet, app
-from edgeattn.cli.stages import Inputs, Shapes, fixed_sizes, save, specs
+from edgeattn.cli.graphs import Inputs, Shapes, fixed_sizes, save, specs
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
 from edgeattn.target import require_precision

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeattn.cli.app import A_JOB_S, Debug, Json, Patience, Quiet, Threads, app
-from edgeattn.cli.stages import Inputs, Shapes, specs
+from edgeattn.cli.graphs import Inputs, Shapes, specs
 from edgeattn.cli.ui import Ui
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeattn.cli.app import A_LOOK_S, Debug, Json, Patience, Quiet, app
-from edgeattn.cli.stages import In
+from edgeattn.cli.graphs import In
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import UnknownName, UsageError
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, Out, Patience, Quiet, Target, app
-from edgeattn.cli.stages import In, Inputs, Shapes, save, specs
+from edgeattn.cli.graphs import In, Inputs, Shapes, save, specs
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import UsageError
 

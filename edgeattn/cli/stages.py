@@ -22,19 +22,13 @@ from edgeattn.cli.app import (
     Threads,
     app,
 )
+from edgeattn.cli.graphs import In, Inputs, Shapes, fixed_sizes, save, specs
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
-    from edgeattn.program import Program, TensorSpec
-
-_INPUTS = "Real inputs: an .npz, one array per input, to judge on beside seeded ones."
-Inputs = Annotated[Path | None, typer.Option(help=_INPUTS)]
-Shapes = Annotated[
-    list[str] | None,
-    typer.Option("--shape", help="A shape that an input takes: x=1x3x224x224.", metavar="NAME=DIMS[:TYPE]"),
-]
-In = Annotated[Path, typer.Argument(metavar="IN", help="An .onnx file, or a program directory written by export.")]
+    from edgeattn.program import Program
+    from edgeattn.report.schema import StageParity
 
 
 @app.command()
@@ -63,9 +57,8 @@ def export(
     debug: Debug = False,
 ) -> None:
     """PyTorch model -> ONNX, checked against eager PyTorch at two shapes or lengths."""
-    from edgeattn import backends, decode, graphs, source
     from edgeattn import export as exporter
-    from edgeattn.harness.parity import Limits, judge
+    from edgeattn import graphs, source
 
     with Ui(as_json, quiet, out=out, timeout=timeout) as ui:
         ui.listen("export to ONNX", 0, None)
@@ -75,21 +68,7 @@ def export(
             ui.warn(note)
         program = exporter.export(found.source, opset=opset, seed=seed, real=found.real)
         ui.listen("parity with eager PyTorch", 0, None)
-        assert program.reference is not None
-        sessions = backends.oracle(program)
-        parity = judge(
-            "export",
-            lambda case: decode.run(sessions, program.wiring, case.feeds, case.tokens),
-            program.reference.cases,
-            Limits.of("fp32"),
-        )
-        for name, output in parity.outputs.items():
-            if output.verdict == "fail":
-                raise Unsupported(
-                    f"the exported graph differs from PyTorch: {output.observed} in case '{output.worst_case}'",
-                    where=f"output '{name}'",
-                    hint="a size frozen by the exporter is the usual cause; nothing was written",
-                )
+        parity = _same_as_pytorch(program)
         save(program, out, force)
         worst = max((o.max_abs or 0.0) for o in parity.outputs.values())
         ui.emit(
@@ -100,6 +79,33 @@ def export(
             },
             f"{out}: {', '.join(program.graphs)}; within {worst:.1e} of PyTorch on {parity.case_count} cases",
         )
+
+
+def _same_as_pytorch(program: Program) -> StageParity:
+    """How far the graphs are from eager PyTorch on the cases that it answered.
+
+    Raises:
+        Unsupported: further than rounding explains.
+    """
+    from edgeattn import backends, decode
+    from edgeattn.harness.parity import Limits, judge
+
+    assert program.reference is not None
+    sessions = backends.oracle(program)
+    parity = judge(
+        "export",
+        lambda case: decode.run(sessions, program.wiring, case.feeds, case.tokens),
+        program.reference.cases,
+        Limits.of("fp32"),
+    )
+    for name, output in parity.outputs.items():
+        if output.verdict == "fail":
+            raise Unsupported(
+                f"the exported graph differs from PyTorch: {output.observed} in case '{output.worst_case}'",
+                where=f"output '{name}'",
+                hint="a size frozen by the exporter is the usual cause; nothing was written",
+            )
+    return parity
 
 
 @app.command()
@@ -163,18 +169,6 @@ def rewrite(
         show(ui, result, source, None if dry_run else out, left)
 
 
-def fixed_sizes(texts: list[str]) -> dict[str, int]:
-    """``batch=1`` or ``x:0=1`` as a name and a size."""
-    sizes: dict[str, int] = {}
-    for text in texts:
-        name, equals, size = text.rpartition("=")
-        if not equals or not name or not size.isascii() or not size.isdecimal() or not 0 < int(size) < 2**31:
-            raise UsageError("expected NAME=SIZE", where=f"--fix {text}", hint="like batch=1, or x:0=1 by input axis")
-        if sizes.setdefault(name, int(size)) != int(size):
-            raise UsageError(f"'{name}' is fixed twice, at {sizes[name]} too", where=f"--fix {text}")
-    return sizes
-
-
 def _chooser(target: str, threads: int) -> Any:
     """Times a program before and after a rule on the target, which must be here."""
     from edgeattn import backends, choose
@@ -186,22 +180,6 @@ def _chooser(target: str, threads: int) -> Any:
     return choose.by_latency(backend.name, options)
 
 
-def specs(texts: list[str]) -> list[TensorSpec]:
-    """``--shape`` options as the shapes of inputs."""
-    from edgeattn.recipe import parse_spec
-
-    found: dict[str, TensorSpec] = {}
-    for text in texts:
-        name, equals, dims = text.partition("=")
-        try:
-            if not equals:
-                raise ValueError("expected NAME=DIMS, like x=1x3x224x224")
-            found[name] = parse_spec(name, dims)
-        except ValueError as error:
-            raise UsageError(str(error), where=f"--shape {text}") from None
-    return list(found.values())
-
-
 def _dynamics(texts: list[str]) -> list[tuple[str, int, str]]:
     from edgeattn.recipe import parse_dynamic
 
@@ -209,22 +187,6 @@ def _dynamics(texts: list[str]) -> list[tuple[str, int, str]]:
         return [parse_dynamic(text) for text in texts]
     except ValueError as error:
         raise UsageError(str(error), where="--dynamic") from None
-
-
-def save(program: Program, out: Path, force: bool) -> None:
-    """Publish a program: a file for one graph, a directory for several."""
-    from edgeattn import storage
-    from edgeattn.publish import free_name, new_directory, new_file
-
-    if program.wiring is not None and out.suffix == ".onnx":
-        hint = f"name a directory: -o {out.with_suffix('')}; nothing was written"
-        raise UsageError(f"the result is {len(program.graphs)} graphs and their wiring", where=f"-o {out}", hint=hint)
-    if program.wiring is None:
-        with new_file(out, force) as file:
-            storage.save(program, file, free_name(out.with_name(f"{out.name}.data")))
-        return
-    with new_directory(out, force, mark=True) as work:
-        storage.save(program, work)
 
 
 def _left_beside(out: Path, found: Path) -> Path | None:
