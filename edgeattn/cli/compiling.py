@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -64,10 +64,11 @@ def compile_(
             require_precision(precision)
         backend, device = backends.installed(target)
         guard(out, [source])
+        options = backends.Options(device, precision or "fp32", threads)
+        options = engine_options.asked(backend, options, hint, buckets, lengths, stateful, blob)
         loaded = storage.load(source, ui.warn)
         precision = precision or twin.shown(loaded.graphs.values())
-        options = backends.Options(device, precision, threads)
-        options = engine_options.asked(backend, options, hint, buckets, lengths, stateful, blob)
+        options = replace(options, precision=precision)
         given = drawing.Given(inputs, specs(shape or []))
         program = storage.with_reference(loaded, backends.oracle, given=given, warn=ui.warn)
         if fix:
