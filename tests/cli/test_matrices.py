@@ -89,7 +89,7 @@ def test_a_directory_of_targets_is_checked_whole(built: tuple[Path, dict]) -> No
 
 
 def test_the_pages_of_a_directory_of_targets_are_built_again(built: tuple[Path, dict]) -> None:
-    out, told = built
+    out, _ = built
     pages = {path: path.read_text() for path in (out / "matrix.html", *(out / n / "report.html" for n in JUDGED))}
     for path in pages:
         path.unlink()
