@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeattn.capabilities import _onnxruntime, _openvino, _tensorrt, _tensorrt_rtx
+from edgeattn.capabilities import _onnxruntime, _openvino, _openvino_names, _tensorrt, _tensorrt_rtx
 from edgeattn.capabilities._finding import Target, numbers
 from edgeattn.errors import UnknownName, UsageError
 from edgeattn.target import parse
@@ -53,7 +53,7 @@ def resolve(target: str) -> Target:
     if family == "jetson":
         return Target(target, _tensorrt.row(JETPACKS[_one(target, parts, tuple(JETPACKS), "jp6.2")]))
     if family == "openvino":
-        return Target(target, _openvino.row(_one(target, parts, _openvino.DEVICES, "cpu")))
+        return Target(target, _openvino.row(_openvino_names.parse(rest, target)))
     _one(target, parts, ("cpu",), "cpu")
     return Target(target, _onnxruntime.row())
 

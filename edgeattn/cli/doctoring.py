@@ -89,16 +89,18 @@ class _Asked:
             "precision": self.precision,
             "opsets": list(engine.opsets.value),
             "typing": engine.typing.value,
+            "unknown": list(engine.unknown),
         }
 
     def summary(self, file: Path, found: Sequence[Finding]) -> str:
         engine = " ".join((self.target.engine.title, *self.target.capabilities))
+        open_ = "".join(f"\nnot known: {line}" for line in self.target.engine.unknown)
         if not found:
-            return f"{file}: nothing that {engine} would refuse in {self.precision}"
+            return f"{file}: nothing that {engine} would refuse in {self.precision}{open_}"
         mends = [mend for mend in dict.fromkeys(f.mend for f in found) if mend]
         tail = f"; --fix applies {', '.join(mends)}" if mends else ""
         findings = f"{len(found)} findings" if len(found) > 1 else "1 finding"
-        return f"{file}: {engine} would refuse it: {findings}{tail}"
+        return f"{file}: {engine} would refuse it: {findings}{tail}{open_}"
 
 
 def _consistent(source: Path | None, target: str, precision: str, fix: bool, out: Path | None) -> None:

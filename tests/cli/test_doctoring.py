@@ -36,6 +36,7 @@ def test_what_passes_exits_0_and_says_so(norm: Path) -> None:
     done = edgeattn("doctor", norm, "--target", "tensorrt:10.3")
     assert done.returncode == 0, done.stderr
     assert "nothing that TensorRT 10.3 would refuse in fp32" in done.stdout
+    assert "not known: whether TensorRT 10.3 agrees" in done.stdout
 
 
 @pytest.mark.onnxruntime
