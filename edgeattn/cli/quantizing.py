@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,44 +69,19 @@ def quantize(
     debug: Debug = False,
 ) -> None:
     """FP32 ONNX -> ONNX of a lower precision in standard operators, attention gates kept in float."""
-    from edgeattn import backends, drawing, graphs, registry, storage
-    from edgeattn import calib as calibration
+    from edgeattn import backends, registry, storage
     from edgeattn.publish import guard
-    from edgeattn.quantize import Budget, Settings, assert_runs_in, find
+    from edgeattn.quantize import Budget, Settings
     from edgeattn.quantize import quantize as quantizer
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
         guard(out, [source])
-        chosen = find(scheme)
-        calibrated = chosen.calibrated
-        if calib is not None and not calibrated:
-            raise UsageError(f"{scheme} takes no calibration data", where="--calib", hint="leave --calib out")
-        assert_runs_in(scheme, backends.parse_target(target)[0])
-        if minutes is not None and 0 < timeout <= 60 * minutes:
-            hint = "give a shorter search, or --timeout 0"
-            raise UsageError(f"--timeout would end this after {timeout:g} s", where=f"--minutes {minutes:g}", hint=hint)
-        program = storage.load(source, ui.warn)
-        if calib is None and calibrated:
-            raise UsageError(
-                "INT8 needs real data to calibrate on",
-                where="--calib",
-                hint=calibration.HINT,
-            )
-        if chosen.precision == "fp16":  # its narrow range is measured, on inputs that the program takes
-            wanted = drawing.Given(inputs, specs(shape or []))
-            program = storage.with_reference(program, backends.oracle, given=wanted, warn=ui.warn)
-        elif inputs or shape:
-            option = "--inputs" if inputs else "--shape"
-            raise UsageError(f"{scheme} measures nothing on inputs", where=option, hint=f"leave {option} out")
+        _refuse(scheme, calib, target, minutes, timeout)
+        program = _with_cases(ui, storage.load(source, ui.warn), scheme, calib, inputs, shape or [])
         engine = registry.get("backends", backends.parse_target(target)[0])
         settings = Settings(gate, tuple(keep or ()), engine.qdq, ranges, Budget(max_drop, sqnr, minutes))
         judge = _judge(ui, target, program, calib, samples)
-
-        def given(most: int) -> Iterable[Case]:
-            if calib is None:
-                return ()
-            taken = graphs.program_inputs(program)
-            return calibration.cases(calib, taken, most, pixels, lambda done: ui.listen("calibrate", done, None))
+        given = partial(_data, ui, program, calib, pixels)
 
         def make(gate: str) -> Program:
             ui.listen("quantize" if calib is None else "calibrate", 0, None)
@@ -114,6 +90,50 @@ def quantize(
         result = make(gate) if gate != "auto" else _auto(make, program, target, given(_JUDGED))
         (_save_ir if result.ir else save)(result, out, force)
         _tell(ui, out, target, result.history[-1].notes)
+
+
+def _refuse(scheme: str, calib: str | None, target: str, minutes: float | None, timeout: float) -> None:
+    """Refuse options that do not go together, before a file is read."""
+    from edgeattn import backends
+    from edgeattn.quantize import assert_runs_in, find
+
+    if calib is not None and not find(scheme).calibrated:
+        raise UsageError(f"{scheme} takes no calibration data", where="--calib", hint="leave --calib out")
+    assert_runs_in(scheme, backends.parse_target(target)[0])
+    if minutes is not None and 0 < timeout <= 60 * minutes:
+        hint = "give a shorter search, or --timeout 0"
+        raise UsageError(f"--timeout would end this after {timeout:g} s", where=f"--minutes {minutes:g}", hint=hint)
+
+
+def _with_cases(
+    ui: Ui, program: Program, scheme: str, calib: str | None, inputs: Path | None, shapes: list[str]
+) -> Program:
+    """The program with the cases that a scheme measures on; of one that measures on real data, that there is some."""
+    from edgeattn import backends, drawing, storage
+    from edgeattn import calib as calibration
+    from edgeattn.quantize import find
+
+    chosen = find(scheme)
+    if calib is None and chosen.calibrated:
+        raise UsageError("INT8 needs real data to calibrate on", where="--calib", hint=calibration.HINT)
+    if chosen.precision == "fp16":  # its narrow range is measured, on inputs that the program takes
+        wanted = drawing.Given(inputs, specs(shapes))
+        return storage.with_reference(program, backends.oracle, given=wanted, warn=ui.warn)
+    if inputs or shapes:
+        option = "--inputs" if inputs else "--shape"
+        raise UsageError(f"{scheme} measures nothing on inputs", where=option, hint=f"leave {option} out")
+    return program
+
+
+def _data(ui: Ui, program: Program, calib: str | None, pixels: str, most: int) -> Iterable[Case]:
+    """At most so many calibration samples; none for a scheme that takes none."""
+    from edgeattn import calib as calibration
+    from edgeattn import graphs
+
+    if calib is None:
+        return ()
+    taken = graphs.program_inputs(program)
+    return calibration.cases(calib, taken, most, pixels, lambda done: ui.listen("calibrate", done, None))
 
 
 def _tell(ui: Ui, out: Path, target: str, notes: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from edgeattn.standard import OPSETS, assert_standard
 if TYPE_CHECKING:
     from edgeattn.program import Opener, Program
     from edgeattn.rewrite._rule import Miss, Rule
+    from edgeattn.rewrite._walk import Walk
     from edgeattn.rewrite.fix_sizes import FixSizes
 
     Chooser = Callable[[Program, Program], Choice]
@@ -121,7 +122,7 @@ def rewrite(
         UsageError: ``sizes`` names what is no dimension, or a size that the model cannot have.
         Unsupported: vendor operators, or an opset outside 11 to 26.
     """
-    from edgeattn.rewrite import _check, _story, _walk
+    from edgeattn.rewrite import _walk
     from edgeattn.rewrite.fix_sizes import FixSizes
 
     started = time.perf_counter()
@@ -129,9 +130,8 @@ def rewrite(
     _known(also)
     rules = [_named(name) for name in selected((*only, *also) if only else (), skip)]
     if program.reference is None or not program.reference.cases:
-        raise BadInput(
-            "the program has no reference cases to judge rewrites by", hint="draw cases from its inputs first"
-        )
+        hint = "draw cases from its inputs first"
+        raise BadInput("the program has no reference cases to judge rewrites by", hint=hint)
     source = _prepared(program)
     if sizes:
         fixer = FixSizes(sizes)
@@ -144,19 +144,27 @@ def rewrite(
         _refuse_unless_fixed(fixer, next(r for r in walk.records if r["rule"] == fixer.name), source)
     assert_standard(walk.program, "rewrite")
     outside.verify(*program.graphs.values())  # what was rewritten is what was read
-    notes: dict[str, Any] = {
+    notes = _notes(source, walk)
+    record = StageRecord("rewrite", time.perf_counter() - started, notes)
+    result = walk.program
+    return program.after(record, graphs=result.graphs, wiring=result.wiring, reference=result.reference)
+
+
+def _notes(source: Program, walk: Walk) -> dict[str, Any]:
+    """What the record tells of the rules and of the graphs before and after them."""
+    from edgeattn.rewrite import _check, _story
+
+    assert source.reference is not None
+    return {
         "rules": walk.records,
         "operators": _check.operators(walk.program),
         "operators_before": _check.operators(source),
         "attention": _story.attention(source, walk.changes),
-        "cases": len(program.reference.cases),
+        "cases": len(source.reference.cases),
         **_story.costs(source, walk.program),
         **_story.interface(source),
         **{f"{side}_after": specs for side, specs in _story.interface(walk.program).items()},
     }
-    record = StageRecord("rewrite", time.perf_counter() - started, notes)
-    result = walk.program
-    return program.after(record, graphs=result.graphs, wiring=result.wiring, reference=result.reference)
 
 
 @contextlib.contextmanager
