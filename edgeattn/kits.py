@@ -7,7 +7,6 @@ and last the MANIFEST: the sha256 of every file, in the lines that ``sha256sum -
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shlex
@@ -243,8 +242,3 @@ def _readme(told: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(head) + (_SOURCE / "README.txt").read_text("utf-8")
-
-
-def identity(folder: Path) -> str:
-    """sha256 of a kit's MANIFEST, by which a report names it."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()

@@ -14,6 +14,7 @@ from edgeattn.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, UsageE
 
 if TYPE_CHECKING:
     from edgeattn.program import Case
+    from edgeattn.report.schema import Contender
     from edgeattn.runnable import Runnable
 
 _WHAT = "An .onnx, a program directory, a bundle, or pytorch:MODEL."
@@ -87,13 +88,7 @@ def bench(
         opened = [open_any(name, target, threads) for name in models]
         _refuse_mixed_hints(opened)
         case = _cases(opened[0], inputs, seed)[0]
-        for other in opened[1:]:
-            if {s.name for s in other.inputs} != {s.name for s in opened[0].inputs}:
-                raise UsageError(
-                    f"takes {', '.join(s.name for s in other.inputs)}",
-                    where=other.name,
-                    hint=f"{opened[0].name} takes {', '.join(s.name for s in opened[0].inputs)}",
-                )
+        _refuse_other_inputs(opened)
         result = latency.compare_many(
             {r.name: _call(r, case) for r in opened},
             pairs=pairs,
@@ -102,17 +97,8 @@ def bench(
             progress=lambda done, total: ui.listen("rounds", done, total),
         )
         ui.emit(result.model_dump(mode="json"))
-        rows = [
-            (
-                entry.name,
-                next(_engine(r) for r in opened if r.name == entry.name),
-                f"{entry.latency.p50_ms:.3f}",
-                "n/a" if entry.latency.p90_ms is None else f"{entry.latency.p90_ms:.3f}",
-                "" if entry.speedup is None else f"{entry.speedup.median:.3f}x",
-                "" if entry.speedup is None else _span(entry.speedup.ci95, 3),
-            )
-            for entry in result.entries
-        ]
+        engines = {r.name: _engine(r) for r in reversed(opened)}  # of two with one name the first is told
+        rows = [_timed(entry, engines[entry.name]) for entry in result.entries]
         ui.table(("model", "engine", "p50 ms", "p90 ms", "speed vs first", "95 %"), rows)
         control = _span(result.aa_control.ci95, 4)
         ui.emit(None, f"A/A control {control}: {result.verdict} {result.why}") if not as_json else None
@@ -133,6 +119,28 @@ def _refuse_mixed_hints(opened: list[Runnable]) -> None:
                 where=other.name,
                 hint=f"compile it with --hint {opened[0].hint}",
             )
+
+
+def _refuse_other_inputs(opened: list[Runnable]) -> None:
+    """All are timed on one case, so all take the inputs of the first."""
+    first = ", ".join(s.name for s in opened[0].inputs)
+    for other in opened[1:]:
+        if {s.name for s in other.inputs} != {s.name for s in opened[0].inputs}:
+            takes = ", ".join(s.name for s in other.inputs)
+            raise UsageError(f"takes {takes}", where=other.name, hint=f"{opened[0].name} takes {first}")
+
+
+def _timed(entry: Contender, engine: str) -> tuple[str, ...]:
+    """A row of the table of times."""
+    p90, ratio = entry.latency.p90_ms, entry.speedup
+    return (
+        entry.name,
+        engine,
+        f"{entry.latency.p50_ms:.3f}",
+        "n/a" if p90 is None else f"{p90:.3f}",
+        "" if ratio is None else f"{ratio.median:.3f}x",
+        "" if ratio is None else _span(ratio.ci95, 3),
+    )
 
 
 def _engine(runnable: Runnable) -> str:
