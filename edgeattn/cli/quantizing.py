@@ -12,7 +12,7 @@ import typer
 from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, Out, Patience, Quiet, Target, app
 from edgeattn.cli.stages import In, Inputs, Shapes, save, specs
 from edgeattn.cli.ui import Ui
-from edgeattn.errors import UsageError
+from edgeattn.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.program import Case, Program
@@ -112,8 +112,18 @@ def quantize(
             return quantizer(program, scheme, backends.calibrator, given(samples), replace(settings, gate=gate), judge)
 
         result = make(gate) if gate != "auto" else _auto(make, program, target, given(_JUDGED))
+        _require_int8(scheme, result.history[-1].notes)
         (_save_ir if result.ir else save)(result, out, force)
         _tell(ui, out, target, result.history[-1].notes)
+
+
+def _require_int8(scheme: str, notes: Mapping[str, Any]) -> None:
+    """Refuse to write a float graph under the name of an INT8 scheme."""
+    if notes.get("weights", 1) or notes.get("activations", 1):
+        return
+    why = next((f" ({name}: {reason})" for name, reason in notes.get("kept_float", {}).items()), "")
+    hint = "take int8-static, or a scheme of another precision" if scheme != "int8-static" else "ship it in float"
+    raise Unsupported(f"{scheme} quantizes nothing in this model{why}", hint=hint)
 
 
 def _tell(ui: Ui, out: Path, target: str, notes: Mapping[str, Any]) -> None:
@@ -125,7 +135,7 @@ def _tell(ui: Ui, out: Path, target: str, notes: Mapping[str, Any]) -> None:
     ui.emit({"out": str(out), **notes})
     told = [(label, notes[key]) for key, label in _TOLD.items() if key in notes]
     kept = [(f"float: {name}", why) for name, why in notes.get("kept_float", {}).items()]
-    kept += [(f"gate as it is, no scale: {name}", why) for name, why in notes.get("gates_not_as_scales", {}).items()]
+    kept += [(f"gate not a scale: {name}", why) for name, why in notes.get("gates_not_as_scales", {}).items()]
     if "gate_choice" in notes:
         ui.log(notes["gate_choice"]["said"])
     told += [("calibrated on", line)] if (line := calibrating.told(notes)) else []
