@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, OptionalOut, Patience,
 from edgeattn.cli.stages import Inputs, Shapes, fixed_sizes, save, specs
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
-from edgeattn.target import require_precision
+from edgeattn.target import PRECISIONS, require_precision
 
 if TYPE_CHECKING:
     from edgeattn.capabilities import Finding, Target
@@ -148,6 +148,8 @@ def _fix(
         guard(out, [asked.source])
     program = storage.with_reference(program, backends.oracle, given=given, warn=ui.warn)
     result = mend(program, asked.target.text, asked.precision, sizes, lambda line: ui.listen(line, 0, None))
+    schemes = [step.partition(":")[2] for step in result.applied if step.startswith("scheme:")]
+    asked = replace(asked, precision=schemes[-1] if schemes and schemes[-1] in PRECISIONS else asked.precision)
     outputs = result.parity.outputs
     failed = [name for name, output in outputs.items() if output.verdict == "fail"]
     wrote = None if failed else out
