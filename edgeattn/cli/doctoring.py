@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -120,10 +121,10 @@ def _told(found: Sequence[Finding]) -> list[dict[str, str]]:
 
 
 def _table(ui: Ui, found: Sequence[Finding]) -> None:
-    """A row for each reason, with the first nodes that it holds for."""
+    """A row for each reason, whatever tensors it names, with the first nodes that it holds for."""
     grouped: dict[tuple[str, str], list[Finding]] = {}
     for f in found:
-        grouped.setdefault((f.reason, f.hint), []).append(f)
+        grouped.setdefault((re.sub(r"'[^']*'", "''", f.reason), f.hint), []).append(f)
     rows = [(g[0].check, _places(g), g[0].reason, g[0].hint, g[0].source) for g in list(grouped.values())[:_MOST]]
     if rows:
         ui.table(("check", "where", "reason", "what mends it", "known from"), rows)
