@@ -113,6 +113,7 @@ def quantize(
 
         result = make(gate) if gate != "auto" else _auto(make, program, target, given(_JUDGED))
         _require_int8(scheme, result.history[-1].notes)
+        _require_precision(result, target, chosen.precision)
         (_save_ir if result.ir else save)(result, out, force)
         _tell(ui, out, target, result.history[-1].notes)
 
@@ -124,6 +125,17 @@ def _require_int8(scheme: str, notes: Mapping[str, Any]) -> None:
     why = next((f" ({name}: {reason})" for name, reason in notes.get("kept_float", {}).items()), "")
     hint = "take int8-static, or a scheme of another precision" if scheme != "int8-static" else "ship it in float"
     raise Unsupported(f"{scheme} quantizes nothing in this model{why}", hint=hint)
+
+
+def _require_precision(result: Program, target: str, precision: str) -> None:
+    """Refuse to write for a board what its TensorRT has no type for; what else it would refuse, doctor mends."""
+    from edgeattn import capabilities
+
+    if not target.startswith("jetson"):
+        return
+    for found in capabilities.findings(result.graphs, target, precision):
+        if found.check == "precision":
+            raise Unsupported(found.reason, where=target, hint=found.hint)
 
 
 def _tell(ui: Ui, out: Path, target: str, notes: Mapping[str, Any]) -> None:
