@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgeattn.program import Array, Arrays, TensorSpec
 
 MAX_BYTES = 4 << 30  # uncompressed
+_SUSPECT_BYTES, _SUSPECT_RATIO = 1 << 30, 200  # measured data shrinks tenfold at most, zeros a thousandfold
 # What a damaged archive ends in: encrypted members are a RuntimeError, unknown compression a NotImplementedError.
 _DAMAGED = (ValueError, OSError, KeyError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError)
 
@@ -93,6 +94,11 @@ def stored(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as arrays:
             data = {name: arrays[name] for name in arrays.files}
     except _DAMAGED as error:
+        if "allow_pickle" in str(error):
+            hint = "stack the samples to one array of numbers: numpy.stack(samples)"
+            raise BadInput(
+                "holds an array of Python objects, which only running code reads", where=str(path), hint=hint
+            ) from error
         raise BadInput(f"cannot be read as .npz: {error}", where=str(path), hint="save it with numpy.savez") from error
     for name, value in data.items():
         if not isinstance(value, np.ndarray):  # a member that is no .npy comes as bytes
@@ -109,8 +115,14 @@ def _check_container(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
+            packed = sum(entry.compress_size for entry in archive.infolist())
     except _DAMAGED as error:
         raise BadInput(f"is no .npz: {error}", where=str(path), hint="save it with numpy.savez") from error
+    if size > _SUSPECT_BYTES and size > _SUSPECT_RATIO * packed:
+        what = (
+            f"would unpack {size // max(packed, 1)}-fold, to {size / 2**30:.1f} GiB of hardly anything but repetition"
+        )
+        raise OutOfResources(what, where=str(path), hint="give real samples, or save them with numpy.savez")
     if size > MAX_BYTES:
         raise OutOfResources(f"would unpack to {size / 2**30:.1f} GiB", where=str(path), hint="give fewer samples")
 

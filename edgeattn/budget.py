@@ -51,7 +51,7 @@ def judge(
             return oracle(candidate)
         asked = replace(options, precision=precision)
         for refused in backend.unsupported(candidate, asked):
-            raise Unsupported(refused.reason, where=f"{backend_name}: graph '{refused.graph}'", hint=refused.hint)
+            raise Unsupported(refused.reason, where=refused.at(backend_name), hint=refused.hint)
         return {graph: backend.load(model, asked) for graph, model in candidate.graphs.items()}
 
     name = backend_name.replace("_", "-")

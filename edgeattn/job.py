@@ -169,8 +169,7 @@ def _refuse_reshaping(recipe: Recipe) -> None:
 def refuse_unsupported(job: Job, program: Program) -> None:
     """Raise the engine's first reason why it cannot build a program, with the node and what mends it."""
     for first in job.backend.unsupported(program, job.options):
-        where = f"{job.recipe.target}: graph '{first.graph}'" + (f", node '{first.node}'" if first.node else "")
-        raise Unsupported(first.reason, where=where, hint=first.hint)
+        raise Unsupported(first.reason, where=first.at(job.recipe.target), hint=first.hint)
 
 
 def _inputs(recipe: Recipe) -> source.Inputs:

@@ -136,7 +136,7 @@ def _engine(target: str, asked: Asked, built: Options) -> tuple[Backend, Options
 def _checked(program: Program, backend: Backend, options: Options, case: Case) -> Subject:
     target = f"{backend.name.replace('_', '-')}:{options.device}"
     for refusal in backend.unsupported(program, options):
-        raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
+        raise Unsupported(refusal.reason, where=refusal.at(target), hint=refusal.hint)
     return Subject(program, backend, options, target, case)
 
 
@@ -202,7 +202,7 @@ def verdict(timed: Comparison) -> Ship:
         return Ship(ship=best.name, why=text, milliseconds=times, speedup=speedups)
     if unsure:
         text = f"INT8 is not surely faster than {', '.join(c.name for c in unsure)} here: {told}"
-        text += f"; {timed.why}" if timed.why else "; without a need for its size, ship fp32"
+        text += f"; {timed.why}" if timed.why else f"; without a need for its size, ship {unsure[0].name}"
         return Ship(why=text, milliseconds=times, speedup=speedups)
     return Ship(ship=int8.name, why=f"INT8 pays here: {told}", milliseconds=times, speedup=speedups)
 

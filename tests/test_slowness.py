@@ -31,6 +31,11 @@ def compared(*floats: Contender) -> Comparison:
         ([entry("fp32", 4.0, (0.49, 0.51)), entry("bf16", 1.6, (1.2, 1.3))], "bf16", "ship bf16"),
         ([entry("fp32", 1.6, (1.24, 1.26)), entry("bf16", 1.59, (1.25, 1.27))], "fp32", "ship fp32"),
         ([entry("fp32", 2.0, (0.99, 1.01))], "", "not surely faster than fp32"),
+        (
+            [entry("fp32", 2.4, (0.82, 0.84)), entry("bf16", 2.0, (0.99, 1.01))],
+            "",
+            "its size, ship bf16",
+        ),
         # On a machine that differs from itself by a tenth, a tenth is no difference.
         ([entry("fp32", 1.8, (1.08, 1.12), control=0.1)], "", "not surely faster than fp32"),
     ],

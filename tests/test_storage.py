@@ -7,9 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
+from edgeattn import arrays as reading
 from edgeattn import backends, storage
 from edgeattn.arrays import read_npz
-from edgeattn.errors import BadInput
+from edgeattn.errors import BadInput, OutOfResources
 from edgeattn.program import Program, Stop, TensorSpec, Wiring
 from tests.graphs import conv_net, counter
 
@@ -87,8 +88,19 @@ def test_arrays_that_do_not_fit_are_told_with_what_was_expected(tmp_path: Path, 
 
 
 def test_objects_in_an_npz_are_never_unpickled(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"cannot be read as \.npz"):
+    with pytest.raises(BadInput, match=r"holds an array of Python objects.*numpy\.stack"):
         read_npz(npz(tmp_path, x=np.array([{"a": 1}], dtype=object)), SPECS)
+
+
+def test_an_archive_of_hardly_anything_but_repetition_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_SUSPECT_BYTES", 1 << 20)  # the real one, a GiB, takes seconds to pack
+    np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros((1 << 18, 3), np.float32))
+    with pytest.raises(OutOfResources, match=r"would unpack \d+-fold"):
+        read_npz(tmp_path / "zeros.npz", SPECS)
+    np.savez_compressed(tmp_path / "data.npz", x=np.random.default_rng(0).normal(size=(1 << 17, 3)).astype(np.float32))
+    assert len(read_npz(tmp_path / "data.npz", SPECS)["x"]) == 1 << 17
 
 
 def test_something_else_is_not_an_npz(tmp_path: Path) -> None:

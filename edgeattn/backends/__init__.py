@@ -53,12 +53,17 @@ class Availability:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A reason an engine cannot build a program, found before any build."""
+    """A reason an engine cannot build a program, found before any build; the graph ``*`` is the whole program."""
 
     graph: str
     node: str
     reason: str
     hint: str
+
+    def at(self, target: str) -> str:
+        """Where it is, for an error: the target, and the graph and node that it is about."""
+        named = (f"graph '{self.graph}'" if self.graph != "*" else "", f"node '{self.node}'" if self.node else "")
+        return ": ".join(filter(None, (target, ", ".join(filter(None, named)))))
 
 
 @dataclass(frozen=True)

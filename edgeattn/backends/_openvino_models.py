@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,11 +52,23 @@ def thawed(ir: tuple[bytes, bytes]) -> Any:
 
 
 def save(model: Any, xml: Path) -> None:
-    """Write an IR, weights as they are: the default would make them FP16."""
+    """Write an IR, weights as they are: the default would make them FP16.
+
+    Raises:
+        OSError: the disk is full, which OpenVINO's own error does not tell.
+    """
     import openvino as ov
 
-    with native("OpenVINO", "saving the graph"):
-        ov.save_model(model, xml, compress_to_fp16=False)
+    try:
+        with native("OpenVINO", "saving the graph"):
+            ov.save_model(model, xml, compress_to_fp16=False)
+    except RuntimeError as error:
+        if shutil.disk_usage(xml.parent).free > _LEFT_ON_A_FULL_DISK:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(xml)) from error
+
+
+_LEFT_ON_A_FULL_DISK = 1 << 20  # what a write that did not fit left over
 
 
 def frozen(model: Any) -> tuple[bytes, bytes]:

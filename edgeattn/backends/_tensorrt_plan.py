@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from edgeattn.errors import BadInput, EngineFailed, IntegrityError, printable
-from edgeattn.files import read_regular
+from edgeattn.files import lstat_mode, read_regular
 
 _MAGIC = b"vtrt"
 _HEADER = struct.Struct("<4sIQQ4B4sI")
@@ -82,6 +82,10 @@ def facts(file: Path) -> Facts:
     """
     beside = _beside(file)
     hint = "give the bundle as it was written, or build the engine again"
+    if lstat_mode(file) is not None and lstat_mode(beside) is None:
+        raise BadInput(
+            f"is a plan without {beside.name}, which says what built it and for what", where=str(file), hint=hint
+        )
     try:
         values = json.loads(read_regular(beside, _FACTS))
         buckets = tuple({n: (int(a), int(b), int(c)) for n, (a, b, c) in p.items()} for p in values["profiles"])

@@ -108,7 +108,7 @@ def _told(error: Exception) -> int:
         return _say(str(error), error.exit_code)
     if _is_a(error, "ClickException"):
         where = getattr(getattr(error, "ctx", None), "command_path", "edgeattn")
-        return _say(f"{where}: {error.format_message()}; see `{where} --help`", 2)  # type: ignore[attr-defined]
+        return _say(f"{where}: {error.format_message().rstrip('.')}; see `{where} --help`", 2)  # type: ignore[attr-defined]
     if _is_a(error, "Abort"):
         return EXIT_SIGINT
     if isinstance(error, BrokenPipeError):

@@ -75,7 +75,7 @@ def compile_(
             program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=fixed_sizes(fix))
         program, options = engine_options.sized(backend, program, options, profile or [], setting or [])
         for refusal in backend.unsupported(program, options):
-            raise Unsupported(refusal.reason, where=f"{target}: graph '{refusal.graph}'", hint=refusal.hint)
+            raise Unsupported(refusal.reason, where=refusal.at(target), hint=refusal.hint)
         tried: list[dict[str, Any]] = []
         if tune:
             options, tried = _tuned(ui, program, backend, options)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, OptionalOut, Patience,
 from edgeattn.cli.graphs import Inputs, Shapes, fixed_sizes, save, specs
 from edgeattn.cli.ui import Ui
 from edgeattn.errors import EXIT_GATE_FAILED, Unsupported, UsageError
-from edgeattn.target import require_precision
+from edgeattn.target import PRECISIONS, require_precision
 
 if TYPE_CHECKING:
     from edgeattn.capabilities import Finding, Target
@@ -120,10 +121,10 @@ def _told(found: Sequence[Finding]) -> list[dict[str, str]]:
 
 
 def _table(ui: Ui, found: Sequence[Finding]) -> None:
-    """A row for each reason, with the first nodes that it holds for."""
+    """A row for each reason, whatever tensors it names, with the first nodes that it holds for."""
     grouped: dict[tuple[str, str], list[Finding]] = {}
     for f in found:
-        grouped.setdefault((f.reason, f.hint), []).append(f)
+        grouped.setdefault((re.sub(r"'[^']*'", "''", f.reason), f.hint), []).append(f)
     rows = [(g[0].check, _places(g), g[0].reason, g[0].hint, g[0].source) for g in list(grouped.values())[:_MOST]]
     if rows:
         ui.table(("check", "where", "reason", "what mends it", "known from"), rows)
@@ -148,6 +149,8 @@ def _fix(
         guard(out, [asked.source])
     program = storage.with_reference(program, backends.oracle, given=given, warn=ui.warn)
     result = mend(program, asked.target.text, asked.precision, sizes, lambda line: ui.listen(line, 0, None))
+    schemes = [step.partition(":")[2] for step in result.applied if step.startswith("scheme:")]
+    asked = replace(asked, precision=schemes[-1] if schemes and schemes[-1] in PRECISIONS else asked.precision)
     outputs = result.parity.outputs
     failed = [name for name, output in outputs.items() if output.verdict == "fail"]
     wrote = None if failed else out

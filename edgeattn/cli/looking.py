@@ -15,14 +15,14 @@ from edgeattn.errors import UsageError
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="An .onnx, a program directory, a bundle or a .plan.")],
+    file: Annotated[Path, typer.Argument(help="An .onnx, a program directory, a bundle, a build kit or a .plan.")],
     timeout: Patience = A_LOOK_S,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """What a file is: inputs, operators, parameters, MACs, attention found, precision."""
-    from edgeattn import storage
+    from edgeattn import returned, storage
     from edgeattn.bundle import manifest as manifests
     from edgeattn.preflight import read_model
 
@@ -33,9 +33,13 @@ def inspect(
             facts["bundle"] = {
                 "model": manifest.model,
                 "target": manifest.target,
-                "precision": f"asked {manifest.precision['requested']}, runs in {manifest.precision['effective']}",
+                "precision": f"asked {manifest.precision['requested']}, {_ran(manifest.precision['effective'])}",
             }
             facts["graphs"] = {g: _facts_of(read_model(file / e.portable)) for g, e in manifest.graphs.items()}
+        elif returned.is_kit(file):
+            kit = returned.opened(file)
+            facts["kit"] = {"model": kit["model"], "target": kit["target"], "precision": kit["precision"]}
+            facts["graphs"] = {g: _facts_of(read_model(file / told["file"])) for g, told in kit["graphs"].items()}
         elif file.suffix == ".plan":
             facts["plan"] = _plan(file)
         else:
@@ -44,10 +48,19 @@ def inspect(
         ui.emit(facts)
         if "bundle" in facts:
             ui.table(("bundle", str(file)), facts["bundle"].items())
+        if "kit" in facts:
+            ui.table(("build kit", str(file)), facts["kit"].items())
         if "plan" in facts:
             ui.table(("plan", str(file)), facts["plan"].items())
         for graph, known in facts.get("graphs", {}).items():
             _show(ui, graph, known)
+
+
+def _ran(effective: str) -> str:
+    """What an engine runs in; an IR for a device that was not there to compile it does not tell."""
+    from edgeattn.report.gates import NOT_COMPILED
+
+    return effective if effective == NOT_COMPILED else f"runs in {effective}"
 
 
 def _plan(file: Path) -> dict[str, str]:

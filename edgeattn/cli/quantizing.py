@@ -13,7 +13,7 @@ import typer
 from edgeattn.cli.app import A_JOB_S, Debug, Force, Json, Out, Patience, Quiet, Target, app
 from edgeattn.cli.graphs import In, Inputs, Shapes, save, specs
 from edgeattn.cli.ui import Ui
-from edgeattn.errors import UsageError
+from edgeattn.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.program import Case, Program
@@ -71,7 +71,7 @@ def quantize(
     """FP32 ONNX -> ONNX of a lower precision in standard operators, attention gates kept in float."""
     from edgeattn import backends, registry, storage
     from edgeattn.publish import guard
-    from edgeattn.quantize import Budget, Settings
+    from edgeattn.quantize import Budget, Settings, find
     from edgeattn.quantize import quantize as quantizer
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
@@ -88,6 +88,8 @@ def quantize(
             return quantizer(program, scheme, backends.calibrator, given(samples), replace(settings, gate=gate), judge)
 
         result = make(gate) if gate != "auto" else _auto(make, program, target, given(_JUDGED))
+        _require_int8(scheme, result.history[-1].notes)
+        _require_precision(result, target, find(scheme).precision)
         (_save_ir if result.ir else save)(result, out, force)
         _tell(ui, out, target, result.history[-1].notes)
 
@@ -136,6 +138,26 @@ def _data(ui: Ui, program: Program, calib: str | None, pixels: str, most: int) -
     return calibration.cases(calib, taken, most, pixels, lambda done: ui.listen("calibrate", done, None))
 
 
+def _require_int8(scheme: str, notes: Mapping[str, Any]) -> None:
+    """Refuse to write a float graph under the name of an INT8 scheme."""
+    if notes.get("weights", 1) or notes.get("activations", 1):
+        return
+    why = next((f" ({name}: {reason})" for name, reason in notes.get("kept_float", {}).items()), "")
+    hint = "take int8-static, or a scheme of another precision" if scheme != "int8-static" else "ship it in float"
+    raise Unsupported(f"{scheme} quantizes nothing in this model{why}", hint=hint)
+
+
+def _require_precision(result: Program, target: str, precision: str) -> None:
+    """Refuse to write for a board what its TensorRT has no type for; what else it would refuse, doctor mends."""
+    from edgeattn import capabilities
+
+    if not target.startswith("jetson"):
+        return
+    for found in capabilities.findings(result.graphs, target, precision):
+        if found.check == "precision":
+            raise Unsupported(found.reason, where=target, hint=found.hint)
+
+
 def _tell(ui: Ui, out: Path, target: str, notes: Mapping[str, Any]) -> None:
     """What was quantized, what stayed in float and why, and what the scheme found out on its way."""
     from edgeattn.report import calibrating, searching
@@ -145,7 +167,7 @@ def _tell(ui: Ui, out: Path, target: str, notes: Mapping[str, Any]) -> None:
     ui.emit({"out": str(out), **notes})
     told = [(label, notes[key]) for key, label in _TOLD.items() if key in notes]
     kept = [(f"float: {name}", why) for name, why in notes.get("kept_float", {}).items()]
-    kept += [(f"gate as it is, no scale: {name}", why) for name, why in notes.get("gates_not_as_scales", {}).items()]
+    kept += [(f"gate not a scale: {name}", why) for name, why in notes.get("gates_not_as_scales", {}).items()]
     if "gate_choice" in notes:
         ui.log(notes["gate_choice"]["said"])
     told += [("calibrated on", line)] if (line := calibrating.told(notes)) else []

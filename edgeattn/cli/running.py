@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,7 @@ import typer
 from edgeattn.cli import matrices
 from edgeattn.cli.app import A_JOB_S, FOREVER_S, Debug, Force, Json, OptionalOut, Patience, Quiet, app
 from edgeattn.cli.ui import Ui
-from edgeattn.errors import EXIT_GATE_FAILED, EXIT_OK, VERDICT_CODES, BadInput, UsageError
+from edgeattn.errors import EXIT_GATE_FAILED, EXIT_OK, VERDICT_CODES, BadInput, Unsupported, UsageError
 
 if TYPE_CHECKING:
     from edgeattn.report.schema import Report
@@ -206,13 +208,26 @@ def _selftest(ui: Ui, directory: Path, blob: bool = False) -> bool:
 
     if not directory.is_dir():
         raise BadInput("is not a bundle directory", where=str(directory), hint="give the bundle/ of a run")
-    with runtime.load(directory, blob=blob) as model:
+    with _whole(directory), runtime.load(directory, blob=blob) as model:
         result = model.selftest()
         ui.emit(
             {"bundle": str(directory), "model": model.manifest.model, "target": model.manifest.target, **vars(result)},
             f"{directory}: every file as signed off; self-test {'passed' if result.passed else 'FAILED'}",
         )
     return bool(result.passed)
+
+
+@contextlib.contextmanager
+def _whole(directory: Path) -> Iterator[None]:
+    """A bundle that cannot be run here is still known to be whole, or not: that is what most who verify came for."""
+    from edgeattn.bundle.manifest import verify as verify_bundle
+
+    try:
+        yield
+    except Unsupported as error:
+        verify_bundle(directory)
+        error.hint = f"every file is as signed off, but was not run; {error.hint}".removesuffix("; ")
+        raise
 
 
 def _runs_as_labelled(ui: Ui, directory: Path) -> bool:

@@ -29,4 +29,5 @@ def told(notes: Mapping[str, Any]) -> str:
     if "grew" in found:
         share = "none" if not found["grew"] else f"{found['grew']:.0%}".replace("%", " %")
         settled = f"; {share} of them grew by more than 5 % after the first {found['settled_from']}"
-    return f"{notes.get('samples', 'some')} samples{method}{settled}; data {found['fingerprint'][:12]}"
+    count = notes.get("samples", "some")
+    return f"{count} sample{'' if count == 1 else 's'}{method}{settled}; data {found['fingerprint'][:12]}"

@@ -26,8 +26,13 @@ def found(attention: Sequence[Mapping[str, Any]]) -> str:
     by_kind: dict[str, list[str]] = {}
     for a in attention:
         by_kind.setdefault(str(a["kind"]), []).append(str(a["module"] or a["gate"]))
-    kinds = [f"{len(where)} {kind} ({places(where)})" for kind, where in by_kind.items()]
+    kinds = [f"{len(where)} {kind} ({places(_counted(where))})" for kind, where in by_kind.items()]
     return f"found {'; '.join(kinds)}" if kinds else "no attention found"
+
+
+def _counted(where: Sequence[str]) -> list[str]:
+    """Each place once: a module that a loop called ten times is ``decoder.attention ×10``."""
+    return [place if count == 1 else f"{place} ×{count}" for place, count in Counter(where).items()]
 
 
 def places(where: Sequence[str]) -> str:

@@ -105,6 +105,15 @@ def test_a_quantized_graph_gets_an_int8_kit_without_being_told(tmp_path: Path) -
     assert json.loads((tmp_path / "kit" / "kit.json").read_text())["precision"] == "int8"
 
 
+def test_quantize_writes_no_bf16_for_a_board_whose_tensorrt_has_none(tmp_path: Path) -> None:
+    onnx.save(conv_net(), tmp_path / "net.onnx")
+    asked = ("quantize", tmp_path / "net.onnx", "-o", tmp_path / "net.bf16.onnx", "--scheme", "bf16")
+    done = edgeattn(*asked, "-t", "jetson:jp5.1")
+    assert (done.returncode, "jetson:jp5.1: TensorRT 8.5 has no BF16" in done.stderr) == (4, True), done.stderr
+    assert not (tmp_path / "net.bf16.onnx").exists()
+    assert edgeattn(*asked, "-t", "jetson:jp6.2").returncode == 0
+
+
 def test_the_steps_of_a_decoder_get_profiles_of_what_the_encoder_hands_them(tmp_path: Path) -> None:
     told = json.loads((make(decoder(), tmp_path / "kit") / "kit.json").read_text())
     assert told["graphs"]["step"]["profiles"][0]["total"] == {"min": [1, 1], "opt": [1, 1], "max": [1, 1]}

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("openvino")
 
 from edgeattn import backends, decode, registry, storage
-from edgeattn.backends import Options
+from edgeattn.backends import Options, _openvino_models
 from edgeattn.backends._openvino_devices import look
 from edgeattn.errors import UsageError
 from edgeattn.harness.precision import audit
@@ -127,3 +127,13 @@ def test_hetero_says_how_many_layers_each_device_is_given(tmp_path: Path) -> Non
 def test_a_hint_is_handed_over_and_read_back(tmp_path: Path) -> None:
     built = BACKEND.compile(Program({"main": fixed()}), Options(hint="throughput", threads=1), tmp_path)
     assert built.effective["main"]["settings"]["hint"] == "THROUGHPUT"
+
+
+def test_a_full_disk_is_told_as_such_not_as_the_engines_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "main.bin").symlink_to("/dev/full")  # every write fails as on a full disk
+    with pytest.raises(RuntimeError):  # the file system has room: something else failed
+        _openvino_models.save(_openvino_models.read(conv_net()), tmp_path / "main.xml")
+    (tmp_path / "main.bin").symlink_to("/dev/full")  # OpenVINO removed what it could not write
+    monkeypatch.setattr(_openvino_models, "_LEFT_ON_A_FULL_DISK", 1 << 62)
+    with pytest.raises(OSError, match="No space left on device"):
+        _openvino_models.save(_openvino_models.read(conv_net()), tmp_path / "main.xml")

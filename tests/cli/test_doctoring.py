@@ -10,6 +10,7 @@ import pytest
 
 from tests.benchmarks.planted import planted
 from tests.conftest import edgeattn
+from tests.graphs import model
 
 GRAPHS = planted()
 
@@ -37,6 +38,19 @@ def test_what_passes_exits_0_and_says_so(norm: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "nothing that TensorRT 10.3 would refuse in fp32" in done.stdout
     assert "not known: whether TensorRT 10.3 agrees" in done.stdout
+
+
+def test_one_reason_is_one_row_however_many_tensors_it_names(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Cast", ["x"], ["x0"], name="in", to=onnx.TensorProto.BFLOAT16),
+        *(onnx.helper.make_node("Relu", [f"x{i}"], [f"x{i + 1}"], name=f"relu{i}") for i in range(9)),
+        onnx.helper.make_node("Cast", ["x9"], ["y"], name="out", to=onnx.TensorProto.FLOAT),
+    ]
+    onnx.save(model(nodes, {"x": [1, 4]}, {"y": [1, 4]}, opset=17), tmp_path / "m.onnx")
+    done = edgeattn("doctor", tmp_path / "m.onnx", "-t", "jetson:jp5.1")
+    assert done.returncode == 4, done.stderr
+    assert "10 findings" in done.stdout
+    assert done.stdout.count("element_types") == 1
 
 
 @pytest.mark.onnxruntime

@@ -45,6 +45,7 @@ def test_a_dynamic_model_for_the_npu_is_refused_with_the_flag_and_built_with_it(
     opened = edgeattn("verify", folder / "npu")
     assert opened.returncode == 4
     assert look("npu").why in opened.stderr
+    assert "every file is as signed off, but was not run" in opened.stderr
 
 
 def test_a_model_without_a_mask_is_not_put_in_buckets(folder: Path) -> None:

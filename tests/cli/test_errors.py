@@ -85,6 +85,14 @@ def test_a_corrupt_onnx_is_refused(command: str, content: bytes, cause: str, tmp
 
 
 @pytest.mark.onnxruntime
+def test_a_scheme_that_finds_nothing_to_quantize_writes_no_float_graph_under_its_name(tmp_path: Path) -> None:
+    onnx.save(conv_net(), tmp_path / "m.onnx")  # convolutions, which int8-dynamic leaves alone
+    done = edgeattn("quantize", tmp_path / "m.onnx", "-o", tmp_path / "q.onnx", "--scheme", "int8-dynamic")
+    fails(done, 4, "m.onnx", "int8-dynamic quantizes nothing in this model")
+    assert not (tmp_path / "q.onnx").exists()
+
+
+@pytest.mark.onnxruntime
 def test_a_vendor_operator_is_refused_with_exit_4(tmp_path: Path) -> None:
     model = conv_net()
     model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))

@@ -57,6 +57,8 @@ def test_a_rehearsal_comes_back_checked_and_never_passes_for_a_board(kit: Path, 
     assert "| made for | jetson:jp6.2, TensorRT 10.3 |" in summary
     assert "s** per inference" in summary  # a time, and no ratio of the engine to itself
     assert edgeattn("report", kit).returncode == 0
+    looked = json.loads(edgeattn("inspect", kit, "--json").stdout)
+    assert (looked["kit"]["target"], list(looked["graphs"])) == ("jetson:jp6.2", ["main"])
     assert "a rehearsal" in (kit / "report.html").read_text()
 
 

@@ -36,6 +36,8 @@ def told_by(kind: str, **changes) -> str:
 def test_attention_is_counted_by_kind_and_named_by_module_or_gate() -> None:
     assert rewriting.found(NOTES["attention"]) == "found 2 se (blocks.0.gate, s1); 1 additive (Decoder)"
     assert rewriting.found([]) == "no attention found"
+    looped = [{"kind": "bahdanau", "module": "decoder.attention", "gate": f"softmax_{i}"} for i in range(10)]
+    assert rewriting.found(looped) == "found 10 bahdanau (decoder.attention ×10)"
     assert rewriting.untouched(NOTES["attention"]) == "1 additive"
     assert rewriting.untouched([]) == ""
 

@@ -46,7 +46,7 @@ def run(name: str, job: Callable[[Sequence[str]], int], arguments: Sequence[str]
     except MemoryError:
         return _told(name, "ran out of memory; close other programs, or build on a board with more", RESOURCES)
     except OSError as error:
-        what = "{}: {}".format(error.filename or "a file", error.strerror or error)
+        what = "{}: {}".format(error.filename or "this directory", error.strerror or error)
         return _told(name, what + "; check the disk and its permissions", RESOURCES)
     except Exception as error:
         return _told(name, f"{type(error).__name__}: {error}; this is a fault of the kit", BUG)
