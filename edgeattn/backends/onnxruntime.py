@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
+from edgeattn.backends import Availability, Engine, Executed, Knobs, Options, Refusal
 from edgeattn.backends._common import (
     Given,
     explain_failure,
@@ -117,8 +117,9 @@ class OnnxRuntimeBackend:
     joins = False
     kit = False
     profiled = False
+    bucketed = False
     typed = False
-    knobs = ()
+    knobs = Knobs
     qdq = QdqDialect(
         unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True, unpacks_at_once=False
     )
