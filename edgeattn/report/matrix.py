@@ -19,9 +19,9 @@ from edgeattn.report import wording as w
 from edgeattn.report.junit_xml import Case, document
 from edgeattn.report.page import environment
 from edgeattn.report.schema import LatencyReport, Report, SizeReport, StageParity, TaskReport
-from edgeattn.report.sections import SectionVerdict, Value, Verdict
 from edgeattn.report.strictjson import loads
 from edgeattn.report.summary import escape, render_table
+from edgeattn.report.values import SectionVerdict, Value, Verdict
 
 SCHEMA_VERSION = 1
 NAME = "matrix.json"

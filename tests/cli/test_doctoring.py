@@ -54,6 +54,8 @@ def test_fix_writes_a_graph_that_passes(norm: Path) -> None:
     ("arguments", "told"),
     [
         (("--target", "jetson:jp9"), "known: jp5.1"),
+        (("--target", "tensorrt-rtx:sm98"), "sm89, sm120, sm121"),
+        (("--target", "vpu"), "take openvino:npu"),
         (("--target", "tensorrd:10.3"), "did you mean 'tensorrt'"),
         ((), "for which target?"),
         (("--target", "tensorrt", "--precision", "int3"), "unknown precision 'int3'"),
