@@ -10,7 +10,10 @@ from edgeattn.errors import RecipeError, did_you_mean, printable
 
 
 def first(
-    errors: Sequence[Any], at: Callable[..., str], keys_at: Callable[[tuple[str, ...]], list[str] | None]
+    errors: Sequence[Any],
+    at: Callable[..., str],
+    keys_at: Callable[[tuple[str, ...]], list[str] | None],
+    nearest: Callable[[tuple[str, ...], list[str]], str],
 ) -> RecipeError:
     """The complaint to mend first: the one that stands first in the file, a missing key last (it may be misspelt).
 
@@ -18,8 +21,9 @@ def first(
         errors: ``ValidationError.errors()``.
         at: ``at(*loc)`` gives ``file:line`` of a key.
         keys_at: ``keys_at(loc)`` gives the keys allowed inside ``loc``.
+        nearest: ``nearest(loc, keys)`` says what to write in place of an unknown key.
     """
-    said = [((error["type"] == "missing"), _explain(error, at, keys_at)) for error in errors]
+    said = [((error["type"] == "missing"), _explain(error, at, keys_at, nearest)) for error in errors]
     return min(said, key=lambda pair: (pair[0], _line(pair[1].where)))[1]
 
 
@@ -42,7 +46,12 @@ _EXPECTED = {
 }
 
 
-def _explain(error: Any, at: Callable[..., str], keys_at: Callable[[tuple[str, ...]], list[str] | None]) -> RecipeError:
+def _explain(
+    error: Any,
+    at: Callable[..., str],
+    keys_at: Callable[[tuple[str, ...]], list[str] | None],
+    nearest: Callable[[tuple[str, ...], list[str]], str],
+) -> RecipeError:
     loc = tuple(str(part) for part in error["loc"])
     key, where, context = ".".join(loc), at(*loc), error.get("ctx", {})
     got = got_text(error["input"])
@@ -50,7 +59,7 @@ def _explain(error: Any, at: Callable[..., str], keys_at: Callable[[tuple[str, .
         case "missing":
             return RecipeError(f"lacks the key '{key}'", where=where, hint=f"add '{key}: …'")
         case "extra_forbidden":
-            hint = did_you_mean(loc[-1], keys_at(loc[:-1]) or [])
+            hint = nearest(loc, keys_at(loc[:-1]) or [])
             return RecipeError(f"unknown key '{key}'", where=where, hint=hint)
         case "literal_error":
             expected = str(context["expected"]).replace("'", "")

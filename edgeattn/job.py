@@ -15,7 +15,6 @@ from edgeattn.backends import (
     Options,
     check_settings,
     parse_target,
-    refuse_unoffered,
     require_running,
 )
 from edgeattn.backends._common import usable_cores
@@ -94,12 +93,11 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
     threads = recipe.latency.threads or usable_cores()
     export.use_threads(threads)
     options = _options(recipe, device, threads)
-    check_settings(backend, options, recipe.where("engine"), recipe.where("profile"))
-    refuse_unoffered(backend, options)
+    check_settings(backend, options, recipe.where)
     job = Job(recipe, model, known, backend, options, listen, notes=[*model.notes])
-    if recipe.hint != "latency":
+    if options.hint != "latency":
         job.notes.append(
-            f"built for {recipe.hint}: its latency is not comparable with that of engines built for latency"
+            f"built for {options.hint}: its latency is not comparable with that of engines built for latency"
         )
     if recipe.quantize and recipe.quantize.calib and find(recipe.quantize.scheme).calibrated:
         _first_calibrated(job, recipe.quantize.calib)
@@ -117,12 +115,8 @@ def _options(recipe: Recipe, device: str, threads: int) -> Options:
         sizes = buckets.choose(buckets.read(Path(asked.lengths)), asked.count)
     elif asked is not None:
         sizes = tuple(sorted(set(asked.sizes)))
-    if sizes and recipe.stateful:
-        raise UsageError(
-            "buckets choose by what a step is given", where=recipe.where("stateful"), hint="leave one of the two out"
-        )
-    options = Options(device, recipe.precision, threads, hint=recipe.hint, buckets=sizes)
-    return replace(options, stateful=recipe.stateful, blob=recipe.blob, profiles=recipe.profile, settings=recipe.engine)
+    options = Options(device, recipe.precision, threads, buckets=sizes)
+    return replace(options, profiles=recipe.profile, settings=recipe.engine)
 
 
 def _refuse_measuring(job: Job) -> None:

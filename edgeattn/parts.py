@@ -13,14 +13,7 @@ from edgeattn.target import require_precision
 
 _SCHEMES = {"fp32": "null", "fp16": "{scheme: fp16}", "bf16": "{scheme: bf16}", "int8": "{scheme: int8-static}"}
 _ONE_PRECISION = ("int8_share", "size_ratio")
-_SOME_ENGINES = {
-    "engine": "{}",
-    "profile": "[]",
-    "hint": "latency",
-    "buckets": "null",
-    "stateful": "null",
-    "blob": "false",
-}
+_SOME_ENGINES = {"engine": "{}", "profile": "[]", "buckets": "null"}
 """Keys that only some engines have, and what they are without one."""
 
 
@@ -102,8 +95,8 @@ def _takes(recipe: Recipe, key: str, target: str) -> bool:
     if engine == parse_target(recipe.target)[0]:
         return True
     if key == "engine":
-        return set(recipe.engine) <= set(backend.knobs)
-    return bool(backend.profiled) if key == "profile" else key in getattr(backend, "offers", ())
+        return set(recipe.engine) <= set(backend.knobs.names())
+    return bool(backend.profiled if key == "profile" else backend.bucketed)
 
 
 def _asked(recipe: Recipe, target: str, precision: str) -> Asked:

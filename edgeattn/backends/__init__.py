@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeattn import registry
+from edgeattn.backends._knobs import Knobs
 from edgeattn.backends._quiet import silence_engines
-from edgeattn.errors import EngineFailed, MissingPackage, Unsupported, UsageError, did_you_mean, printable
+from edgeattn.errors import EngineFailed, MissingPackage, Unsupported, UsageError
 from edgeattn.target import parse as parse_target
 
 if TYPE_CHECKING:
@@ -24,13 +25,13 @@ __all__ = [
     "Backend",
     "Engine",
     "Executed",
+    "Knobs",
     "Options",
     "Refusal",
     "calibrator",
     "check_settings",
     "oracle",
     "parse_target",
-    "refuse_unoffered",
     "require_running",
     "rounded",
     "stand_in",
@@ -77,12 +78,9 @@ class Options:
         optimize: False switches graph optimisation off (for judging rewrites, never for timing).
         profiles: sizes that dynamic dimensions take, for engines that are built for them (:mod:`edgeattn.profile`);
             what is left open follows from the cases that the program is judged on.
-        settings: the engine's own, by the names in its ``knobs``.
+        settings: the engine's own, by the names in its ``knobs``; what is not said has its default.
         around: what an INT8 graph computes its float parts in: ``fp32``, or ``bf16`` where the engine offers it.
-        hint: what the engine is tuned for: the ``latency`` of one request, or the ``throughput`` of many.
         buckets: fixed lengths to build for, in place of a dynamic one; inputs are padded into the smallest.
-        stateful: whether a decoder's state stays in the engine; None for what was measured to be faster there.
-        blob: keep the compiled engine beside the portable one, for this machine alone.
     """
 
     device: str = "cpu"
@@ -90,12 +88,14 @@ class Options:
     threads: int = 0
     optimize: bool = True
     around: str = "fp32"
-    hint: str = "latency"
     buckets: tuple[int, ...] = ()
-    stateful: bool | None = None
-    blob: bool = False
     profiles: tuple[Bucket, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def hint(self) -> str:
+        """What the engine is tuned for: the ``latency`` of one request, or the ``throughput`` of many."""
+        return str(self.settings.get("hint", "latency"))
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,11 @@ class Backend(Protocol):
         kit: whether what it writes is the graphs of a build kit (``edgeattn/kits.py``), to be built on a board.
         profiled: whether it is built for the sizes of dynamic dimensions (``Options.profiles``); others take any.
         typed: whether it computes in what the graph says, so that FP16 and BF16 are the graph's to ask for.
-        knobs: its own settings, by name (``Options.settings``). qdq: what it needs of a quantized graph.
+        bucketed: whether it builds for fixed lengths in place of a dynamic one (``Options.buckets``).
+        knobs: its own settings (``Options.settings``). qdq: what it needs of a quantized graph.
 
-    One that takes ``hint``, ``buckets``, ``stateful`` or ``blob`` names them in a set ``offers``. One whose devices
-    have names of another form than a word has ``parse_device(asked, target)``. One whose files also open on a device
-    that is here has ``stand_in(options)``, which says as what.
+    One whose devices have names of another form than a word has ``parse_device(asked, target)``. One whose files also
+    open on a device that is here has ``stand_in(options)``, which says as what.
     """
 
     name: str
@@ -168,7 +168,8 @@ class Backend(Protocol):
     kit: bool
     profiled: bool
     typed: bool
-    knobs: tuple[str, ...]
+    bucketed: bool
+    knobs: type[Knobs]
     qdq: QdqDialect
 
     def probe(self) -> Availability:
@@ -251,38 +252,28 @@ def rounded(program: Program) -> dict[str, Session]:
     return oracle(replace(program, graphs={g: rounding.visible(m) for g, m in program.graphs.items()}))
 
 
-def refuse_unoffered(backend: Backend, options: Options) -> None:
-    """Refuse an option that the engine does not have, rather than build without it.
-
-    Raises:
-        UsageError: names the option.
-    """
-    usual = Options()
-    for name in ("hint", "buckets", "stateful", "blob"):
-        if getattr(options, name) != getattr(usual, name) and name not in getattr(backend, "offers", ()):
-            target = backend.name.replace("_", "-")
-            raise UsageError(f"'{target}' has no option '{name}'", where=name, hint=f"leave {name} out")
-
-
 def stand_in(backend: Backend, options: Options) -> Options | None:
     """As what the engine's files open here where its device is missing; None where they do not."""
     found: Options | None = getattr(backend, "stand_in", lambda _: None)(options)
     return found
 
 
-def check_settings(backend: Backend, options: Options, engine: str, profile: str) -> None:
-    """Refuse settings and profiles that an engine has no use for; ``engine`` and ``profile`` say where they were given.
+def check_settings(backend: Backend, options: Options, where: Callable[[str], str]) -> None:
+    """Refuse settings, sizes and buckets that an engine has no use for.
+
+    Args:
+        where: names in errors where ``engine``, ``profile`` and ``buckets`` were given.
 
     Raises:
         UsageError: with the nearest settings.
     """
     name = backend.name.replace("_", "-")
-    for setting in options.settings:
-        if setting not in backend.knobs:
-            what = f"{name} has no setting '{printable(setting, 80)}'"
-            raise UsageError(what, where=engine, hint=did_you_mean(setting, backend.knobs))
+    if options.buckets and not backend.bucketed:
+        raise UsageError(f"{name} is not built for buckets", where=where("buckets"), hint="leave them out")
     if options.profiles and not backend.profiled:
-        raise UsageError(f"{name} is not built for sizes: it takes any", where=profile, hint="leave the profile out")
+        hint = "leave the profile out"
+        raise UsageError(f"{name} is not built for sizes: it takes any", where=where("profile"), hint=hint)
+    backend.knobs.of(options, where("engine"), name)
 
 
 def require_running(backend: Backend, options: Options, purpose: str) -> None:

@@ -60,7 +60,7 @@ def read(model: Any, options: Options, ir: Path) -> Any:
     """
     blob, note = ir.with_suffix(".blob"), ir.with_suffix(".blob.json")
     if not blob.is_file() or not note.is_file():
-        raise Unsupported("has no compiled blob", where=str(ir), hint="compile it with --blob")
+        raise Unsupported("has no compiled blob", where=str(ir), hint="compile it with --engine blob=true")
     sha256, made_for = _noted(note)
     here = key(model, options, ir)
     for name, value in here.items():

@@ -20,6 +20,7 @@ from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
 from edgeattn.backends import _nvidia as nvidia
 from edgeattn.backends import _tensorrt_plan as plans
 from edgeattn.backends._common import precision_summary, probe_package
+from edgeattn.backends._knobs import Knobs
 from edgeattn.backends._tensorrt_build import Built, Order, build, parsed
 from edgeattn.backends._tensorrt_layers import completed, executed, listed, products
 from edgeattn.backends._tensorrt_load import LoadedSession, sizes_of, span_for
@@ -50,8 +51,9 @@ class TensorRtBackend(ABC):
     joins = False
     kit = False
     profiled = True
+    bucketed = False
     typed = True
-    knobs: tuple[str, ...] = ()
+    knobs: type[Knobs] = Knobs
     teller = "the builder's list of layers"
     qdq = QdqDialect(dynamic="")
 
@@ -148,7 +150,7 @@ class TensorRtBackend(ABC):
         )
 
     def _facts(self, built: Built, model: onnx.ModelProto, options: Options, buckets: Sequence[Bucket]) -> plans.Facts:
-        asked = Settings.of(options.settings)
+        asked = Settings.of(options)
         weights = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest() if asked.strip else ""
         return plans.Facts(
             self.name,

@@ -1,55 +1,50 @@
-"""TensorRT's own settings, as the card of ``backends/tensorrt.py`` describes them."""
+"""TensorRT's own settings: what may be asked of its builder, and how that is told to it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edgeattn.backends._knobs import Knobs, knob
 from edgeattn.backends._tensorrt_versions import flag
 from edgeattn.errors import IntegrityError, UsageError
 from edgeattn.files import read_regular
+
+if TYPE_CHECKING:
+    from edgeattn.backends import Options
 
 _CACHE_BYTES = 1 << 30
 _HARDWARE = {"same": "NONE", "same_capability": "SAME_COMPUTE_CAPABILITY", "ampere_plus": "AMPERE_PLUS"}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What was asked of the builder; see above."""
+class Settings(Knobs):
+    """What was asked of the builder."""
 
-    timing_cache: str = ""
-    timing_cache_sha256: str = ""
-    strict_cache: bool = False
-    version_compatible: bool = False
-    hardware: str = "same"
-    strip: bool = False
-    optimization_level: int = -1
+    timing_cache: str = knob(
+        "",
+        "a file of measured kernels: the same cache gives the same engine. It is never written to; with what the build "
+        "added it is left in the bundle as timing.cache",
+    )
+    timing_cache_sha256: str = knob("", "the cache must have this hash")
+    strict_cache: bool = knob(False, "fail where a kernel is not in the cache, in place of measuring it")
+    version_compatible: bool = knob(
+        False,
+        "a plan that later versions open too. It carries code for the host: it is a program, opened only where "
+        "engine_host_code_allowed is set, and edgeattn never sets it",
+    )
+    hardware: str = knob("same", "which GPUs may run the plan", tuple(_HARDWARE))
+    strip: bool = knob(False, "leave the weights out; the bundle's portable ONNX has them, and opening puts them back")
+    optimization_level: int = knob(-1, "0 (fast to build) to 5 (fast to run); -1 leaves it to the builder")
 
-    @classmethod
-    def of(cls, asked: Mapping[str, Any]) -> Settings:
-        """Read settings whose names are known.
-
-        Raises:
-            UsageError: a value of another type, or none that means something.
-        """
-        for field in fields(cls):
-            value = asked.get(field.name, field.default)
-            if type(value) is not type(field.default):
-                kind = {"str": "a word", "bool": "true or false", "int": "a number"}[type(field.default).__name__]
-                raise UsageError(f"expected {kind}, got {value!r}", where=f"engine.{field.name}")
-        found = cls(**asked)
-        if found.hardware not in _HARDWARE:
-            raise UsageError(
-                f"unknown '{found.hardware}'", where="engine.hardware", hint=f"known: {', '.join(_HARDWARE)}"
-            )
-        if not -1 <= found.optimization_level <= 5:
-            raise UsageError(f"{found.optimization_level} is not from 0 to 5", where="engine.optimization_level")
-        if (found.strict_cache or found.timing_cache_sha256) and not found.timing_cache:
-            raise UsageError("there is no cache to hold to", where="engine.strict_cache", hint="name one: timing_cache")
-        return found
+    def check(self, options: Options, where: str) -> None:
+        """The level is one, and a cache that something is asked of is there."""
+        if not -1 <= self.optimization_level <= 5:
+            raise UsageError(f"'optimization_level' is {self.optimization_level}, not from 0 to 5", where=where)
+        if (self.strict_cache or self.timing_cache_sha256) and not self.timing_cache:
+            raise UsageError("there is no cache to hold to", where=where, hint="name one: timing_cache")
 
     def apply(self, trt: Any, config: Any, engine: str) -> Any:
         """Set the builder's configuration; the timing cache that it works on, None where none was asked for.

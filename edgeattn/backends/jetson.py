@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn.backends import Availability, Engine, Executed, Options, Refusal, rounded
+from edgeattn.backends import Availability, Engine, Executed, Knobs, Options, Refusal, rounded
 from edgeattn.backends._common import precision_summary
 from edgeattn.backends._tensorrt_layers import declared
 from edgeattn.capabilities import findings
@@ -44,8 +44,9 @@ class JetsonBackend:
     joins = False
     kit = True
     profiled = True
+    bucketed = False
     typed = True
-    knobs = ()
+    knobs = Knobs
     qdq = QdqDialect(dynamic="")
 
     def probe(self) -> Availability:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
+from edgeattn.backends import Availability, Engine, Executed, Knobs, Options, Refusal
 from edgeattn.backends import _onnxruntime_layers as layers
 from edgeattn.backends._common import fewer_threads, newer_opsets, precision_summary, probe_package, usable_cores
 from edgeattn.backends._onnxruntime_session import SLOWER_FUSED, OnnxRuntimeSession, in_memory, inference_session
@@ -35,8 +35,9 @@ class OnnxRuntimeBackend:
     joins = False
     kit = False
     profiled = False
+    bucketed = False
     typed = False
-    knobs = ()
+    knobs = Knobs
     qdq = QdqDialect(
         unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True, unpacks_at_once=False
     )

@@ -29,6 +29,7 @@ from edgeattn.backends._common import (
     probe_package,
     refusal,
 )
+from edgeattn.backends._openvino_knobs import Settings
 from edgeattn.backends._openvino_layers import executed, products, timed
 from edgeattn.backends._openvino_models import core, frozen, read, save, thawed
 from edgeattn.backends._openvino_session import OpenVinoSession
@@ -55,10 +56,10 @@ class OpenVinoBackend:
     devices = (*names.SINGLE, *names.SEVERAL)
     joins = False
     kit = False
-    offers = frozenset({"hint", "buckets", "stateful", "blob"})
     profiled = False
+    bucketed = True
     typed = False
-    knobs = ()
+    knobs = Settings
     qdq = QdqDialect(
         unsigned=True,
         signed_elsewhere=True,
@@ -83,14 +84,16 @@ class OpenVinoBackend:
     def stand_in(self, options: Options) -> Options | None:
         """The IR of a missing device opens on the CPU, in FP32 around what is INT8."""
         precision = "int8" if options.precision == "int8" else "fp32"
-        return replace(options, device="cpu", precision=precision, around="fp32", blob=False)
+        told = {**options.settings, "blob": False}
+        return replace(options, device="cpu", precision=precision, around="fp32", settings=told)
 
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
         """Opsets newer than were checked, precisions the device would not compute in, shapes an NPU would not take."""
         refusals = newer_opsets(program, _NEWEST_OPSET) + not_static(program, options)
-        if options.blob and options.device.partition(":")[0] in names.SEVERAL:
+        kept = Settings.of(options).blob
+        if kept and options.device.partition(":")[0] in names.SEVERAL:
             refusals.append(Refusal("*", "", "a blob is for one device", "name it, like openvino:gpu"))
-        elif options.blob and not self.executes(options).available:
+        elif kept and not self.executes(options).available:
             refusals.append(Refusal("*", "", "a blob is compiled by the device, which is not here", "compile it there"))
         for device in named.asked_for(options.device, options.precision):
             if told := names.replaced(device, options.precision, named.look(device).computes):
@@ -129,12 +132,12 @@ class OpenVinoBackend:
         found = in_force(ir, built, options) | {
             "precision": precision_summary(products(built, model, options.precision == "int8"), macs)
         }
-        if options.blob:
+        if Settings.of(options).blob:
             found["blob"] = {p.name: blob.write(compiled(m, options), m, options, p) for p, m in opened.items()}
         return found
 
     def open(self, file: Path, options: Options) -> Session:
-        """Open an engine file; its blob with ``options.blob``."""
+        """Open an engine file; its blob with the setting ``blob``."""
         try:
             opened = _models(file)
         except (OSError, RuntimeError) as error:
@@ -181,9 +184,8 @@ class OpenVinoBackend:
 
 def _keeps_state(options: Options) -> bool:
     """Where nobody says: on a CPU, where it was measured to be faster; buckets choose by what a step is given."""
-    if options.stateful is None:
-        return options.device == "cpu" and not options.buckets
-    return options.stateful
+    asked = Settings.of(options).stateful
+    return options.device == "cpu" and not options.buckets if asked is None else asked
 
 
 def _models(file: Path) -> dict[Path, Any]:
@@ -196,7 +198,7 @@ def _models(file: Path) -> dict[Path, Any]:
 
 
 def _session(path: Path, model: Any, options: Options) -> OpenVinoSession | StatefulSession:
-    built = blob.read(model, options, path) if options.blob else compiled(model, options)
+    built = blob.read(model, options, path) if Settings.of(options).blob else compiled(model, options)
     names = [port.get_any_name() for port in model.outputs]
     states = noted(model)
     return StatefulSession(built, names, states, model) if states else OpenVinoSession(built, names)

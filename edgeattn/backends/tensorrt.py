@@ -5,23 +5,10 @@ Engine file: ``<graph>.plan``, for this GPU and this version. ``tensorrt:10.3`` 
 
 ``tensorrt-rtx`` builds the same graphs on a machine without a GPU, which shows that they are taken; how fast they are
 shows here alone.
-
-Settings, ``engine: {strip: true}`` in a recipe or ``--engine strip=true``:
-
-    timing_cache         a file of measured kernels: the same cache gives the same engine. It is never written to; with
-                         what the build added it is left in the bundle as ``timing.cache``
-    timing_cache_sha256  the cache must have this hash
-    strict_cache         fail where a kernel is not in the cache, in place of measuring it
-    version_compatible   a plan that later versions open too. It carries code for the host: it is a program, opened only
-                         where ``engine_host_code_allowed`` is set, and edgeattn never sets it
-    hardware             ``same``, ``same_capability`` or ``ampere_plus``: which GPUs may run the plan
-    strip                leave the weights out; the bundle's portable ONNX has them, and opening puts them back
-    optimization_level   0 (fast to build) to 5 (fast to run)
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from edgeattn import outside
@@ -50,7 +37,7 @@ class TensorRtGpuBackend(TensorRtBackend):
     title = "TensorRT"
     devices = ("gpu", *_DLA, *_VERSIONS)
     teller = "the engine's inspector"
-    knobs = tuple(field.name for field in fields(Settings))
+    knobs = Settings
 
     def library(self) -> Any:
         """``tensorrt``."""
@@ -111,7 +98,7 @@ class TensorRtGpuBackend(TensorRtBackend):
             core = _DLA.index(options.device)
             config.default_device_type, config.DLA_core = trt.DeviceType.DLA, core
             config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
-        return Settings.of(options.settings).apply(trt, config, self.title)
+        return Settings.of(options).apply(trt, config, self.title)
 
     def _executed(self, built: Built, model: Any, options: Options) -> list[Executed]:
         """From the engine's own inspector: this builder needs a GPU, so the plan can be opened beside it.

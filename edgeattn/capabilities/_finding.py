@@ -60,6 +60,8 @@ class Engine:
         constants: operator -> inputs that must be stored in the file, by their place.
         folded: those of them for which arithmetic on stored values will do.
         direct: those of them that take a stored value as it lies there, not behind an Identity.
+        cast: those of them that take one behind a Cast too.
+        unread: quantized types whose zero point is 0 by ONNX's definition, and not read, so that it may be given.
         quantized: the types that a DequantizeLinear unpacks. zero_points: whether they may differ from 0.
         static: every dimension of every input must be a number.
         int64: ``native``, or ``clamped`` to INT32.
@@ -85,6 +87,8 @@ class Engine:
     device: str = ""
     direct: Fact[frozenset[str]] = Fact(frozenset(), "")
     folded: Fact[frozenset[str]] = Fact(frozenset(), "")
+    cast: Fact[frozenset[str]] = Fact(frozenset(), "")
+    unread: Fact[frozenset[str]] = Fact(frozenset(), "")
     static: Fact[bool] = Fact(False, "")
     int64: Fact[str] = Fact("native", "")
     missing: Fact[Mapping[str, frozenset[str]]] = field(default_factory=lambda: Fact({}, ""))
@@ -101,6 +105,10 @@ class Engine:
         """``TensorRT 10.3``, as reasons say it."""
         names = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX", "openvino": "OpenVINO"}
         return f"{names.get(self.family, 'ONNX Runtime')} {self.device.upper() or self.version}".rstrip()
+
+    def since(self, version: str) -> bool:
+        """Whether this is a version of its engine, or a later one."""
+        return numbers(self.version) >= numbers(version)
 
     @property
     def nvidia(self) -> bool:

@@ -11,6 +11,7 @@ from edgeattn.capabilities._finding import Engine, Fact
 
 VERSIONS = ("1.3", "1.4", "1.5", "1.6", "1.7")
 CAPABILITIES = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+_UNRESOLVED = ("1.3", "1.4", "1.5")  # whose parser takes stored axes as they lie there; later ones look through Casts
 _MATRIX = "TensorRT for RTX support matrix, precisions by compute capability; measured with tensorrt_rtx 1.7.1"
 _MISSING = {
     "sm75": frozenset({"bfloat16", "float8e4m3fn", "float4e2m1", "int4", "float product"}),
@@ -43,7 +44,9 @@ def row(version: str) -> Engine:
         carried=Fact(near.carried.value, source),
         typing=Fact("strong", "TensorRT for RTX: networks are always strongly typed"),
         constants=Fact(places, source),
-        direct=_tensorrt.DIRECT if version in ("1.3", "1.4", "1.5") else Fact(frozenset(), source),
+        direct=_tensorrt.DIRECT if version in _UNRESOLVED else Fact(frozenset(), source),
+        cast=Fact(frozenset(), source) if version in _UNRESOLVED else Fact(_tensorrt.DIRECT.value, source),
+        unread=Fact(frozenset({"float8e4m3fn"}), source),
         folded=Fact(frozenset({"CumSum", "Squeeze", "Unsqueeze"}), source),
         quantized=Fact(near.quantized.value, source),
         zero_points=Fact(False, source),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -138,12 +138,12 @@ class View:
         """Shape with names for what is not known; None where even the rank is not."""
         return self.shapes.get(name)
 
-    def stored(self, name: str) -> bool:
-        """Whether a value is an initializer or a Constant, also behind Identity."""
+    def stored(self, name: str, behind: Sequence[str] = ("Identity",)) -> bool:
+        """Whether a value is an initializer or a Constant, also ``behind`` operators that hand it on."""
         node = self.producers.get(name)
         if node is None:
             return name in self.initializers
-        return node.op == "Constant" or (node.op == "Identity" and self.stored(node.input(0)))
+        return node.op == "Constant" or (node.op in behind and self.stored(node.input(0), behind))
 
     def behind_identity(self, name: str) -> bool:
         """Whether an Identity makes a value."""

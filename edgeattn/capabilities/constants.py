@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgeattn.capabilities._finding import Found, Target
-from edgeattn.capabilities._view import View
+from edgeattn.capabilities._finding import Engine, Found, Target
+from edgeattn.capabilities._view import Node, View
 
 _NAMES = {
     **{(f"Reduce{kind}", 1): "axes" for kind in ("Max", "Mean", "Min", "Prod", "Sum", "SumSquare")},
@@ -34,15 +34,24 @@ def find(view: View, target: Target, precision: str) -> Iterator[Found]:
     for node in view.nodes:
         for place in engine.constants.value.get(node.op, ()) if node.standard else ():
             name = node.input(place)
-            enough = view.known(name) if node.op in engine.folded.value else view.stored(name)
-            enough = enough and not (node.op in engine.direct.value and view.behind_identity(name))
-            if name and not enough:
+            if name and not _enough(view, node, name, engine):
                 what = _NAMES.get((node.op, place), f"input {place}")
                 reason = f"the {what} of {node.op} is computed or given while it runs; {engine.title} needs it stored"
                 known = view.known(name)
                 hint = "edgeattn rewrite --only fold_constants" if known else "make it a constant and export again"
                 mend = "rewrite:fold_constants" if known else ""
                 yield Found(node.name, reason, hint, mend, engine.constants.source, node.module)
+
+
+def _enough(view: View, node: Node, name: str, engine: Engine) -> bool:
+    """Whether the engine finds the value of an input that it plans with."""
+    if _NAMES.get((node.op, 2)) == "zero point" and name == node.input(2) and view.type_of(name) in engine.unread.value:
+        return True
+    if node.op in engine.folded.value:
+        return view.known(name)
+    if node.op in engine.direct.value and view.behind_identity(name):
+        return False
+    return view.stored(name, ("Identity", "Cast") if node.op in engine.cast.value else ("Identity",))
 
 
 CHECK = find

@@ -72,7 +72,8 @@ def _cache_rank(node: Node, view: View) -> str:
 
 
 def _bytes(node: Node, view: View) -> str:
-    return "Clip of INT8" if view.type_of(node.input(0)) == "int8" else ""
+    places = len(node.proto.input) > 1  # whether filled or left empty
+    return "Clip of INT8 with places for its limits" if places and view.type_of(node.input(0)) == "int8" else ""
 
 
 def _stored_places(node: Node, view: View) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgeattn.report.schema import Precision as Ran
 
 
-@app.command(name="compile")
+@app.command(name="compile", cls=engine_options.WithKnobs)
 def compile_(
     source: In,
     out: Out,
@@ -33,11 +33,8 @@ def compile_(
     ] = None,
     threads: Threads = 0,
     fix: engine_options.Fix = None,
-    hint: engine_options.Hint = "latency",
     buckets: engine_options.Buckets = "",
     lengths: engine_options.Lengths = None,
-    stateful: engine_options.Stateful = None,
-    blob: engine_options.Blob = False,
     profile: engine_options.Profile = None,
     setting: engine_options.Setting = None,
     tune: engine_options.Tune = False,
@@ -65,7 +62,7 @@ def compile_(
         backend, device = backends.installed(target)
         guard(out, [source])
         options = backends.Options(device, precision or "fp32", threads)
-        options = engine_options.asked(backend, options, hint, buckets, lengths, stateful, blob)
+        options = engine_options.asked(backend, options, buckets, lengths, profile or [], setting or [])
         loaded = storage.load(source, ui.warn)
         precision = precision or twin.shown(loaded.graphs.values())
         options = replace(options, precision=precision)
@@ -73,7 +70,7 @@ def compile_(
         program = storage.with_reference(loaded, backends.oracle, given=given, warn=ui.warn)
         if fix:
             program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=fixed_sizes(fix))
-        program, options = engine_options.sized(backend, program, options, profile or [], setting or [])
+        program, options = engine_options.sized(backend, program, options)
         for refusal in backend.unsupported(program, options):
             raise Unsupported(refusal.reason, where=refusal.at(target), hint=refusal.hint)
         tried: list[dict[str, Any]] = []

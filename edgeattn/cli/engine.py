@@ -1,4 +1,4 @@
-"""The options of ``compile`` that only some engines have: hints, buckets, state, blobs, fixed sizes."""
+"""The options of ``compile`` that only some engines have: sizes, buckets, and settings of their own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from edgeattn.errors import UsageError
 
@@ -19,7 +20,6 @@ Fix = Annotated[
     list[str] | None,
     typer.Option("--fix", help="Fix a dimension first: batch=1, or x:0=1 (repeatable).", metavar="NAME=SIZE"),
 ]
-Hint = Annotated[str, typer.Option("--hint", help="latency of one request, or throughput of many.")]
 Buckets = Annotated[
     str,
     typer.Option("--buckets", help="Fixed lengths to build for: 16,32,64; with --lengths, how many.", metavar="N,…"),
@@ -27,10 +27,6 @@ Buckets = Annotated[
 Lengths = Annotated[
     Path | None,
     typer.Option("--lengths", help="Lengths met in use, LENGTH [COUNT] a line: buckets are chosen for them."),
-]
-Stateful = Annotated[
-    bool | None,
-    typer.Option("--stateful/--explicit-state", help="Whether a decoder's state stays in the engine; else the faster."),
 ]
 Profile = Annotated[
     list[str] | None,
@@ -40,22 +36,16 @@ Profile = Annotated[
     ),
 ]
 Setting = Annotated[
-    list[str] | None, typer.Option("--engine", help="A setting of the engine's own.", metavar="KEY=VALUE")
+    list[str] | None,
+    typer.Option("--engine", help="A setting of the engine's, listed below (repeatable).", metavar="KEY=VALUE"),
 ]
 Tune = Annotated[bool, typer.Option("--tune", help="Measure the engine's settings here, and build with the fastest.")]
-Blob = Annotated[bool, typer.Option("--blob", help="Keep the compiled engine too, for this machine alone.")]
 
 
 def asked(
-    backend: Backend,
-    options: Options,
-    hint: str,
-    buckets: str,
-    lengths: Path | None,
-    stateful: bool | None,
-    blob: bool,
+    backend: Backend, options: Options, buckets: str, lengths: Path | None, spans: list[str], own: list[str]
 ) -> Options:
-    """The options with these put in.
+    """The options with ``--buckets``, ``--profile`` and ``--engine`` put in.
 
     Raises:
         UsageError: a value that is none, or an option that the engine does not have.
@@ -65,37 +55,40 @@ def asked(
     from edgeattn import backends
     from edgeattn import buckets as fixed
 
-    if hint not in ("latency", "throughput"):
-        raise UsageError(f"unknown hint '{hint[:40]}'", where="--hint", hint="latency or throughput")
     if lengths is not None and not buckets:
         raise UsageError("lengths without a number of buckets", where="--lengths", hint="add --buckets 3")
-    if buckets and stateful:
-        raise UsageError("buckets choose by what a step is given", where="--stateful", hint="leave one of the two out")
     sizes = fixed.parse(buckets, lengths) if buckets else ()
-    found = replace(options, hint=hint, buckets=sizes, stateful=stateful, blob=blob)
-    backends.refuse_unoffered(backend, found)
+    found = replace(options, buckets=sizes, profiles=_buckets(spans), settings=_settings(own))
+    backends.check_settings(backend, found, lambda key: f"--{key}")
     return found
 
 
-def sized(
-    backend: Backend, program: Program, options: Options, spans: list[str], own: list[str]
-) -> tuple[Program, Options]:
-    """The options with ``--profile`` and ``--engine`` put in, and the program with cases inside those sizes.
-
-    Raises:
-        UsageError: a value that is none, or an option that the engine does not have.
-    """
+def sized(backend: Backend, program: Program, options: Options) -> tuple[Program, Options]:
+    """The program with cases inside the sizes that an engine is built for, and the options with all of these."""
     from dataclasses import replace
 
-    from edgeattn import backends
     from edgeattn import profile as profiles
 
-    options = replace(options, profiles=_buckets(spans), settings=_settings(own))
-    backends.check_settings(backend, options, "--engine", "--profile")
     if not backend.profiled:
         return program, options
     options = replace(options, profiles=profiles.complete(program, options.profiles))
     return replace(program, reference=profiles.within(program, options.profiles)), options
+
+
+class WithKnobs(TyperCommand):
+    """A command whose help ends with the settings that each engine declares; engines are looked at only then."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The usual help, and those lines."""
+        from edgeattn import registry
+
+        lines = ["Settings for --engine, a target at a time (`edgeattn explain TARGET` says more):"]
+        for name in registry.names("backends"):
+            told = [f"{k.name}={k.takes.replace(' or ', '|')}" for k in registry.get("backends", name).knobs.listed()]
+            if told:
+                lines.append(f"{name.replace('_', '-')}: {', '.join(told)}.")
+        self.epilog = "\n\n".join(lines)
+        super().format_help(ctx, formatter)
 
 
 def _buckets(texts: list[str]) -> tuple[Bucket, ...]:

@@ -117,7 +117,7 @@ def _refuse_mixed_hints(opened: list[Runnable]) -> None:
             raise UsageError(
                 f"is built for {other.hint}, and {opened[0].name} for {opened[0].hint}: not for one table",
                 where=other.name,
-                hint=f"compile it with --hint {opened[0].hint}",
+                hint=f"compile it with --engine hint={opened[0].hint}",
             )
 
 

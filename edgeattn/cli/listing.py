@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,8 +56,14 @@ def explain(
                 explain_rule(ui, stem, name)
                 return
             if stem in registry.names(folder):
-                card = registry.card(folder, stem)
-                ui.emit({"name": name, "kind": folder, "card": card}, card)
+                card, facts = registry.card(folder, stem), {"name": name, "kind": folder}
+                knobs = registry.get(folder, stem).knobs.listed() if folder == "backends" else ()
+                told = {"settings": [asdict(knob) for knob in knobs]} if folder == "backends" else {}
+                ui.emit({**facts, "card": card, **told}, card)
+                if knobs:
+                    rows = [(knob.name, knob.takes, knob.default, knob.help) for knob in knobs]
+                    title = "settings: engine: {NAME: VALUE} in a recipe, --engine NAME=VALUE"
+                    ui.table(("setting", "takes", "by default", "what it does"), rows, title)
                 return
         _explain_configuration(ui, name)
 

@@ -42,10 +42,9 @@ class Recipe(Section):
     """One complete run: which model, to which engine, in which precision, judged how.
 
     ``profile`` says, for engines that are built for them, which sizes dynamic dimensions take: least, typical, largest,
-    such as ``{batch: [1, 4, 8]}``, or a list of such buckets. ``engine`` holds settings of the engine's own.
+    such as ``{batch: [1, 4, 8]}``, or a list of such buckets. ``engine`` holds settings of the engine's own, which
+    ``edgeattn explain ENGINE`` lists.
     ``tune`` measures the engine's settings (threads, the float type around INT8) and builds with the fastest.
-    ``hint`` tunes for the ``latency`` of one request or the ``throughput`` of many; ``stateful`` keeps a decoder's
-    state in the engine (by default where that was measured to be faster); ``blob`` keeps the compiled engine too.
     """
 
     model: Name
@@ -59,10 +58,7 @@ class Recipe(Section):
     profile: Profiles = ()
     engine: Mapping[Name, str | bool | int] = {}
     tune: bool = False
-    hint: Literal["latency", "throughput"] = "latency"
     buckets: Buckets | None = None
-    stateful: bool | None = None
-    blob: bool = False
     latency: Latency = Latency()
     gates: Gates = Gates()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -198,12 +194,20 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: object, where: st
     for depth, key in enumerate(path):
         known = _keys_at(path[:depth])
         if known is not None and key not in known:
-            raise RecipeError(f"unknown key '{'.'.join(path)}'", where=where, hint=did_you_mean(key, known))
+            raise RecipeError(f"unknown key '{'.'.join(path)}'", where=where, hint=_nearest(path[: depth + 1], known))
     for key in path[:-1]:
         if not isinstance(values.get(key), dict):
             values[key] = {}
         values = values[key]
     values[path[-1]] = value
+
+
+def _nearest(loc: tuple[str, ...], known: list[str]) -> str:
+    """What to write in place of a key that there is not: it may be a setting of an engine."""
+    for engine in registry.names("backends") if len(loc) == 1 else ():
+        if loc[0] in registry.get("backends", engine).knobs.names():
+            return f"it is a setting of {engine.replace('_', '-')}: engine: {{{loc[0]}: …}}"
+    return did_you_mean(loc[-1], known)
 
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
@@ -229,7 +233,7 @@ def _validated(values: Mapping[str, Any], source: _Source) -> Recipe:
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as e:
-        raise complaints.first(e.errors(include_url=False), source.at, _keys_at) from None
+        raise complaints.first(e.errors(include_url=False), source.at, _keys_at, _nearest) from None
     if recipe.precision == "int8" and recipe.quantize is None:
         raise RecipeError(
             "precision int8 needs a 'quantize' section that says how INT8 is reached",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeattn import decode, registry
-from edgeattn.backends import Backend, Options, refuse_unoffered, require_running
+from edgeattn.backends import Backend, Options, require_running
 from edgeattn.bundle.manifest import Manifest, SelfTestEntry, Tolerance, verify
 from edgeattn.errors import BadInput, EngineFailed, IntegrityError, MissingPackage, UnknownName, Unsupported
 from edgeattn.program import Session, TensorSpec, free_inputs
@@ -155,8 +155,10 @@ def _sessions(directory: Path, manifest: Manifest, blob: bool) -> dict[str, Sess
     here = backend.probe()
     if not here.available:
         raise MissingPackage(manifest.backend, backend.extra, why=here.why)
-    options = replace(_options(directory, manifest), blob=blob)
-    refuse_unoffered(backend, options)
+    options = _options(directory, manifest)
+    if blob:
+        options = replace(options, settings={**options.settings, "blob": True})
+    backend.knobs.of(options, str(directory), manifest.backend)
     require_running(backend, options, "opening a bundle")
     built = manifest.created_with.get(manifest.backend, "another version")
     try:
@@ -171,7 +173,9 @@ def _sessions(directory: Path, manifest: Manifest, blob: bool) -> dict[str, Sess
 
 def _options(directory: Path, manifest: Manifest) -> Options:
     try:
-        return Options(**manifest.options)
+        asked = dict(manifest.options)
+        settings = {"hint": asked.pop("hint")} if "hint" in asked else {}
+        return Options(**asked, settings=settings)
     except TypeError:
         raise IntegrityError(
             f"has options this edgeattn does not know: {', '.join(manifest.options)}",

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn.backends import Availability, Engine, Executed, Options, Refusal
+from edgeattn.backends import Availability, Engine, Executed, Knobs, Options, Refusal
 from edgeattn.backends._common import explain_failure, first_line, newer_opsets, precision_summary, probe_package
 from edgeattn.errors import BadInput, EngineFailed
 from edgeattn.graphs import MAC_OPS, input_specs, macs_by_node, output_specs
@@ -54,8 +54,9 @@ class ReferenceBackend:
     joins = False
     kit = False
     profiled = False
+    bucketed = False
     typed = False
-    knobs = ()
+    knobs = Knobs
     qdq = QdqDialect()
 
     def probe(self) -> Availability:

@@ -19,7 +19,7 @@ from tests.graphs import conv_net
 
 pytestmark = pytest.mark.openvino
 BACKEND = registry.get("backends", "openvino")
-OPTIONS = Options(threads=1, blob=True)
+OPTIONS = Options(threads=1, settings={"blob": True})
 FEEDS = {"image": np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)}
 
 
@@ -65,7 +65,7 @@ def test_another_key_is_refused_and_the_ir_still_opens(part: str, value: str, me
 
 def test_other_settings_are_another_key(folder: Path) -> None:
     with pytest.raises(Unsupported, match="another settings"):
-        BACKEND.open(folder / "main.xml", Options(threads=2, blob=True))
+        BACKEND.open(folder / "main.xml", Options(threads=2, settings={"blob": True}))
 
 
 def test_a_bundle_opens_its_ir_and_by_request_its_blob(tmp_path: Path) -> None:
@@ -85,5 +85,7 @@ def test_a_bundle_opens_its_ir_and_by_request_its_blob(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["auto", "hetero:gpu,cpu"])
 def test_a_blob_is_for_one_device(device: str) -> None:
-    (refusal,) = [r for r in BACKEND.unsupported(Program({}), Options(device, blob=True)) if "blob" in r.reason]
+    (refusal,) = [
+        r for r in BACKEND.unsupported(Program({}), Options(device, settings={"blob": True})) if "blob" in r.reason
+    ]
     assert refusal.reason == "a blob is for one device"

@@ -125,7 +125,7 @@ def test_hetero_says_how_many_layers_each_device_is_given(tmp_path: Path) -> Non
 
 
 def test_a_hint_is_handed_over_and_read_back(tmp_path: Path) -> None:
-    built = BACKEND.compile(Program({"main": fixed()}), Options(hint="throughput", threads=1), tmp_path)
+    built = BACKEND.compile(Program({"main": fixed()}), Options(threads=1, settings={"hint": "throughput"}), tmp_path)
     assert built.effective["main"]["settings"]["hint"] == "THROUGHPUT"
 
 

@@ -56,7 +56,7 @@ def decoder(emits: str = "step.logits") -> Program:
 
 def sessions(program: Program, folder: Path, **asked: Any) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
-    options = Options(threads=1, **asked)
+    options = Options(threads=1, settings=asked)
     built = BACKEND.compile(program, options, folder)
     return {graph: BACKEND.open(folder / file, options) for graph, file in built.files.items()}
 

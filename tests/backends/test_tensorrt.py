@@ -8,7 +8,6 @@ import importlib.util
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import onnx
 import pytest
@@ -99,20 +98,6 @@ def test_every_flag_of_the_table_is_one_of_the_packages_own() -> None:
     assert set(FLAGS) <= set(tensorrt_rtx.BuilderFlag.__members__)
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        ({"strip": "yes"}, r"engine.strip: expected true or false, got 'yes'"),
-        ({"hardware": "any"}, "engine.hardware: unknown 'any'; known: same, same_capability, ampere_plus"),
-        ({"optimization_level": 6}, "6 is not from 0 to 5"),
-        ({"strict_cache": True}, "there is no cache to hold to; name one: timing_cache"),
-    ],
-)
-def test_a_setting_that_means_nothing_is_refused(asked: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Settings.of(asked)
-
-
 class Config:
     """A builder's configuration that notes what is set on it."""
 
@@ -137,17 +122,21 @@ def test_a_pinned_timing_cache_is_read_never_written_and_must_have_its_hash(tmp_
     cache.write_bytes(b"measured kernels")
     pinned = {"timing_cache": str(cache), "timing_cache_sha256": hashlib.sha256(b"measured kernels").hexdigest()}
     config = Config()
-    assert Settings.of({**pinned, "strict_cache": True, "strip": True}).apply(package, config, "TensorRT")
+    assert Settings.of(Options(settings={**pinned, "strict_cache": True, "strip": True})).apply(
+        package, config, "TensorRT"
+    )
     assert (config.cache, config.flags) == (
         b"measured kernels",
         ["STRIP_PLAN", "REFIT_IDENTICAL", "ERROR_ON_TIMING_CACHE_MISS"],
     )
     cache.write_bytes(b"other kernels")
     with pytest.raises(IntegrityError, match=r"has sha256 .* not the one asked for"):
-        Settings.of(pinned).apply(package, Config(), "TensorRT")
+        Settings.of(Options(settings=pinned)).apply(package, Config(), "TensorRT")
     cache.unlink()
     with pytest.raises(UsageError, match="no such file"):
-        Settings.of({"timing_cache": str(cache), "strict_cache": True}).apply(package, Config(), "TensorRT")
+        Settings.of(Options(settings={"timing_cache": str(cache), "strict_cache": True})).apply(
+            package, Config(), "TensorRT"
+        )
 
 
 INSPECTED = {

@@ -1,5 +1,8 @@
 """Does the table of capabilities say what engines say? ``python -m tests.benchmarks.doctor_agreement [ENGINE ...]``.
 
+An older release of TensorRT for RTX: ``pip install --target DIR tensorrt_rtx_cu13==1.4.0.76``, and ``--path DIR``;
+another GPU: ``--capability sm75``. The zoo alone: ``--zoo DIR --only zoo.``
+
 Every graph of ``doctor_cases`` (ONNX's node tests in their forms, the planted graphs) and, with ``--zoo DIR``, those
 of every trained model, exported, rewritten and quantized, is put to ``edgeattn.capabilities.findings`` and to the real
 parser and builder in a child process. Prints how often they agree, and each graph they disagree on with both texts:
@@ -18,7 +21,7 @@ from pathlib import Path
 import onnx
 
 from edgeattn.capabilities import findings
-from tests.benchmarks.doctor_ask import ENGINES, Answer
+from tests.benchmarks.doctor_ask import ENGINES, Answer, version
 from tests.benchmarks.doctor_cases import every_case
 from tests.benchmarks.doctor_measure import answered
 from tests.benchmarks.doctor_zoo import zoo_cases
@@ -53,6 +56,13 @@ def told(file: Path, target: str) -> str:
     return "; ".join(dict.fromkeys(f"{f.check}: {f.reason}" for f in found))
 
 
+def target_of(engine: str, path: str, capability: str) -> str:
+    """What the table calls the engine that is asked; of TensorRT for RTX, its release and the GPU it builds for."""
+    if engine != "tensorrt_rtx":
+        return TARGETS[engine]
+    return f"tensorrt-rtx:{'.'.join(version(engine, path).split('.')[:2])},{capability}"
+
+
 def table(verdicts: Sequence[Verdict]) -> list[str]:
     """Agreement by origin of the graphs, as Markdown."""
     rows = ["| graphs | asked | taken | agree | false passes | false refusals |", "|---|---|---|---|---|---|"]
@@ -78,6 +88,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("engines", nargs="*", default=[], help=f"of {', '.join(ENGINES)}; all by default")
     arguments.add_argument("--path", default="", help="a directory to import TensorRT for RTX from")
+    arguments.add_argument("--capability", default="sm89", help="the GPU that TensorRT for RTX builds for")
     arguments.add_argument("--keep", type=Path, help="a directory for the answers; those in it are not asked again")
     arguments.add_argument("--only", default="", help="graphs whose name has this in it")
     arguments.add_argument("--zoo", type=Path, help="a folder that doctor_zoo filled: its graphs too")
@@ -90,8 +101,10 @@ def main() -> int:
             files += [file for file in zoo_cases(options.zoo) if options.only in file.name]
         for engine in options.engines or ENGINES:
             path = options.path if engine == "tensorrt_rtx" else ""
-            verdicts = compare(files, answered(engine, files, path, options.keep), TARGETS[engine])
-            print(f"\n## {engine}\n", *table(verdicts), sep="\n")
+            target = target_of(engine, path, options.capability)
+            answers = answered(engine, files, path, options.keep, options.capability)
+            verdicts = compare(files, answers, target)
+            print(f"\n## {target}\n", *table(verdicts), sep="\n")
             for kind in ("false pass", "false refusal"):
                 for v in (v for v in verdicts if v.kind == kind):
                     print(f"{kind}: {v.name}\n    table:  {v.found or 'passes'}\n    engine: {_line(v.answer)}")

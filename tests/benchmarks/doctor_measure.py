@@ -114,13 +114,18 @@ def _reason(op: str, models: Mapping[Path, onnx.ModelProto], answers: Mapping[Pa
     return min(lines or [answers[with_it[0]].why.split("\n")[0]], key=len)[:160]
 
 
-def answered(engine: str, files: Sequence[Path], path: str = "", folder: Path | None = None) -> dict[Path, Answer]:
+def answered(
+    engine: str, files: Sequence[Path], path: str = "", folder: Path | None = None, capability: str = "sm89"
+) -> dict[Path, Answer]:
     """What an engine says of files; with a ``folder``, what it said of these bytes before is kept there."""
-    kept = folder / f"{engine}-{version(engine, path)}.json" if folder else None
+    for_gpu = "" if capability == "sm89" else f"-{capability}"
+    kept = folder / f"{engine}-{version(engine, path)}{for_gpu}.json" if folder else None
     told = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
     keys = {file: _digest(file) for file in files}
     if left := [file for file in files if keys[file] not in told]:
-        told |= {keys[file]: vars(answer) for file, answer in ask(engine, left, path=path).items()}
+        told |= {
+            keys[file]: vars(answer) for file, answer in ask(engine, left, capability=capability, path=path).items()
+        }
     if kept is not None:
         kept.write_text(json.dumps(told))
     return {file: Answer(**told[keys[file]]) for file in files}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto as T
 
-from tests.benchmarks.doctor_agreement import TARGETS, Verdict, compare
+from tests.benchmarks.doctor_agreement import TARGETS, Verdict, compare, target_of
 from tests.benchmarks.doctor_ask import ask
 from tests.benchmarks.doctor_cases import planted_cases
+from tests.benchmarks.planted._model import model, node
 
 # Refused though the engine builds them: it reads them as something else than they are, or only because the test's
 # profile leaves one value. Each is named here, so that a new one shows.
@@ -17,8 +20,6 @@ STRICTER = {
     "tensorrt_rtx": {
         **OPSET_40,
         "CumSum.xp-given": "its axis is an input, which one profile fixes",
-        "ReduceMax.cast": "folded there, and folded by us with --fix",
-        "ReduceMean.cast": "folded there, and folded by us with --fix",
         "domain.microsoft-gelu": "a vendor's operator, read as the standard one of that name",
         "domain.nowhere": "nobody's operator, read as the standard one of that name",
         "onehot.depth-given": "its depth is an input, which one profile fixes",
@@ -28,7 +29,6 @@ STRICTER = {
         "qdq.scale-inf": "no number",
         "qdq.uint8-zero-0": "documented for inputs and outputs alone",
         "shape.no-rank": "taken for a scalar",
-        "type.Clip-int8": "refused in an older opset",
     },
     "openvino": {
         **OPSET_40,
@@ -59,6 +59,38 @@ def agree(found: list[Verdict], engine: str) -> None:
 @pytest.mark.tensorrt_rtx
 def test_tensorrt_for_rtx_builds_what_passes(tmp_path: Path) -> None:
     agree(verdicts("tensorrt_rtx", tmp_path, 1), "tensorrt_rtx")
+
+
+def attention(
+    kind: str, query: int, size: int, heads: tuple[int, int] = (4, 4), **attributes: object
+) -> onnx.ModelProto:
+    """Attention of three dimensions: 2 x query x (heads * size), and 6 keys."""
+    number = T.DataType.Value(kind)
+    given = [(n, number, (2, 6 if i else query, heads[i > 0] * size)) for i, n in enumerate("qkv")]
+    asked = node("Attention", "q k v", q_num_heads=heads[0], kv_num_heads=heads[1], **attributes)
+    return model([asked], given, [("y", number, None)], opset=23)
+
+
+FLAT = {
+    "plain": attention("FLOAT", 4, 8),
+    "plain-bfloat16": attention("BFLOAT16", 4, 20),
+    "causal": attention("FLOAT", 4, 64, is_causal=1),
+    "causal-float16": attention("FLOAT16", 4, 64, is_causal=1),
+    "grouped": attention("FLOAT", 4, 8, (4, 2)),
+    "grouped-float16": attention("FLOAT16", 4, 24, (4, 2)),
+    "one-query": attention("FLOAT16", 1, 4),
+}
+
+
+@pytest.mark.tensorrt
+@pytest.mark.tensorrt_rtx
+def test_attention_of_three_dimensions_passes_where_tensorrt_for_rtx_builds_it(tmp_path: Path) -> None:
+    for name, graph in FLAT.items():
+        onnx.save(graph, tmp_path / f"{name}.onnx")
+    files = sorted(tmp_path.glob("*.onnx"))
+    found = compare(files, ask("tensorrt_rtx", files), target_of("tensorrt_rtx", "", "sm89"))
+    assert {v.name: v.kind for v in found} == dict.fromkeys(FLAT, "agree")
+    assert {v.name for v in found if v.found} == {"causal", "grouped", "one-query"}
 
 
 @pytest.mark.openvino

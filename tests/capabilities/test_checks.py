@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from onnx import TensorProto, helper
 
 from edgeattn import registry
 from edgeattn.backends import Options
@@ -47,6 +48,23 @@ def test_finds_what_is_planted_and_lets_its_neighbour_pass(check: str) -> None:
     assert told
     assert all(f.reason and f.hint and f.source for f in told)
     assert check not in {f.check for f in findings({"main": GRAPHS[beside]}, target, precision)}
+
+
+@pytest.mark.parametrize("target", ["tensorrt:11.5", "jetson:jp7.2", "tensorrt-rtx:sm89"])
+def test_lengths_of_keys_that_the_parser_drops_are_refused(target: str) -> None:
+    """Built, it would attend to the padding: in the network that tensorrt_rtx 1.7.1 parses, nothing reads them."""
+    model = type(GRAPHS["attention/float16-64"]).FromString(GRAPHS["attention/float16-64"].SerializeToString())
+    assert not [f for f in findings({"main": model}, target) if f.check == "attention"]
+    model.graph.node[0].input.extend(["", "", "", "lengths"])
+    model.graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT64, [1]))
+    model.opset_import[0].version = 24
+    (told,) = [f for f in findings({"main": model}, target) if f.check == "attention"]
+    assert (told.mend, "nonpad_kv_seqlen" in told.reason) == ("expand:Attention", True)
+
+
+@pytest.mark.parametrize(("target", "passes"), [("tensorrt-rtx:1.5", False), ("tensorrt-rtx:1.6", True)])
+def test_axes_behind_a_cast_are_read_since_1_6(target: str, passes: bool) -> None:
+    assert (findings({"main": GRAPHS["ReduceMax/cast"]}, target) == []) == passes
 
 
 def test_a_quantizer_needs_a_name_of_its_own() -> None:

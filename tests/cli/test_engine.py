@@ -70,21 +70,21 @@ def test_a_bundle_in_buckets_takes_any_length_up_to_the_largest(folder: Path) ->
 
 def test_engines_for_one_request_and_for_many_are_not_timed_together(folder: Path) -> None:
     for name in ("latency", "throughput"):
-        assert compiled(folder, name, "-t", "openvino:cpu", "--hint", name).returncode == 0
+        assert compiled(folder, name, "-t", "openvino:cpu", "--engine", f"hint={name}").returncode == 0
     refused = edgeattn("bench", folder / "latency", folder / "throughput", "--pairs", "20")
     assert refused.returncode == 2
     assert "is built for throughput, and" in refused.stderr
-    assert "compile it with --hint latency" in refused.stderr
+    assert "compile it with --engine hint=latency" in refused.stderr
 
 
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
         (("-t", "openvino:myriad"), 2, "'myriad' was removed in OpenVINO 2023.0"),
-        (("-t", "openvino:cpu", "--hint", "speed"), 2, "unknown hint 'speed'; latency or throughput"),
-        (("-t", "onnxruntime", "--blob"), 2, "'onnxruntime' has no option 'blob'"),
+        (("-t", "openvino:cpu", "--engine", "hint=speed"), 2, "'hint' is latency or throughput, not 'speed'"),
+        (("-t", "onnxruntime", "--engine", "blob=true"), 2, "onnxruntime has no setting 'blob'; it has none"),
         (("-t", "openvino", "--lengths", "l.txt"), 2, "lengths without a number of buckets"),
-        (("-t", "openvino", "--buckets", "8", "--stateful"), 2, "leave one of the two out"),
+        (("-t", "openvino", "--buckets", "8", "--engine", "stateful=true"), 2, "leave stateful or them out"),
     ],
 )
 def test_an_option_that_cannot_be_is_told_in_one_line(
@@ -122,7 +122,7 @@ precision: {precision}
 export: {{shapes: {{x: 1x12x8, mask: "1x12:bool"}}, dynamic: ["x:1=length", "mask:1=length"]}}
 rewrite: {{measure: false}}
 buckets: {{sizes: [8, 16]}}
-hint: {hint}
+engine: {{hint: {hint}}}
 latency: {{pairs: 20, threads: 1}}
 gates: {{parity: true}}
 """
