@@ -17,6 +17,7 @@ from edgeattn import profile
 from edgeattn.backends import Executed
 from edgeattn.backends._common import explain_failure
 from edgeattn.backends._cuda import Buffer, Cuda, Replay
+from edgeattn.backends._tensorrt_resident import Resident
 from edgeattn.errors import BadInput, EngineFailed, IntegrityError, printable
 from edgeattn.phase import native
 from edgeattn.program import TensorSpec
@@ -46,6 +47,7 @@ class TensorRtSession:
         self._buffers = {name: Buffer(self._cuda) for name in names}
         self._replay = None if hasattr(trt, "CudaGraphStrategy") else Replay(self._cuda)  # else it replays by itself
         self._ran: set[object] = set()
+        self._runs = 0
 
     def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run once; see :class:`edgeattn.program.Session`. Outputs are copies, safe to keep."""
@@ -59,7 +61,12 @@ class TensorRtSession:
         """
         return Held(self, state, fixed)
 
+    def resident(self, feeds: Arrays) -> Resident:
+        """One run whose inputs stay on the device, to be queued again and again: what the device alone takes."""
+        return Resident(self, feeds)
+
     def _run(self, feeds: Arrays, moved: Mapping[str, str], kept: frozenset[str]) -> dict[str, Array]:
+        self._runs += 1
         given = {spec.name: self._checked(spec, feeds) for spec in self.inputs}
         self._choose(given)
         with native("TensorRT", "running the graph"):
@@ -72,10 +79,14 @@ class TensorRtSession:
             results = {spec.name: self._room(spec) for spec in self.outputs}
             fresh += [self._place(name, None, value.nbytes) for name, value in results.items()]
             self._execute(tuple(value.shape for value in given.values()), any(fresh))
-            for name, value in results.items():
-                self._cuda.download(value, self._buffers[name])
-            self._cuda.wait()
+            self._fetch(results)
         return results
+
+    def _fetch(self, results: Arrays) -> None:
+        """Copy the outputs into arrays, once all that was queued is done."""
+        for name, value in results.items():
+            self._cuda.download(value, self._buffers[name])
+        self._cuda.wait()
 
     def _checked(self, spec: TensorSpec, feeds: Arrays) -> Array:
         problem = explain_failure("tensorrt", ValueError(), (spec,), feeds)

@@ -116,6 +116,40 @@ def test_a_decoders_state_stays_on_the_device_and_what_never_changes_goes_there_
         assert runtime.copies["across"] == steps - 1
 
 
+def test_a_run_on_inputs_that_stay_on_the_device_copies_nothing_and_is_replayed(runtime: Runtime) -> None:
+    opened = doubling(runtime)
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    queue = opened.resident({"x": x})
+    assert queue.graph == ""
+    runtime.copies.clear()
+    for launched in (1, 2, 3):
+        queue()
+        assert (runtime.launched, runtime.copies.total()) == (launched, 0)
+    assert queue.graph == "edgeattn"
+    np.testing.assert_array_equal(queue.outputs()["y"], x * 2)
+    assert runtime.copies == {"down": 1}
+
+
+def test_what_lies_on_the_device_is_not_passed_off_as_other_inputs_answer(runtime: Runtime) -> None:
+    opened = doubling(runtime)
+    queue = opened.resident({"x": np.zeros((2, 3), np.float32)})
+    opened.run({"x": np.ones((2, 3), np.float32)})
+    for late in (queue, queue.outputs):
+        with pytest.raises(EngineFailed, match="the session ran on other inputs since these were left on the device"):
+            late()
+
+
+def test_a_stopwatch_reads_the_devices_time_of_its_own_stream(runtime: Runtime) -> None:
+    queue = doubling(runtime).resident({"x": np.zeros((2, 3), np.float32)})
+    watch, elsewhere = _cuda.Stopwatch(queue.cuda), _cuda.Stopwatch(queue.cuda, 3)
+    for runs in (1, 4, 0):
+        watch.start()
+        elsewhere.start()
+        for _ in range(runs):
+            queue()
+        assert (watch.stop(), elsewhere.stop()) == (2.5 * runs, 0.0)
+
+
 def test_what_cuda_refuses_is_one_line(runtime: Runtime) -> None:
     cuda = _cuda.Cuda()
 
