@@ -188,7 +188,7 @@ def deserialized(trt: Any, plan: bytes, title: str) -> Any:
     log = _errors(trt)
     with native(title, "opening the engine"):
         runtime = trt.Runtime(log)
-        _assert_valid(trt, runtime, plan, title)
+        _assert_valid(trt, runtime, plan, title, log)
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         said = next((line for line in log.errors if line), "refused without a word")
@@ -196,14 +196,15 @@ def deserialized(trt: Any, plan: bytes, title: str) -> Any:
     return engine
 
 
-def _assert_valid(trt: Any, runtime: Any, plan: bytes, title: str) -> None:
+def _assert_valid(trt: Any, runtime: Any, plan: bytes, title: str, log: Any) -> None:
     """Ask the library whether a plan's header is for this machine, where the version can tell."""
     if not hasattr(runtime, "get_engine_validity"):
         return
     validity, reasons = runtime.get_engine_validity(plan[: runtime.engine_header_size])
     if validity == trt.EngineValidity.INVALID:
         told = [name.lower().replace("_", " ") for name, bit in _members(trt) if int(reasons) & int(bit)]
-        raise EngineFailed(f"the plan is not valid here: {', '.join(told) or 'no reason given'}", where=title)
+        said = "; ".join([*([", ".join(told)] if told else []), *log.errors]) or "no reason given"
+        raise EngineFailed(f"the plan is not valid here: {printable(said, 400)}", where=title)
 
 
 def _members(trt: Any) -> list[tuple[str, Any]]:
