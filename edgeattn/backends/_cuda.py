@@ -11,6 +11,7 @@ from edgeattn.errors import EngineFailed, MissingPackage, OutOfResources
 if TYPE_CHECKING:
     from edgeattn.program import Array
 
+CARRIES = "copies to the GPU and back"
 _NO_MEMORY = "cudaErrorMemoryAllocation"
 
 

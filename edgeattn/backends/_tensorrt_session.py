@@ -16,7 +16,7 @@ import numpy as np
 from edgeattn import profile
 from edgeattn.backends import Executed
 from edgeattn.backends._common import explain_failure
-from edgeattn.backends._cuda import Buffer, Cuda, Replay
+from edgeattn.backends._cuda import CARRIES, Buffer, Cuda, Replay
 from edgeattn.backends._tensorrt_resident import Resident
 from edgeattn.errors import BadInput, EngineFailed, IntegrityError, printable
 from edgeattn.phase import native
@@ -35,7 +35,13 @@ _WARM_UP_RUNS = 3
 
 
 class TensorRtSession:
-    """One plan, open on the first GPU."""
+    """One plan, open on the first GPU.
+
+    Attributes:
+        carries: what a run does beside computing, in words, for whoever times it.
+    """
+
+    carries = CARRIES
 
     def __init__(self, trt: Any, engine: Any, facts: Facts) -> None:
         self._cuda, self._engine, self._buckets = Cuda(), engine, facts.profiles

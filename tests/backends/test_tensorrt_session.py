@@ -14,6 +14,7 @@ from edgeattn.backends._tensorrt_load import LoadedSession, span_for
 from edgeattn.backends._tensorrt_plan import Facts
 from edgeattn.backends._tensorrt_session import TensorRtSession
 from edgeattn.errors import BadInput, EngineFailed, OutOfResources
+from edgeattn.harness import latency
 from edgeattn.profile import Bucket
 from edgeattn.program import Stop, Wiring
 from tests.backends.device import PACKAGE, Compute, Engine, Runtime
@@ -137,6 +138,13 @@ def test_what_lies_on_the_device_is_not_passed_off_as_other_inputs_answer(runtim
     for late in (queue, queue.outputs):
         with pytest.raises(EngineFailed, match="the session ran on other inputs since these were left on the device"):
             late()
+
+
+def test_whoever_times_a_run_is_told_of_its_copies(runtime: Runtime) -> None:
+    graph = model([helper.make_node("Add", ["x", "x"], ["y"])], {"x": ["batch", 3]}, {"y": ["batch", 3]})
+    for session in (doubling(runtime), LoadedSession("tensorrt", graph, lambda bucket: doubling(runtime), ())):
+        assert latency.unit_of([session], False) == "inference with copies to the GPU and back"
+    assert latency.unit_of([object()], True) == "sequence"
 
 
 def test_a_stopwatch_reads_the_devices_time_of_its_own_stream(runtime: Runtime) -> None:
