@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+
 from edgeattn.backends import _cuda
 from edgeattn.backends import _nvidia as nvidia
 from edgeattn.harness import latency
@@ -24,6 +26,7 @@ from tests.benchmarks.gpu.contenders import Bound, LeftOut, Machine, contenders,
 from tests.benchmarks.gpu.subjects import Subject, load, prepare
 
 MODEL = "luong_dates"
+pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime]
 
 
 @pytest.fixture(scope="module")

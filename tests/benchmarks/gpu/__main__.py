@@ -79,15 +79,16 @@ def prepared(names: Sequence[str], folder: Path, deadline: float) -> dict[str, s
 def measure(subject: Subject, here: Machine, rows: Sequence[Contender], rounds: int, deadline: float) -> Found:
     """Start everyone, judge their outputs, and time them in the same rounds."""
     runs: dict[str, Running] = {}
+    judged: dict[str, Found] = {}
     left_out: dict[str, str] = {}
     for contender in rows:
         try:
             if time.monotonic() + LEAST_S > deadline:
                 raise LeftOut("no time was left")
-            runs[contender.title] = started(contender, subject, here)
+            runs[contender.title], outputs = started(contender, subject, here)
+            judged[contender.title] = judge(subject, contender, runs[contender.title], outputs)
         except LeftOut as error:
             left_out[contender.title] = str(error)
-    judged = {c.title: judge(subject, c, runs[c.title]) for c in rows if c.title in runs}
     timed = time_all(runs, here.clock(), rounds, max(5.0, deadline - time.monotonic() - LEAST_S / 2)) if runs else {}
     entries = [
         {
@@ -101,9 +102,9 @@ def measure(subject: Subject, here: Machine, rows: Sequence[Contender], rounds: 
     return {"model": subject.name, "clock": here.clock().name, "contenders": entries}
 
 
-def judge(subject: Subject, contender: Contender, running: Running) -> Found:
+def judge(subject: Subject, contender: Contender, running: Running, outputs: Mapping[str, np.ndarray]) -> Found:
     """A contender's outputs against PyTorch's, at the limits of its precision."""
-    case, outputs = subject.cases[contender.precision], running.outputs()
+    case = subject.cases[contender.precision]
     found = parity.judge("engine", lambda _: outputs, [case], Limits.of(contender.precision)).outputs
     told = [f"{name}: {o.why or o.observed}" for name, o in found.items() if o.verdict != "pass"]
     return {
@@ -184,7 +185,10 @@ def run(asked: argparse.Namespace) -> Found:
             result["models"].append({"model": name, "left out": failed[name], "contenders": []})
         else:
             before = gpu()
-            found = measure(load(name, folder / name), here, rows, asked.rounds, share)
+            try:
+                found = measure(load(name, folder / name), here, rows, asked.rounds, share)
+            except Exception as error:  # what was measured before it is worth keeping
+                found = {"model": name, "left out": f"{type(error).__name__}: {error}", "contenders": []}
             result["models"].append({**found, "gpu before": before, "gpu after": gpu()})
             _forget()
         (folder / "results.json").write_text(json.dumps(result, indent=1, default=_plain))

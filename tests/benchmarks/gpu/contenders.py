@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -116,8 +117,8 @@ def contenders() -> tuple[Contender, ...]:
     )
 
 
-def started(contender: Contender, subject: Subject, here: Machine) -> Running:
-    """A contender after its first runs.
+def started(contender: Contender, subject: Subject, here: Machine) -> tuple[Running, Mapping[str, np.ndarray]]:
+    """A contender after its first runs, and its outputs.
 
     Raises:
         LeftOut: with what it said, whatever that was: one that breaks must not take the others down.
@@ -126,12 +127,11 @@ def started(contender: Contender, subject: Subject, here: Machine) -> Running:
         running = contender.start(subject, here)
         for _ in range(WARM_UP):
             running.queue()
-        running.outputs()
+        return running, running.outputs()
     except LeftOut:
         raise
     except Exception as error:
         raise LeftOut(f"{type(error).__name__}: {printable(str(error).strip(), 600)}") from error
-    return running
 
 
 def _torch(precision: str, mode: str, subject: Subject, here: Machine) -> Running:
@@ -151,17 +151,18 @@ def _module(subject: Subject, here: Machine, stored: torch.dtype, computed: torc
     module = copy.deepcopy(subject.graph.module).eval().to(here.device, stored)
     run = torch.compile(module, mode=mode) if mode else module
     given = [_tensor(subject.given[spec.name], here.device, stored) for spec in subject.graph.inputs]
-    kept: list[Any] = []
     cast = stored != computed
+    context = torch.autocast(here.device, computed) if cast else nullcontext()
 
-    def queue() -> None:
-        kept.clear()
-        with torch.inference_mode(), torch.autocast(here.device, computed, enabled=cast):
-            kept.append(run(*given))
+    def queue() -> Any:
+        if mode:  # else the graphs of two compiled modules that take turns are captured as one's continuation
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.inference_mode(), context:
+            return run(*given)
 
     def outputs() -> dict[str, np.ndarray]:
-        values = kept[0] if isinstance(kept[0], tuple | list) else (kept[0],)
-        arrays = (value.cpu() for value in values)
+        values = queue()
+        arrays = (value.cpu() for value in (values if isinstance(values, tuple | list) else (values,)))
         whole = (value.float() if value.is_floating_point() else value for value in arrays)
         return {name: value.numpy() for name, value in zip(subject.graph.outputs, whole, strict=True)}
 
