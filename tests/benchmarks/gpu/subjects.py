@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from edgeattn import export, outside, source
+from edgeattn import export, outside, profile, source
 from edgeattn.backends import oracle, tensorrt_rtx
 from edgeattn.harness.parity import stands_for_calibration
 from edgeattn.models import GraphSource, Source
@@ -51,8 +51,7 @@ def prepare(name: str, folder: Path) -> None:
     """Write a subject's graphs, with what they are fed and judged by."""
     made = source.resolve(name).source
     program = export.export(made, real=list(_photographs(made, 1, held_out=True)))
-    sizes = {"batch": 1, "height": SIZE, "width": SIZE} if _takes_photographs(made) else {"batch": 1}
-    program = rewrite(program, oracle, only=("fix_sizes",), sizes=sizes) if made.wiring is None else program
+    program = program if made.wiring else _fixed(program, made)
     folder.mkdir(parents=True, exist_ok=True)
     rewritten: dict[tuple[str, ...], Program] = {}
     for precision, scheme in SCHEMES.items():
@@ -76,6 +75,16 @@ def load(name: str, folder: Path) -> Subject:
     graph = made.graphs[made.wiring.loop if made.wiring else "main"]
     given = _handed(made) if made.wiring else cases["fp32"].feeds
     return Subject(name, graph, given, models, cases)
+
+
+def _fixed(program: Program, made: Source) -> Program:
+    """At batch 1 and, where it takes photographs, at their size: engines run attention much slower where it is open."""
+    wanted = {"batch": 1, **({"height": SIZE, "width": SIZE} if _takes_photographs(made) else {})}
+    sizes = {name: size for name, size in wanted.items() if name in profile.dynamic(program)}
+    fixed = rewrite(program, oracle, only=("fix_sizes",), sizes=sizes)
+    if left := sizes.keys() & set(profile.dynamic(fixed)):
+        raise RuntimeError(f"{', '.join(left)} could not be fixed: {fixed.history[-1].notes}")
+    return fixed
 
 
 def _read(file: Path) -> Case:
