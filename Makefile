@@ -4,10 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # PyTorch without CUDA (200 MB instead of several GB); where this index cannot be reached, pip's own is used.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# What `bench-gpu` builds with; TensorRT for RTX names no data centre GPU but the A100: there, tensorrt,tensorrt-rtx,cuda.
+GPU_EXTRAS ?= tensorrt-rtx,cuda
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-paper lint type bench growth heavy benefits rules regressions weights facts zoo trt-zoo spellings clean
+.PHONY: help demo test test-fast test-long test-paper lint type bench bench-gpu growth heavy benefits rules regressions weights facts zoo trt-zoo spellings clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +45,11 @@ bench: $(VENV)/.ready ## Time our engines beside what you would use instead, int
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m tests.benchmarks.bench
 	$(BIN)/python -m tests.benchmarks.claims --out docs/benchmarks.md
+
+bench-gpu: ## Time our TensorRT engines on this machine's NVIDIA GPU beside PyTorch and ONNX Runtime (five minutes)
+	$(PYTHON) -m venv build/gpu/venv
+	build/gpu/venv/bin/pip install --quiet "torch>=2.9" "onnxruntime-gpu[cuda,cudnn]" -e ".[export,$(GPU_EXTRAS)]"
+	build/gpu/venv/bin/python -m tests.benchmarks.gpu
 
 growth: $(VENV)/.ready ## Time and memory of the rewrite stage on graphs of 1,000 to 50,000 nodes (ten minutes)
 	$(BIN)/python -m tests.benchmarks.rewrite_growth

@@ -144,7 +144,7 @@ def time_it(job: Job, program: Program, sessions: Mapping[str, Session]) -> tupl
         lambda: decode.run(sessions, program.wiring, case.feeds),
         pairs=job.recipe.latency.pairs,
         seed=job.recipe.seed,
-        unit="inference" if wiring is None else "sequence",
+        unit=latency.unit_of(sessions.values(), wiring is not None),
         threads=job.threads,
         max_seconds=_LATENCY_SECONDS,
         progress=lambda done, total: job.listen("latency, paired with PyTorch", done, total),

@@ -11,6 +11,7 @@ from edgeattn.errors import EngineFailed, MissingPackage, OutOfResources
 if TYPE_CHECKING:
     from edgeattn.program import Array
 
+CARRIES = "copies to the GPU and back"
 _NO_MEMORY = "cudaErrorMemoryAllocation"
 
 
@@ -83,6 +84,34 @@ class Buffer:
         self.pointer = int(self._cuda.call(self._cuda.rt.cudaMalloc, self.size))
         self._free = weakref.finalize(self, self._cuda.rt.cudaFree, self.pointer)
         return True
+
+
+class Stopwatch:
+    """The device's own time of what is queued on a stream: an event before it, an event behind it.
+
+    Args:
+        stream: which one, by its handle; by default that of ``cuda``.
+    """
+
+    def __init__(self, cuda: Cuda, stream: Any = None) -> None:
+        self._cuda, self._stream = cuda, cuda.stream if stream is None else stream
+        self._began, self._ended = (self._event() for _ in range(2))
+
+    def _event(self) -> Any:
+        event = self._cuda.call(self._cuda.rt.cudaEventCreate)
+        weakref.finalize(self, self._cuda.rt.cudaEventDestroy, event)
+        return event
+
+    def start(self) -> None:
+        """What is queued from here on counts."""
+        self._cuda.call(self._cuda.rt.cudaEventRecord, self._began, self._stream)
+
+    def stop(self) -> float:
+        """Milliseconds that the device spent since :meth:`start`, once all of it is done; resolves half a µs."""
+        rt = self._cuda.rt
+        self._cuda.call(rt.cudaEventRecord, self._ended, self._stream)
+        self._cuda.call(rt.cudaEventSynchronize, self._ended)
+        return float(self._cuda.call(rt.cudaEventElapsedTime, self._began, self._ended))
 
 
 class Replay:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn import profile
 from edgeattn.backends._common import explain_failure
+from edgeattn.backends._cuda import CARRIES
 from edgeattn.errors import BadInput
 from edgeattn.graphs import input_specs, output_specs
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 class LoadedSession:
     """One graph, built anew where an input fits nothing that was built so far."""
+
+    carries = CARRIES
 
     def __init__(
         self, engine: str, model: onnx.ModelProto, make: Callable[[Bucket], Session], known: Sequence[Bucket]

@@ -16,7 +16,8 @@ import numpy as np
 from edgeattn import profile
 from edgeattn.backends import Executed
 from edgeattn.backends._common import explain_failure
-from edgeattn.backends._cuda import Buffer, Cuda, Replay
+from edgeattn.backends._cuda import CARRIES, Buffer, Cuda, Replay
+from edgeattn.backends._tensorrt_resident import Resident
 from edgeattn.errors import BadInput, EngineFailed, IntegrityError, printable
 from edgeattn.phase import native
 from edgeattn.program import TensorSpec
@@ -34,7 +35,13 @@ _WARM_UP_RUNS = 3
 
 
 class TensorRtSession:
-    """One plan, open on the first GPU."""
+    """One plan, open on the first GPU.
+
+    Attributes:
+        carries: what a run does beside computing, in words, for whoever times it.
+    """
+
+    carries = CARRIES
 
     def __init__(self, trt: Any, engine: Any, facts: Facts) -> None:
         self._cuda, self._engine, self._buckets = Cuda(), engine, facts.profiles
@@ -46,6 +53,7 @@ class TensorRtSession:
         self._buffers = {name: Buffer(self._cuda) for name in names}
         self._replay = None if hasattr(trt, "CudaGraphStrategy") else Replay(self._cuda)  # else it replays by itself
         self._ran: set[object] = set()
+        self._runs = 0
 
     def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run once; see :class:`edgeattn.program.Session`. Outputs are copies, safe to keep."""
@@ -59,7 +67,12 @@ class TensorRtSession:
         """
         return Held(self, state, fixed)
 
+    def resident(self, feeds: Arrays) -> Resident:
+        """One run whose inputs stay on the device, to be queued again and again: what the device alone takes."""
+        return Resident(self, feeds)
+
     def _run(self, feeds: Arrays, moved: Mapping[str, str], kept: frozenset[str]) -> dict[str, Array]:
+        self._runs += 1
         given = {spec.name: self._checked(spec, feeds) for spec in self.inputs}
         self._choose(given)
         with native("TensorRT", "running the graph"):
@@ -72,10 +85,14 @@ class TensorRtSession:
             results = {spec.name: self._room(spec) for spec in self.outputs}
             fresh += [self._place(name, None, value.nbytes) for name, value in results.items()]
             self._execute(tuple(value.shape for value in given.values()), any(fresh))
-            for name, value in results.items():
-                self._cuda.download(value, self._buffers[name])
-            self._cuda.wait()
+            self._fetch(results)
         return results
+
+    def _fetch(self, results: Arrays) -> None:
+        """Copy the outputs into arrays, once all that was queued is done."""
+        for name, value in results.items():
+            self._cuda.download(value, self._buffers[name])
+        self._cuda.wait()
 
     def _checked(self, spec: TensorSpec, feeds: Arrays) -> Array:
         problem = explain_failure("tensorrt", ValueError(), (spec,), feeds)
@@ -177,7 +194,7 @@ def deserialized(trt: Any, plan: bytes, title: str) -> Any:
     log = _errors(trt)
     with native(title, "opening the engine"):
         runtime = trt.Runtime(log)
-        _assert_valid(trt, runtime, plan, title)
+        _assert_valid(trt, runtime, plan, title, log)
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         said = next((line for line in log.errors if line), "refused without a word")
@@ -185,14 +202,15 @@ def deserialized(trt: Any, plan: bytes, title: str) -> Any:
     return engine
 
 
-def _assert_valid(trt: Any, runtime: Any, plan: bytes, title: str) -> None:
+def _assert_valid(trt: Any, runtime: Any, plan: bytes, title: str, log: Any) -> None:
     """Ask the library whether a plan's header is for this machine, where the version can tell."""
     if not hasattr(runtime, "get_engine_validity"):
         return
     validity, reasons = runtime.get_engine_validity(plan[: runtime.engine_header_size])
     if validity == trt.EngineValidity.INVALID:
         told = [name.lower().replace("_", " ") for name, bit in _members(trt) if int(reasons) & int(bit)]
-        raise EngineFailed(f"the plan is not valid here: {', '.join(told) or 'no reason given'}", where=title)
+        said = "; ".join([*([", ".join(told)] if told else []), *log.errors]) or "no reason given"
+        raise EngineFailed(f"the plan is not valid here: {printable(said, 400)}", where=title)
 
 
 def _members(trt: Any) -> list[tuple[str, Any]]:

@@ -93,6 +93,7 @@ def bench(
             {r.name: _call(r, case) for r in opened},
             pairs=pairs,
             seed=seed,
+            unit=latency.unit_of((s for r in opened for s in r.sessions.values()), opened[0].wiring is not None),
             threads=threads or usable_cores(),
             progress=lambda done, total: ui.listen("rounds", done, total),
         )
@@ -101,6 +102,8 @@ def bench(
         rows = [_timed(entry, engines[entry.name]) for entry in result.entries]
         ui.table(("model", "engine", "p50 ms", "p90 ms", "speed vs first", "95 %"), rows)
         control = _span(result.aa_control.ci95, 4)
+        if " with " in result.unit and not as_json:
+            ui.emit(None, f"one call is one {result.unit}")
         ui.emit(None, f"A/A control {control}: {result.verdict} {result.why}") if not as_json else None
         mislabelled = [line for r in opened if (line := _mislabelled(r))]
         for line in mislabelled:

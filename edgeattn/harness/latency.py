@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,6 +116,12 @@ def compare_many(
         verdict=worst.verdict,
         why=worst.why,
     )
+
+
+def unit_of(sessions: Iterable[object], wired: bool) -> str:
+    """What one call is, in words: an inference or a sequence, and what it does beside computing."""
+    carried = dict.fromkeys(said for session in sessions if (said := getattr(session, "carries", "")))
+    return " with ".join(["sequence" if wired else "inference", *carried])
 
 
 def _time(

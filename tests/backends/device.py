@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+STREAM = 7
 KINDS = {"float32": "FLOAT", "int64": "INT64"}
 Compute = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -30,6 +31,7 @@ class Runtime:
         self.cudaStreamNonBlocking = 1
         self.copies: Counter[str] = Counter()
         self.launched = 0
+        self.now, self.events = 0.0, dict[int, float]()
         self.capturing: list[Callable[[], None]] | None = None
         self.memory: dict[int, Any] = {}
 
@@ -37,7 +39,7 @@ class Runtime:
         return (self.cudaError_t.cudaSuccess, *values)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
-        return self._ok(7)
+        return self._ok(STREAM)
 
     def cudaStreamDestroy(self, stream: int) -> tuple[Any, ...]:
         return self._ok()
@@ -58,6 +60,25 @@ class Runtime:
         ctypes.memmove(target, source, size)
         self.copies[kind] += 1
         return self._ok()
+
+    def cudaEventCreate(self) -> tuple[Any, ...]:
+        event = len(self.events) + 1
+        self.events[event] = float("nan")
+        return self._ok(event)
+
+    def cudaEventDestroy(self, event: int) -> tuple[Any, ...]:
+        return self._ok()
+
+    def cudaEventRecord(self, event: int, stream: int) -> tuple[Any, ...]:
+        """``now`` moves by ``milliseconds`` of each computation on the engine's stream alone."""
+        self.events[event] = self.now if stream == STREAM else 0.0
+        return self._ok()
+
+    def cudaEventSynchronize(self, event: int) -> tuple[Any, ...]:
+        return self._ok()
+
+    def cudaEventElapsedTime(self, start: int, end: int) -> tuple[Any, ...]:
+        return self._ok(self.events[end] - self.events[start])
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Any, ...]:
         self.capturing = []
@@ -117,6 +138,7 @@ class Context:
 
     def _compute(self, addresses: Mapping[str, int]) -> None:
         reads = [name for name, (mode, _, _) in self.engine.tensors.items() if mode == "in"]
+        self.engine.runtime.now += self.engine.milliseconds
         values = self.engine.compute({name: self._view(name, addresses).copy() for name in reads})
         for name, value in values.items():
             self._view(name, addresses)[...] = value
@@ -130,11 +152,15 @@ class Context:
 
 
 class Engine:
-    """``ICudaEngine`` of ``tensors``: name -> (in or out, shape with -1 for the batch, NumPy type)."""
+    """``ICudaEngine`` of ``tensors``: name -> (in or out, shape with -1 for the batch, NumPy type).
+
+    A run takes ``milliseconds`` of the device's time; copies take none.
+    """
 
     def __init__(self, runtime: Runtime, tensors: Mapping[str, tuple[str, tuple[int, ...], str]], compute: Compute):
         self.runtime, self.tensors, self.compute = runtime, tensors, compute
         self.num_io_tensors = len(tensors)
+        self.milliseconds = 2.5
 
     def get_tensor_name(self, i: int) -> str:
         return list(self.tensors)[i]

@@ -14,6 +14,7 @@ from edgeattn.backends._tensorrt_load import LoadedSession, span_for
 from edgeattn.backends._tensorrt_plan import Facts
 from edgeattn.backends._tensorrt_session import TensorRtSession
 from edgeattn.errors import BadInput, EngineFailed, OutOfResources
+from edgeattn.harness import latency
 from edgeattn.profile import Bucket
 from edgeattn.program import Stop, Wiring
 from tests.backends.device import PACKAGE, Compute, Engine, Runtime
@@ -114,6 +115,47 @@ def test_a_decoders_state_stays_on_the_device_and_what_never_changes_goes_there_
         steps = want["tokens"].shape[1]
         assert runtime.copies["up"] == 3 + (steps - 1)  # all once, then the token alone
         assert runtime.copies["across"] == steps - 1
+
+
+def test_a_run_on_inputs_that_stay_on_the_device_copies_nothing_and_is_replayed(runtime: Runtime) -> None:
+    opened = doubling(runtime)
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    queue = opened.resident({"x": x})
+    assert queue.graph == ""
+    runtime.copies.clear()
+    for launched in (1, 2, 3):
+        queue()
+        assert (runtime.launched, runtime.copies.total()) == (launched, 0)
+    assert queue.graph == "edgeattn"
+    np.testing.assert_array_equal(queue.outputs()["y"], x * 2)
+    assert runtime.copies == {"down": 1}
+
+
+def test_what_lies_on_the_device_is_not_passed_off_as_other_inputs_answer(runtime: Runtime) -> None:
+    opened = doubling(runtime)
+    queue = opened.resident({"x": np.zeros((2, 3), np.float32)})
+    opened.run({"x": np.ones((2, 3), np.float32)})
+    for late in (queue, queue.outputs):
+        with pytest.raises(EngineFailed, match="the session ran on other inputs since these were left on the device"):
+            late()
+
+
+def test_whoever_times_a_run_is_told_of_its_copies(runtime: Runtime) -> None:
+    graph = model([helper.make_node("Add", ["x", "x"], ["y"])], {"x": ["batch", 3]}, {"y": ["batch", 3]})
+    for session in (doubling(runtime), LoadedSession("tensorrt", graph, lambda bucket: doubling(runtime), ())):
+        assert latency.unit_of([session], False) == "inference with copies to the GPU and back"
+    assert latency.unit_of([object()], True) == "sequence"
+
+
+def test_a_stopwatch_reads_the_devices_time_of_its_own_stream(runtime: Runtime) -> None:
+    queue = doubling(runtime).resident({"x": np.zeros((2, 3), np.float32)})
+    watch, elsewhere = _cuda.Stopwatch(queue.cuda), _cuda.Stopwatch(queue.cuda, 3)
+    for runs in (1, 4, 0):
+        watch.start()
+        elsewhere.start()
+        for _ in range(runs):
+            queue()
+        assert (watch.stop(), elsewhere.stop()) == (2.5 * runs, 0.0)
 
 
 def test_what_cuda_refuses_is_one_line(runtime: Runtime) -> None:
