@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import edgeattn.backends  # before any engine: it switches their telemetry off
+from tests.warm import EXPORTER, Warm
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each starve one another
@@ -48,12 +49,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@functools.cache
+def _warm() -> Warm:
+    """One helper a process, ended by the end of its input."""
+    return Warm(preloaded=EXPORTER if not missing("torch") else ())
+
+
 def edgeattn(*arguments: object, cwd: Path | None = None, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """The command line as a user starts it; its environment cannot reach a terminal."""
-    command = [sys.executable, "-m", "edgeattn", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False
-    )
+    """The command line as a user starts it, but that Python has its imports already; it cannot reach a terminal."""
+    try:
+        done = _warm().run(*arguments, cwd=cwd or ROOT, timeout=timeout)
+    except BaseException:  # the helper is in the middle of something
+        _warm.cache_clear()
+        raise
+    return subprocess.CompletedProcess(["edgeattn", *map(str, arguments)], done.code, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")
