@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import importlib.util
 import os
@@ -67,7 +68,7 @@ def edgeattn(*arguments: object, cwd: Path | None = None, timeout: float = 280) 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One real run: CBAM on digits, INT8, OpenVINO. Tests copy it before they change anything."""
+    """One real run: CBAM on digits, INT8, OpenVINO. Shared by all workers: who changes something copies it first."""
     return _run("cbam_digits.openvino.int8", tmp_path_factory)
 
 
@@ -82,8 +83,15 @@ UNTIMED = ("--set", "rewrite.measure=false")  # the same graph on every machine,
 
 
 def _run(recipe: str, factory: pytest.TempPathFactory) -> Path:
-    out = factory.mktemp("runs") / recipe
-    quick = (*QUICK, *UNTIMED) if recipe.endswith(".int8") else QUICK
-    done = edgeattn("run", ROOT / "export_configs" / f"{recipe}.yaml", "-o", out, *quick, "--quiet")
-    assert done.returncode == 0, done.stderr + done.stdout
+    """The first worker that wants a run makes it; the others wait for it."""
+    base = factory.getbasetemp()
+    runs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"runs-{recipe}"
+    runs.mkdir(exist_ok=True)
+    out = runs / recipe
+    with (runs / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            config = ROOT / "export_configs" / f"{recipe}.yaml"
+            done = edgeattn("run", config, "-o", out, *QUICK, *UNTIMED, "--quiet")
+            assert done.returncode == 0, done.stderr + done.stdout
     return out

@@ -177,13 +177,3 @@ def test_a_digits_network_exports_with_any_batch(name):
     assert {node.domain for node in program.graphs["main"].graph.node} == {""}
     # float32 sums in another order; logits are of unit size
     assert engine_error(program, net, [(1, 1, 32, 32), (5, 1, 32, 32)]) < 1e-5
-
-
-@pytest.mark.slow
-@pytest.mark.onnxruntime
-def test_cbam_resnet50_exports_with_any_batch_height_and_width():
-    net = built("cbam_resnet50")
-    program = export(resnet.source(net))
-    assert {node.domain for node in program.graphs["main"].graph.node} == {""}
-    # float32 sums in another order; logits are of unit size
-    assert engine_error(program, net, [(1, 3, 224, 224), (2, 3, 96, 160)]) < 1e-5
