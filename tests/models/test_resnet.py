@@ -3,11 +3,12 @@ import onnxruntime
 import pytest
 import torch
 
-from edgeattn import models, registry
+from edgeattn import registry
 from edgeattn.errors import UsageError
 from edgeattn.export import export
 from edgeattn.models import resnet
 from edgeattn.models._macs import count_macs
+from tests.models.configured import built, sketched
 
 pytestmark = pytest.mark.torch
 
@@ -28,17 +29,6 @@ PUBLISHED = {
 }
 GATING = [n for n in registry.names("blocks") if registry.get("blocks", n).gates]
 DIGITS = ["resnet_digits", *(f"{name}_digits" for name in GATING)]
-
-
-def built(name):
-    family, config = models.find(name)
-    return family.build(**config.options).eval()
-
-
-def sketched(name):
-    """Shapes alone: a large network costs no time on the meta device."""
-    with torch.device("meta"):
-        return built(name)
 
 
 def parameters(net):
