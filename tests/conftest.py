@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import importlib.util
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import edgeattn.backends  # before any engine: it switches their telemetry off
+from tests.warm import EXPORTER, Warm
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each starve one another
@@ -48,17 +50,25 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@functools.cache
+def _warm() -> Warm:
+    """One helper a process, ended by the end of its input."""
+    return Warm(preloaded=EXPORTER if not missing("torch") else ())
+
+
 def edgeattn(*arguments: object, cwd: Path | None = None, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """The command line as a user starts it; its environment cannot reach a terminal."""
-    command = [sys.executable, "-m", "edgeattn", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False
-    )
+    """The command line as a user starts it, but that Python has its imports already; it cannot reach a terminal."""
+    try:
+        done = _warm().run(*arguments, cwd=cwd or ROOT, timeout=timeout)
+    except BaseException:  # the helper is in the middle of something
+        _warm.cache_clear()
+        raise
+    return subprocess.CompletedProcess(["edgeattn", *map(str, arguments)], done.code, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One real run: CBAM on digits, INT8, OpenVINO. Tests copy it before they change anything."""
+    """One real run: CBAM on digits, INT8, OpenVINO. Shared by all workers: who changes something copies it first."""
     return _run("cbam_digits.openvino.int8", tmp_path_factory)
 
 
@@ -73,8 +83,15 @@ UNTIMED = ("--set", "rewrite.measure=false")  # the same graph on every machine,
 
 
 def _run(recipe: str, factory: pytest.TempPathFactory) -> Path:
-    out = factory.mktemp("runs") / recipe
-    quick = (*QUICK, *UNTIMED) if recipe.endswith(".int8") else QUICK
-    done = edgeattn("run", ROOT / "export_configs" / f"{recipe}.yaml", "-o", out, *quick, "--quiet")
-    assert done.returncode == 0, done.stderr + done.stdout
+    """The first worker that wants a run makes it; the others wait for it."""
+    base = factory.getbasetemp()
+    runs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"runs-{recipe}"
+    runs.mkdir(exist_ok=True)
+    out = runs / recipe
+    with (runs / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            config = ROOT / "export_configs" / f"{recipe}.yaml"
+            done = edgeattn("run", config, "-o", out, *QUICK, *UNTIMED, "--quiet")
+            assert done.returncode == 0, done.stderr + done.stdout
     return out

@@ -1,9 +1,9 @@
 """The command line, hundreds of times without starting Python hundreds of times.
 
 A helper process imports what commands import and forks for every request; only the imports are warm, nothing is open
-before the fork. ``run`` is the real ``edgeattn.cli.main()``, which forks its worker as always. ``run_together`` runs
-several commands one after another in one fork, without a worker around each: a third of the time, for files that
-do not reach native code or are known to leave it alive.
+before the fork. ``run`` is the real ``edgeattn.cli.main()``, which forks its worker as always, in the caller's
+directory and environment of that moment. ``run_together`` runs several commands one after another in one fork, without
+a worker around each: a third of the time, for files that do not reach native code or are known to leave it alive.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,15 @@ _PRELOADED = (
     "edgeattn.backends", "edgeattn.bundle.manifest", "edgeattn.publish", "onnxruntime", "onnxsim", "rich.table",
     "rich.console", "onnx.inliner",
 )  # fmt: skip
+# What a run imports first; none of it starts a thread.
+EXPORTER = (
+    "torch",
+    "torch._dynamo",
+    "torch.onnx._internal.exporter",
+    "onnxscript",
+    "sklearn.datasets",
+    "edgeattn.pipeline",
+)
 
 
 @dataclass(frozen=True)
@@ -43,14 +54,29 @@ class Done:
 
 
 class Warm:
-    """Start once, run often; a context manager."""
+    """Start once, run often; a context manager.
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})}
-        environment.pop("EDGEATTN_TIMEOUT", None)
+    Args:
+        environment: laid over the caller's.
+        preloaded: modules to import beside those that every command imports.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None, preloaded: Sequence[str] = ()) -> None:
+        self._own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})}
+        command = [sys.executable, __file__, *preloaded]
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment(),
+            start_new_session=True,
         )
+
+    def _environment(self) -> dict[str, str]:
+        environment = {**os.environ, **self._own}
+        environment.pop("EDGEATTN_TIMEOUT", None)
+        return environment
 
     def __enter__(self) -> Warm:
         return self
@@ -58,15 +84,21 @@ class Warm:
     def __exit__(self, *error: object) -> None:
         self._process.communicate(timeout=20)
 
-    def run(self, *arguments: object) -> Done:
-        """One command, with its worker."""
-        return self._ask([arguments], supervised=True)[0]
+    def run(self, *arguments: object, cwd: Path = ROOT, timeout: float | None = None) -> Done:
+        """One command, with its worker.
+
+        Raises:
+            TimeoutError: after ``timeout`` seconds; the helper is killed with all that it started.
+        """
+        return self._ask([arguments], supervised=True, cwd=cwd, timeout=timeout)[0]
 
     def run_together(self, commands: Sequence[Sequence[object]]) -> list[Done]:
         """Several commands in one process; those that a crash kept from running have the code -1 and so has it."""
         return self._ask(commands, supervised=False)
 
-    def _ask(self, commands: Sequence[Sequence[object]], supervised: bool) -> list[Done]:
+    def _ask(
+        self, commands: Sequence[Sequence[object]], supervised: bool, cwd: Path = ROOT, timeout: float | None = None
+    ) -> list[Done]:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -76,8 +108,12 @@ class Warm:
                 {"arguments": [*map(str, arguments)], "to": [f"/proc/{os.getpid()}/fd/{f.fileno()}" for f in three]}
                 for arguments, three in zip(commands, files, strict=True)
             ]
-            stdin.write(json.dumps({"commands": requests, "supervised": supervised}) + "\n")
+            where = {"cwd": str(cwd), "environment": self._environment()}
+            stdin.write(json.dumps({"commands": requests, "supervised": supervised, **where}) + "\n")
             stdin.flush()
+            if not select.select([stdout], [], [], timeout)[0]:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                raise TimeoutError(f"{commands}: not done after {timeout} s")
             ended = json.loads(stdout.readline())
             return [_done(ended, *three) for three in files]
 
@@ -92,18 +128,24 @@ def _done(ended: dict[str, Any], out: IO[bytes], err: IO[bytes], result: IO[byte
 
 
 def _serve() -> None:
+    import gc
     import importlib
 
-    for name in _PRELOADED:
+    for name in (*_PRELOADED, *sys.argv[1:]):
         importlib.import_module(name)
     from edgeattn import registry, rewrite
 
     for rule in rewrite.ORDER:
         registry.get("rewrite", rule)
+    gc.freeze()  # a collection in a fork would write to, and so copy, every page of what was imported
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
+            os.chdir(request["cwd"])
+            os.environ.clear()
+            os.environ.update(request["environment"])
+            sys.path[0] = request["cwd"]  # as `python -m edgeattn` has it
             (_supervised if request["supervised"] else _together)(request["commands"])
         _, status, usage = os.wait4(child, 0)
         code = os.waitstatus_to_exitcode(status)
@@ -160,5 +202,5 @@ def _together(commands: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path[0] = str(ROOT)
     _serve()

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests.conftest import ROOT, edgeattn
+from tests.conftest import ROOT, UNTIMED, edgeattn
 from tests.graphs import conv_net
 
 RECIPE = (ROOT / "export_configs" / "cbam_digits.openvino.int8.yaml").read_text()
@@ -152,7 +152,7 @@ def test_ctrl_c_leaves_nothing(phase: str, tmp_path: Path) -> None:
     recipe = ROOT / "export_configs" / "cbam_digits.openvino.int8.yaml"
     command = [sys.executable, "-m", "edgeattn", "run", str(recipe), "-o", str(tmp_path / "out")]
     with subprocess.Popen(
-        [*command, "--set", "latency.pairs=100000"], stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [*command, *UNTIMED, "--set", "latency.pairs=100000"], stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
         assert process.stderr is not None
         assert any(phase in line for line in process.stderr), f"never reached '{phase}'"

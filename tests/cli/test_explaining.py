@@ -71,7 +71,8 @@ def test_what_cannot_be_explained_is_one_line_and_the_contracts_code(
 @pytest.mark.torch
 @pytest.mark.slow
 def test_a_run_is_explained_with_its_own_record_and_sample(digits_run: Path, tmp_path: Path) -> None:
-    done = edgeattn("explain-latency", digits_run, "--threads", 1, "--pairs", 20, "--json", "-q")
+    run = Path(shutil.copytree(digits_run, tmp_path / "run"))
+    done = edgeattn("explain-latency", run, "--threads", 1, "--pairs", 20, "--json", "-q")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["macs_in"]["int8"] > 0.9
@@ -79,11 +80,11 @@ def test_a_run_is_explained_with_its_own_record_and_sample(digits_run: Path, tmp
     gates = [c for c in found["causes"] if c["why"] == "fp32: inside an attention gate (policy gate=float)"]
     assert gates
     assert set(found["ship"]["speedup"]) >= {"fp32"}
-    told = json.loads((digits_run / "report.json").read_text())["profile"]
+    told = json.loads((run / "report.json").read_text())["profile"]
     assert {c["cause"] for c in told["causes"]} >= {"float-layers"}
-    assert "Where the time goes" in (digits_run / "report.md").read_text()
-    assert "Where the time goes" in (digits_run / "report.html").read_text()
-    elsewhere = edgeattn("explain-latency", digits_run / "bundle", "-t", "onnxruntime", "--pairs", 0)
+    assert "Where the time goes" in (run / "report.md").read_text()
+    assert "Where the time goes" in (run / "report.html").read_text()
+    elsewhere = edgeattn("explain-latency", run / "bundle", "-t", "onnxruntime", "--pairs", 0)
     assert elsewhere.returncode == 0, elsewhere.stderr
     assert "onnxruntime:cpu, asked for int8" in elsewhere.stdout
 

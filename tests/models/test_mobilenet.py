@@ -3,29 +3,18 @@ import pytest
 import torch
 from torch import nn
 
-from edgeattn import models
 from edgeattn.blocks.se import Se
 from edgeattn.export import export
 from edgeattn.models import mobilenet
 from edgeattn.models._macs import count_macs
 from edgeattn.recognise import recognise
+from tests.models.configured import built, sketched
 
 pytestmark = pytest.mark.torch
 
 NAMES = ["mobilenetv3_large", "mobilenetv3_small", "mobilenet_digits"]
 # Parameters usually quoted for 1000 classes, our multiply-accumulates at 224×224, and the paper's, in millions.
 PUBLISHED = {"mobilenetv3_large": (5_483_032, 216_589_760, 219), "mobilenetv3_small": (2_542_856, 56_510_400, 56)}
-
-
-def built(name):
-    family, config = models.find(name)
-    return family.build(**config.options).eval()
-
-
-def sketched(name):
-    """Shapes alone: they cost no time on the meta device."""
-    with torch.device("meta"):
-        return built(name)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -3,11 +3,12 @@ import onnxruntime
 import pytest
 import torch
 
-from edgeattn import models, registry
+from edgeattn import registry
 from edgeattn.errors import UsageError
 from edgeattn.export import export
 from edgeattn.models import resnet
 from edgeattn.models._macs import count_macs
+from tests.models.configured import built, sketched
 
 pytestmark = pytest.mark.torch
 
@@ -28,17 +29,6 @@ PUBLISHED = {
 }
 GATING = [n for n in registry.names("blocks") if registry.get("blocks", n).gates]
 DIGITS = ["resnet_digits", *(f"{name}_digits" for name in GATING)]
-
-
-def built(name):
-    family, config = models.find(name)
-    return family.build(**config.options).eval()
-
-
-def sketched(name):
-    """Shapes alone: a large network costs no time on the meta device."""
-    with torch.device("meta"):
-        return built(name)
 
 
 def parameters(net):
@@ -177,13 +167,3 @@ def test_a_digits_network_exports_with_any_batch(name):
     assert {node.domain for node in program.graphs["main"].graph.node} == {""}
     # float32 sums in another order; logits are of unit size
     assert engine_error(program, net, [(1, 1, 32, 32), (5, 1, 32, 32)]) < 1e-5
-
-
-@pytest.mark.slow
-@pytest.mark.onnxruntime
-def test_cbam_resnet50_exports_with_any_batch_height_and_width():
-    net = built("cbam_resnet50")
-    program = export(resnet.source(net))
-    assert {node.domain for node in program.graphs["main"].graph.node} == {""}
-    # float32 sums in another order; logits are of unit size
-    assert engine_error(program, net, [(1, 3, 224, 224), (2, 3, 96, 160)]) < 1e-5

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+onnxruntime = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
 from edgeattn import models
@@ -29,13 +30,15 @@ ATTENTION = Counter(
 
 @functools.cache
 def network(depths, widths):
-    """The exported network, and what is left of it; a small one has the same blocks."""
+    """The network, what is exported of it and what is left of that; a small one has the same blocks."""
     from edgeattn.export import export
 
     family, config = models.find("cbam_resnet50")
     options = config.options if depths is None else {**config.options, "depths": depths, "widths": widths}
-    source = export(family.source(family.build(**options).eval()))
-    return source, stage.rewrite(source, open_plain)
+    torch.manual_seed(0)
+    net = family.build(**options).eval()
+    source = export(family.source(net))
+    return net, source, stage.rewrite(source, open_plain)
 
 
 SMALL = ((1, 2), (16, 32))
@@ -60,7 +63,7 @@ def walk_back_to(index, start, stop):
 
 @pytest.mark.parametrize(("depths", "widths"), BOTH)
 def test_a_block_is_fourteen_operators(depths, widths):
-    source, result = network(depths, widths)
+    _, source, result = network(depths, widths)
     blocks = list(attention_nodes(result.graphs["main"]))
     assert len(blocks) == (16 if depths is None else sum(depths))
     assert all(block == ATTENTION for block in blocks), blocks
@@ -70,18 +73,35 @@ def test_a_block_is_fourteen_operators(depths, widths):
 
 @pytest.mark.parametrize(("depths", "widths"), BOTH)
 def test_nothing_but_the_classifier_reshapes(depths, widths):
-    _, result = network(depths, widths)
-    left = Counter(n.op_type for n in result.graphs["main"].graph.node)
+    _, source, result = network(depths, widths)
+    before, left = (Counter(n.op_type for n in p.graphs["main"].graph.node) for p in (source, result))
     assert left["Reshape"] + left["Flatten"] == 1
     assert left["Gemm"] == 1
-    assert not {"Expand", "Unsqueeze", "Squeeze", "Shape", "Gather", "Slice", "BatchNormalization"} & set(left), left
+    assert left["Conv"] == before["Conv"] + 2 * (16 if depths is None else sum(depths)), "a gate's two, of its Gemms"
+    gone = {"Expand", "Unsqueeze", "Squeeze", "Shape", "Gather", "Slice", "Div", "BatchNormalization"}
+    assert not gone & set(left), left
     assert [r for r in result.history[-1].notes["rules"] if "undone" in r] == []
+
+
+@pytest.mark.parametrize(("depths", "widths"), BOTH)
+@pytest.mark.parametrize("size", [(1, 224, 224), (2, 96, 160)])
+def test_exported_it_gives_pytorchs_numbers_at_any_batch_and_any_size(depths, widths, size):
+    net, source, _ = network(depths, widths)
+    assert {node.domain for node in source.graphs["main"].graph.node} == {""}
+    batch, height, width = size
+    image = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+    session = onnxruntime.InferenceSession(source.graphs["main"].SerializeToString())
+    with torch.inference_mode():
+        want = net(image).numpy()
+    (have,) = session.run(None, {"image": image.numpy()})
+    # float32 sums in another order; logits are of unit size
+    np.testing.assert_allclose(have, want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("depths", "widths"), BOTH)
 @pytest.mark.parametrize("size", [(1, 32, 32), (2, 33, 47), (3, 65, 31), (1, 97, 130)])
 def test_any_batch_and_any_size_give_the_numbers_of_before(depths, widths, size):
-    source, result = network(depths, widths)
+    _, source, result = network(depths, widths)
     batch, height, width = size
     image = np.random.default_rng(0).standard_normal((batch, 3, height, width), np.float32)
     want, have = (next(iter(open_plain(p)["main"].run({"image": image}).values())) for p in (source, result))
@@ -90,7 +110,7 @@ def test_any_batch_and_any_size_give_the_numbers_of_before(depths, widths, size)
 
 
 def test_the_names_of_modules_stay_on_every_new_node():
-    _, result = network(*SMALL)
+    *_, result = network(*SMALL)
     for node in result.graphs["main"].graph.node:
         told = {p.key: p.value for p in node.metadata_props}
         if "edgeattn.rule" in told:

@@ -57,14 +57,6 @@ def test_a_gate_is_two_convolutions_and_no_shape_operator(name, blocks):
 
 
 @pytest.mark.slow
-def test_strided_maps_of_any_size_lose_their_expands_too():
-    source, result = rewritten("cbam_resnet50")
-    assert not {"Expand", "Unsqueeze", "Shape", "Div", "Squeeze"} & set(operators(result)), operators(result)
-    assert operators(result)["Conv"] == operators(source)["Conv"] + 2 * 16
-    assert undone(result) == []
-
-
-@pytest.mark.slow
 def test_the_translators_keys_are_made_by_the_encoder():
     source, result = rewritten("luong_dates")
     assert "step.memory_keys" in result.wiring.feeds

@@ -7,13 +7,9 @@ from torch import nn
 
 from edgeattn import weights
 from edgeattn.errors import BadInput, IntegrityError, UnknownName
+from tests.weights.small import Payload, net
 
 pytestmark = pytest.mark.torch
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
 
 def saved(path, tensors=None, **metadata):
@@ -75,16 +71,6 @@ def test_not_strict_leaves_missing_keys_alone_but_not_shapes(tmp_path):
     assert torch.equal(module[0].weight, net()[0].weight)
     with pytest.raises(BadInput, match=r"'0\.bias' has shape"):
         weights.load(module, saved(tmp_path / "x.safetensors", {"0.bias": torch.ones(5)}), strict=False)
-
-
-class Payload:
-    """Runs code when it is unpickled: touches a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.pt2", "w.bin", "w.safetensors"])

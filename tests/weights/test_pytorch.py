@@ -14,13 +14,9 @@ from torch import nn
 
 from edgeattn import weights
 from edgeattn.errors import BadInput, IntegrityError, OutOfResources
+from tests.weights.small import Payload, net
 
 pytestmark = pytest.mark.torch
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
 
 def trained():
@@ -95,16 +91,6 @@ def test_keys_that_do_not_fit_are_listed_as_for_safetensors(tmp_path):
     )
     with pytest.raises(BadInput, match=f"^{re.escape(expected)}$"):
         weights.load(net(), tmp_path / "w.pt")
-
-
-class Payload:
-    """Runs code when it is unpickled: touches a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 class Scaled(nn.Module):
