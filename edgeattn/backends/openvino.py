@@ -63,6 +63,7 @@ class OpenVinoBackend:
         signed_elsewhere=True,
         requantize_conv_outputs=True,
         light_gates=True,
+        strides_up=True,
         dynamic="engine",
         group=GROUP,
     )
