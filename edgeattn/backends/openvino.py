@@ -64,6 +64,7 @@ class OpenVinoBackend:
         requantize_conv_outputs=True,
         light_gates=True,
         strides_up=True,
+        shortcuts_handed_over=True,
         dynamic="engine",
         group=GROUP,
     )

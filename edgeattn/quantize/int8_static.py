@@ -29,6 +29,7 @@ from edgeattn.quantize._insert import insert, levels, refuse_nonfinite
 from edgeattn.quantize._light import Light, lighten
 from edgeattn.quantize._observe import calibrate
 from edgeattn.quantize._plan import Plan, drop_unreached, plan
+from edgeattn.quantize._shortcuts import hand_over
 from edgeattn.quantize._strides import thin
 from edgeattn.recognise import recognise
 
@@ -38,19 +39,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A graph as it is quantized, its plan, and what was changed for the engine: gates made lighter, maps thinned."""
+    """A graph as it is quantized, its plan, and what was changed for the engine."""
 
     model: onnx.ModelProto
     plan: Plan
     lighter: tuple[str, ...]
     thinned: tuple[str, ...]
+    shortcuts: tuple[str, ...]
 
 
 def _prepared(model: onnx.ModelProto, settings: Settings) -> _Prepared:
     found = recognise(model)
     light = lighten(model, found) if settings.qdq.light_gates else Light(model, found, (), {})
     thinner, thinned = thin(light.model) if settings.qdq.strides_up else (light.model, ())
-    return _Prepared(thinner, plan(thinner, settings, light.floats, light.found), light.gates, thinned)
+    copied = hand_over(thinner, light.found) if settings.qdq.shortcuts_handed_over else (thinner, ())
+    return _Prepared(
+        copied[0], plan(copied[0], settings, light.floats, light.found), light.gates, thinned, shortcuts=copied[1]
+    )
 
 
 class Int8Static:
@@ -86,6 +91,7 @@ class Int8Static:
             "kept_float": {name: why for p in plans.values() for name, why in p.kept.items()},
             "gates_made_lighter": [gate for made in prepared.values() for gate in made.lighter],
             "maps_thinned": [value for made in prepared.values() for value in made.thinned],
+            "shortcuts_handed_over": [value for made in prepared.values() for value in made.shortcuts],
             "gates_as_scales": sum(len(p.carried) for p in plans.values()),
             "gates_not_as_scales": {gate: why for p in plans.values() for gate, why in p.not_carried.items()},
             "attention": [f"{a.kind}: {a.describe()}" for p in plans.values() for a in p.attention],
