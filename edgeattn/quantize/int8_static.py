@@ -49,7 +49,7 @@ class _Prepared:
 
 
 def _prepared(model: onnx.ModelProto, settings: Settings) -> _Prepared:
-    found = recognise(model)
+    found = tuple(recognise(model))
     light = lighten(model, found) if settings.qdq.light_gates else Light(model, found, (), {})
     thinner, thinned = thin(light.model) if settings.qdq.strides_up else (light.model, ())
     copied = hand_over(thinner, light.found) if settings.qdq.shortcuts_handed_over else (thinner, ())
