@@ -78,6 +78,10 @@ class QdqDialect:
             engine takes scales that are computed, and float passes over whole maps are what its gates cost.
         light_gates: attention gates read and compute less (``quantize/_light``): each pass over a map, and each lane
             that two planes leave empty, costs the engine more than the arithmetic.
+        strides_up: the strides of pointwise convolutions move up (``quantize/_strides``): the engine would move them by
+            itself, and then compute such a convolution in float.
+        shortcuts_handed_over: shortcuts past a gate's product are copied in INT8 (``quantize/_shortcuts``): the engine
+            would write them in FP32 beside.
         dynamic: how it quantizes activations while it runs: ``operators`` (DynamicQuantizeLinear and MatMulInteger),
             ``engine`` (by itself, where a weight alone is INT8), or nothing: it cannot.
         group: for ``engine``, how many values along a layer's depth share a scale; a depth that is no multiple of it
@@ -92,6 +96,8 @@ class QdqDialect:
     bias_apart: bool = False
     gates_as_scales: bool = False
     light_gates: bool = False
+    strides_up: bool = False
+    shortcuts_handed_over: bool = False
     dynamic: str = "operators"
     group: int = 1
     unpacks_at_once: bool = True

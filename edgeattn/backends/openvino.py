@@ -65,6 +65,8 @@ class OpenVinoBackend:
         signed_elsewhere=True,
         requantize_conv_outputs=True,
         light_gates=True,
+        strides_up=True,
+        shortcuts_handed_over=True,
         dynamic="engine",
         group=GROUP,
     )

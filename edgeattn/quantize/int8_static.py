@@ -12,32 +12,50 @@ Stays float: gates, layers narrower than 16 channels, Softmax, LayerNorm, biases
 Gates: for engines that take computed scales (ONNX Runtime), SE and CBAM gates multiply the scales of quantized values
 instead of unpacked maps; for one image of a known size, other gates are multiplied as they are. With ``gate=int8`` the
 wide layers of such gates quantize what they read while they run. For OpenVINO gates read and compute less: the mean
-before the pointwise convolution, a shared MLP's last layer once, the spatial convolution as a band matrix.
+before the pointwise convolution, a shared MLP's last layer once, the spatial convolution as a band matrix; and a
+strided pointwise convolution reads a map that was thinned as far up as all its readers allow.
 Source: ONNX QuantizeLinear-13; integer quantization after Jacob et al. 2018, section 2; entropy after Migacz 2017.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from edgeattn.program import Case, Opener, Program
 from edgeattn.quantize import Quantized, Scheme, Settings
 from edgeattn.quantize._insert import insert, levels, refuse_nonfinite
-from edgeattn.quantize._light import lighten
+from edgeattn.quantize._light import Light, lighten
 from edgeattn.quantize._observe import calibrate
 from edgeattn.quantize._plan import Plan, drop_unreached, plan
+from edgeattn.quantize._shortcuts import hand_over
+from edgeattn.quantize._strides import thin
 from edgeattn.recognise import recognise
 
+if TYPE_CHECKING:
+    import onnx
 
-def _planned(program: Program, settings: Settings) -> tuple[Program, dict[str, Plan], list[str]]:
-    """The program as it is quantized, a plan a graph, and the gates that became lighter where the engine asks so."""
-    if not settings.qdq.light_gates:
-        return program, {graph: plan(model, settings) for graph, model in program.graphs.items()}, []
-    light = {graph: lighten(model, recognise(model)) for graph, model in program.graphs.items()}
-    plans = {graph: plan(made.model, settings, made.floats, made.found) for graph, made in light.items()}
-    models = {graph: made.model for graph, made in light.items()}
-    return replace(program, graphs=models), plans, [gate for made in light.values() for gate in made.gates]
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A graph as it is quantized, its plan, and what was changed for the engine."""
+
+    model: onnx.ModelProto
+    plan: Plan
+    lighter: tuple[str, ...]
+    thinned: tuple[str, ...]
+    shortcuts: tuple[str, ...]
+
+
+def _prepared(model: onnx.ModelProto, settings: Settings) -> _Prepared:
+    found = tuple(recognise(model))
+    light = lighten(model, found) if settings.qdq.light_gates else Light(model, found, (), {})
+    thinner, thinned = thin(light.model) if settings.qdq.strides_up else (light.model, ())
+    copied = hand_over(thinner, light.found) if settings.qdq.shortcuts_handed_over else (thinner, ())
+    return _Prepared(
+        copied[0], plan(copied[0], settings, light.floats, light.found), light.gates, thinned, shortcuts=copied[1]
+    )
 
 
 class Int8Static(Scheme):
@@ -50,7 +68,9 @@ class Int8Static(Scheme):
 
     def quantize(self, program: Program, opener: Opener, data: Iterable[Case], settings: Settings) -> Quantized:
         """Plan every graph, calibrate once, insert the pairs; see :func:`edgeattn.quantize.quantize`."""
-        program, plans, lighter = _planned(program, settings)
+        prepared = {graph: _prepared(model, settings) for graph, model in program.graphs.items()}
+        program = replace(program, graphs={graph: made.model for graph, made in prepared.items()})
+        plans = {graph: made.plan for graph, made in prepared.items()}
         for graph, model in program.graphs.items():
             refuse_nonfinite(model, plans[graph])
         found = calibrate(program, {g: levels(p) for g, p in plans.items()}, opener, data, settings.ranges)
@@ -63,7 +83,9 @@ class Int8Static(Scheme):
             "activations": sum(len(p.activations) for p in plans.values()),
             "weights": sum(len(p.weights) for p in plans.values()),
             "kept_float": {name: why for p in plans.values() for name, why in p.kept.items()},
-            "gates_made_lighter": lighter,
+            "gates_made_lighter": [gate for made in prepared.values() for gate in made.lighter],
+            "maps_thinned": [value for made in prepared.values() for value in made.thinned],
+            "shortcuts_handed_over": [value for made in prepared.values() for value in made.shortcuts],
             "gates_as_scales": sum(len(p.carried) for p in plans.values()),
             "gates_not_as_scales": {gate: why for p in plans.values() for gate, why in p.not_carried.items()},
             "attention": [f"{a.kind}: {a.describe()}" for p in plans.values() for a in p.attention],
