@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeattn import buckets, calib, export, registry, source, tasks
+from edgeattn import buckets, calib, export, merging, registry, source, tasks
 from edgeattn.arrays import check_feeds
 from edgeattn.backends import (
     Availability,
@@ -42,6 +42,8 @@ class Job:
     listen: Listener
     parity: list[schema.StageParity] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    steps: Program | None = None
+    """The program before its steps were merged into one graph that decodes; None where they were not."""
 
     @property
     def eager(self) -> Mapping[str, Session]:
@@ -85,6 +87,8 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
             hint=f"name data: quantize: {{calib: data.npz}}, or a task: {' | '.join(registry.names('tasks'))}",
         )
     _refuse_reshaping(recipe)
+    if recipe.decoding != "steps":
+        merging.refuse(model.source.wiring is not None, known, recipe.where("decoding"))
     backend_name, device = parse_target(recipe.target)
     backend: Backend = registry.get("backends", backend_name)
     _refuse_unportable(recipe)
@@ -129,6 +133,8 @@ def _refuse_measuring(job: Job) -> None:
     """An engine that can only be built here cannot say what is faster on it."""
     if job.recipe.tune:
         require_running(job.backend, job.options, f"'tune' ({job.recipe.where('tune')})")
+    if job.recipe.decoding == "auto":
+        require_running(job.backend, job.options, f"'decoding: auto' ({job.recipe.where('decoding')})")
     if job.recipe.quantize and job.recipe.quantize.gate == "auto":
         require_running(job.backend, job.options, f"'gate: auto' ({job.recipe.where('quantize', 'gate')})")
 
@@ -155,6 +161,9 @@ def _refuse_unportable(recipe: Recipe) -> None:
         )
 
 
+_INSTEAD = {"merge_loop": "; or have the recipe do it: decoding: graph"}
+
+
 def _refuse_reshaping(recipe: Recipe) -> None:
     """A run holds the engine against PyTorch's own graphs, so those it must have."""
     for name in recipe.rewrite.only:
@@ -162,7 +171,7 @@ def _refuse_reshaping(recipe: Recipe) -> None:
             raise UsageError(
                 f"'{name}' changes how the model is used, and a run judges it as PyTorch uses it",
                 where=recipe.where("rewrite", "only"),
-                hint=f"apply it to the program: edgeattn rewrite DIR -o OUT --also {name}",
+                hint=f"apply it to the program: edgeattn rewrite DIR -o OUT --also {name}{_INSTEAD.get(name, '')}",
             )
 
 

@@ -19,6 +19,7 @@ from edgeattn import (
     gating,
     graphs,
     memory,
+    merging,
     opened,
     progress,
     report,
@@ -89,6 +90,7 @@ def run(
         complete_profiles(job, program)
         program = once(job, "rewrite", partial(rewrite_stage, job, program, work / UNDONE), work / UNDONE)
         program = once(job, "quantize", partial(quantize_stage, job, program))
+        program = merge_stage(job, program)
         tune_stage(job, program)
         engine = compile_stage(job, program, work / ("kit" if job.backend.kit else "bundle/engine"))
         program = within_buckets(job, program, engine)
@@ -212,6 +214,18 @@ def quantize_stage(job: Job, program: Program) -> Program:
     return result
 
 
+def merge_stage(job: Job, program: Program) -> Program:
+    """The steps and their greedy loop as one graph, where that was asked for or is faster on the target."""
+    how = job.recipe.decoding
+    if how == "steps":
+        return program
+    job.listen("merge the steps into one graph", 0, None)
+    result, said = merging.settled(program, how, job.backend, job.options, seed=job.recipe.seed)
+    job.notes.append(said)
+    job.steps = program if result.wiring is None else None
+    return result
+
+
 def tune_stage(job: Job, program: Program) -> None:
     """Measure the engine's settings where the recipe asks for it; the job goes on with the fastest."""
     if not job.recipe.tune:
@@ -263,7 +277,7 @@ def prove(job: Job, program: Program, engine: Engine) -> Evidence:
         return Evidence(sessions or rounded(program))
     program = _judged_on(job, program)
     sessions, _ = opened.engine(job.backend, engine)
-    judge(job, "engine", program, sessions)
+    judge(job, "engine", program, sessions) if job.steps is None else judge_decoding(job, job.steps, sessions)
     scored = score(job, program, sessions)
     timed, raw = time_it(job, program, sessions)
     maps = draw_attention(job, program, sessions)
@@ -290,6 +304,13 @@ def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session
             Limits.of(limits),
         )
     )
+
+
+def judge_decoding(job: Job, steps: Program, sessions: Mapping[str, Session]) -> None:
+    """Hold an engine that decodes against PyTorch: its steps by forced tokens, and what it decodes by its steps."""
+    job.listen("parity after engine", 0, None)
+    apart = {graph: job.backend.load(model, job.options) for graph, model in steps.graphs.items()}
+    job.parity.append(merging.judge(_judged_on(job, steps), apart, sessions, Limits.of(job.limits)))
 
 
 def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema.TaskReport | None:
@@ -354,7 +375,7 @@ def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) 
     if case is None or job.task is None:
         return []
     job.listen("draw attention", 0, None)
-    if program.wiring is not None:
+    if job.model.source.wiring is not None:
         eager = decode.run(job.eager, job.model.source.wiring, case.feeds)
         return attention.alignment(case.feeds, eager, decode.run(sessions, program.wiring, case.feeds), job.task)
     feeds = [(name, value) for name, value in case.feeds.items() if value.ndim == 4]

@@ -214,6 +214,8 @@ class Recipe(_Section):
     ``profile`` says, for engines that are built for them, which sizes dynamic dimensions take: least, typical, largest,
     such as ``{batch: [1, 4, 8]}``, or a list of such buckets. ``engine`` holds settings of the engine's own.
     ``tune`` measures the engine's settings (threads, the float type around INT8) and builds with the fastest.
+    ``decoding`` makes an autoregressive model ``steps`` that a decode loop calls, one ``graph`` that decodes greedily,
+    or what ``auto`` measures to be faster on the target.
     ``hint`` tunes for the ``latency`` of one request or the ``throughput`` of many; ``stateful`` keeps a decoder's
     state in the engine (by default where that was measured to be faster); ``blob`` keeps the compiled engine too.
     """
@@ -229,6 +231,7 @@ class Recipe(_Section):
     profile: Profiles = ()
     engine: Mapping[Name, str | bool | int] = {}
     tune: bool = False
+    decoding: Literal["steps", "graph", "auto"] = "steps"
     hint: Literal["latency", "throughput"] = "latency"
     buckets: Buckets | None = None
     stateful: bool | None = None

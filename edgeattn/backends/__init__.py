@@ -153,7 +153,8 @@ class Backend(Protocol):
 
     One that takes ``hint``, ``buckets``, ``stateful`` or ``blob`` names them in a set ``offers``. One whose devices
     have names of another form than a word has ``parse_device(asked, target)``. One whose files also open on a device
-    that is here has ``stand_in(options)``, which says as what.
+    that is here has ``stand_in(options)``, which says as what. One that tells in which precision the body of a Loop
+    runs says so by ``reads_loops``.
     """
 
     name: str

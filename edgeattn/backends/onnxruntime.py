@@ -29,7 +29,7 @@ from edgeattn.backends._common import (
 )
 from edgeattn.backends._onnxruntime_steps import Held, keeps_sizes
 from edgeattn.errors import MissingPackage
-from edgeattn.graphs import macs_by_node
+from edgeattn.graphs import bodies, macs_by_node
 from edgeattn.phase import native
 from edgeattn.program import Program, QdqDialect, TensorSpec
 from edgeattn.publish import scratch
@@ -118,6 +118,7 @@ class OnnxRuntimeBackend:
     kit = False
     profiled = False
     typed = False
+    reads_loops = True
     knobs = ()
     qdq = QdqDialect(
         unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True, unpacks_at_once=False
@@ -252,10 +253,13 @@ def _products(file: Path, options: Options, model: onnx.ModelProto) -> Iterator[
     with scratch() as folder:
         optimized = folder / "optimized.onnx"
         _inference_session(str(file), options, str(optimized))
-        graph = onnx.load(optimized, load_external_data=False).graph
-    for node in _executed(graph, model, {}):
-        if node.role == "product":
-            yield next(iter(node.stands_for), node.node), node.precision
+        made = onnx.load(optimized, load_external_data=False)
+    given = dict(bodies(model))
+    inside = [(body.graph, given[place]) for place, body in bodies(made) if place in given]
+    for graph, source in ((made.graph, model), *inside):
+        for node in _executed(graph, source, {}):
+            if node.role == "product":
+                yield next(iter(node.stands_for), node.node), node.precision
 
 
 def _executed(graph: onnx.GraphProto, model: onnx.ModelProto, times: Mapping[str, float]) -> list[Executed]:
