@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeattn import buckets, calib, export, merging, registry, source, tasks
+from edgeattn import buckets, calib, export, registry, source, tasks
 from edgeattn.arrays import check_feeds
 from edgeattn.backends import (
     Availability,
@@ -88,7 +88,7 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
         )
     _refuse_reshaping(recipe)
     if recipe.decoding != "steps":
-        merging.refuse(model.source.wiring is not None, known, recipe.where("decoding"))
+        refuse_decoding(model.source.wiring is not None, known, recipe.where("decoding"))
     backend_name, device = parse_target(recipe.target)
     backend: Backend = registry.get("backends", backend_name)
     _refuse_unportable(recipe)
@@ -159,6 +159,22 @@ def _refuse_unportable(recipe: Recipe) -> None:
             where=recipe.where("quantize", "scheme"),
             hint=f"take int8-static, or `edgeattn quantize --scheme {wanted.scheme}` for the engine's own file alone",
         )
+
+
+def refuse_decoding(wired: bool, task: Task | None, where: str) -> None:
+    """Refuse to make one graph that decodes out of what cannot decode by itself.
+
+    Args:
+        wired: whether the model is steps. task: what it is scored on. where: of the key.
+
+    Raises:
+        UsageError: the model decodes nothing, or its task scores given text.
+    """
+    if not wired:
+        raise UsageError("the model decodes nothing: it is one graph", where=where, hint="leave 'decoding' out")
+    if task is not None and (batch := next(task.test(1, 1), None)) is not None and batch.tokens is not None:
+        what = f"task '{task.name}' scores given text, and a graph that decodes takes no tokens"
+        raise UsageError(what, where=where, hint="leave 'decoding' out, or set it to steps")
 
 
 _INSTEAD = {"merge_loop": "; or have the recipe do it: decoding: graph"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn import choose, decode
 from edgeattn.backends import rounded
-from edgeattn.errors import Unsupported, UsageError
+from edgeattn.errors import Unsupported
 from edgeattn.harness import parity
 from edgeattn.rewrite import rewrite
 
@@ -22,26 +22,9 @@ if TYPE_CHECKING:
     from edgeattn.harness.limits import Limits
     from edgeattn.program import Program, Session
     from edgeattn.report.schema import StageParity
-    from edgeattn.tasks import Task
 
 RULE, STAGE = "merge_loop", "merge"
 DECODED = "{}, decoded"
-
-
-def refuse(wired: bool, task: Task | None, where: str) -> None:
-    """Refuse before any work what cannot decode by itself.
-
-    Args:
-        wired: whether the model is steps. task: what it is scored on. where: of the key.
-
-    Raises:
-        UsageError: the model decodes nothing, or its task scores given text.
-    """
-    if not wired:
-        raise UsageError("the model decodes nothing: it is one graph", where=where, hint="leave 'decoding' out")
-    if task is not None and (batch := next(task.test(1, 1), None)) is not None and batch.tokens is not None:
-        what = f"task '{task.name}' scores given text, and a graph that decodes takes no tokens"
-        raise UsageError(what, where=where, hint="leave 'decoding' out, or set it to steps")
 
 
 def settled(program: Program, how: str, backend: Backend, options: Options, *, seed: int = 0) -> tuple[Program, str]:

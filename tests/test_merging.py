@@ -13,6 +13,7 @@ from edgeattn.backends import Options
 from edgeattn.errors import Unsupported, UsageError
 from edgeattn.harness.limits import Limits
 from edgeattn.harness.precision import audit
+from edgeattn.job import refuse_decoding
 from edgeattn.program import Program, Reference, Stop, Wiring
 from edgeattn.quantize import Settings, quantize
 from edgeattn.rewrite import Choice, _loop_samples
@@ -118,13 +119,13 @@ def test_steps_that_cannot_be_merged_are_an_error_where_one_graph_was_asked_for(
 
 def test_what_decodes_nothing_or_is_scored_on_given_text_is_refused_before_any_work() -> None:
     with pytest.raises(UsageError, match=r"r\.yaml:4: the model decodes nothing: it is one graph"):
-        merging.refuse(wired=False, task=None, where="r.yaml:4")
+        refuse_decoding(wired=False, task=None, where="r.yaml:4")
     dates = find("dates")
-    merging.refuse(wired=True, task=dates, where="r.yaml:4")
+    refuse_decoding(wired=True, task=dates, where="r.yaml:4")
     given = Batch({"x": np.zeros((1, 2))}, np.zeros(1), np.zeros((1, 2), np.int64))
     scored = replace(dates, test=lambda samples, batch: iter([given]))
     with pytest.raises(UsageError, match="task 'dates' scores given text, and a graph that decodes takes no tokens"):
-        merging.refuse(wired=True, task=scored, where="r.yaml:4")
+        refuse_decoding(wired=True, task=scored, where="r.yaml:4")
 
 
 def test_the_commands_time_the_two_forms_in_the_precision_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
