@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import decode, graphs, kits, merging, outside, profile, report, returned
+from edgeattn import decode, graphs, kits, merging, outside, report, returned
 from edgeattn.backends._common import file_size
 from edgeattn.bundle import manifest
 from edgeattn.bundle.pack import answered_sample, pack
@@ -15,40 +14,14 @@ from edgeattn.harness import attention, environment
 from edgeattn.harness.limits import Limits
 from edgeattn.harness.precision import audit
 from edgeattn.program import Program, Session, StageRecord
+from edgeattn.prove import judged_on
 from edgeattn.recipe import Recipe
 from edgeattn.report import schema
 
 if TYPE_CHECKING:
     from edgeattn.backends import Backend, Engine
     from edgeattn.job import Job
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What running the engine showed.
-
-    Attributes:
-        sessions: the open engine; where it does not run here, its graphs in the oracle, which answer for the bundle's
-            self-test.
-        scored, timed, profiled: the task and latency sections, and where the time goes. raw: the samples of ``timed``.
-        maps: what PyTorch and the engine attend to.
-    """
-
-    sessions: Mapping[str, Session]
-    scored: schema.TaskReport | None = None
-    timed: schema.LatencyReport | None = None
-    raw: report.RawSamples | None = None
-    profiled: schema.TimeReport | None = None
-    maps: Sequence[report.AttentionFigure] = ()
-
-
-def not_run(program: Program, why: str) -> schema.StageParity:
-    """Parity of an engine that cannot run here: every output is there, and none is judged."""
-    assert program.reference is not None
-    told = f"not judged here: {why}"
-    unknown = schema.OutputParity(max_abs=None, mean_abs=None, limit="", verdict="n/a", why=told)
-    names = program.reference.cases[0].outputs
-    return schema.StageParity(stage="engine", case_count=0, outputs=dict.fromkeys(names, unknown))
+    from edgeattn.prove import Evidence
 
 
 def rules_applied(program: Program) -> list[Mapping[str, Any]]:
@@ -149,8 +122,7 @@ def complete_kit(job: Job, name: str, exported: Program, program: Program, engin
         reference_bytes=sum(outside.size(model) for model in exported.graphs.values()),
         notes=job.model.notes,
     )
-    judged = replace(program, reference=profile.within(program, engine.options.profiles))
-    kits.write(engine.directory, judged, engine, ask)
+    kits.write(engine.directory, judged_on(job, program), engine, ask)
 
 
 def fill_bundle(job: Job, program: Program, engine: Engine, sessions: Mapping[str, Session], directory: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,7 +97,9 @@ def _bundle(path: Path, asked: Asked) -> Subject:
 def _model(path: Path, asked: Asked, warn: Warn) -> Subject:
     program = storage.load(path, warn)
     assert_fits(program)
-    backend, options = _engine(asked.target or "onnxruntime", asked, Options(precision=_shown(program)))
+    backend, options = _engine(
+        asked.target or "onnxruntime", asked, Options(precision=twin.shown(program.graphs.values()))
+    )
     subject = _checked(program, backend, options, Case("drawn", {}))
     sessions = _open(subject.program, backend, options)
     drawn = drawing.draw(
@@ -109,18 +109,6 @@ def _model(path: Path, asked: Asked, warn: Warn) -> Subject:
         warn=warn,
     )
     return replace(subject, case=_case(program, drawn[0].feeds))
-
-
-def _shown(program: Program) -> str:
-    """What a graph shows that it is meant to run in: what it quantizes to, else what most of its weights are."""
-    if any(map(twin.quantizes, program.graphs.values())):
-        return "int8"
-    stored: Counter[str] = Counter()
-    for model in program.graphs.values():
-        for tensor in model.graph.initializer:
-            if label := {1: "fp32", 10: "fp16", 16: "bf16"}.get(tensor.data_type):
-                stored[label] += math.prod(tensor.dims)
-    return stored.most_common(1)[0][0] if stored.total() else "fp32"
 
 
 def _case(program: Program, feeds: Mapping[str, object]) -> Case:

@@ -33,7 +33,7 @@ def parse(target: str) -> tuple[str, str]:
     stem, _, asked = target.partition(":")
     name = stem.replace("-", "_")
     if name not in registry.names("backends"):
-        raise UnknownName("target", target, [n.replace("_", "-") for n in registry.names("backends")])
+        raise _unknown(target, name)
     backend = registry.get("backends", name)
     if hasattr(backend, "parse_device"):
         return name, str(backend.parse_device(asked, target))
@@ -45,3 +45,21 @@ def parse(target: str) -> tuple[str, str]:
     if len(devices) > 1 and not backend.joins:
         raise UsageError(f"'{stem}' takes one device", where=target, hint=f"like {stem}:{devices[0]}")
     return name, ",".join(devices)
+
+
+_FORMER = ("myriad", "vpu", "hddl", "gna", "multi")
+
+
+def _unknown(target: str, name: str) -> UsageError:
+    """No such engine; where it is a device, or once was one, whose."""
+    engines = {n.replace("_", "-"): registry.get("backends", n) for n in registry.names("backends")}
+    device = name.lower().replace("_", "-")
+    owners = [f"'{engine}:{device}'" for engine, backend in engines.items() if device in backend.devices]
+    if owners:
+        return UsageError(f"unknown target '{printable(target, 80)}'", hint=f"did you mean {' or '.join(owners)}?")
+    if device in _FORMER:
+        try:
+            engines["openvino"].parse_device(device, target)
+        except UsageError as told:
+            return told
+    return UnknownName("target", target, engines)

@@ -8,6 +8,9 @@ what a product or a sum wrote), a Relu takes its place. What is left computes wh
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +31,19 @@ _HINT = "compare with the float model itself: --against FLOAT.onnx"
 def quantizes(model: onnx.ModelProto) -> bool:
     """Whether a graph quantizes activations, in pairs or by integer operators."""
     return any(node.op_type in ("QuantizeLinear", *_INTEGER) for node in model.graph.node)
+
+
+def shown(models: Iterable[onnx.ModelProto]) -> str:
+    """What graphs show that they are meant to run in: what they quantize to, else what most of their weights are."""
+    given = list(models)
+    if any(map(quantizes, given)):
+        return "int8"
+    stored: Counter[str] = Counter()
+    for model in given:
+        for tensor in model.graph.initializer:
+            if label := {1: "fp32", 10: "fp16", 16: "bf16"}.get(tensor.data_type):
+                stored[label] += math.prod(tensor.dims)
+    return stored.most_common(1)[0][0] if stored.total() else "fp32"
 
 
 def floating(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -60,7 +60,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"opened", "choose", "benefits", "budget", "job", "slowness", "training"}),
-    frozenset({"tune", "gating", "merging", "mend", "shelf"}),
+    frozenset({"tune", "gating", "merging", "mend", "shelf", "prove"}),
     frozenset({"outcome"}),
     frozenset({"pipeline", "parts", "matrix"}),
     frozenset({"cli"}),

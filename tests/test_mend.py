@@ -31,7 +31,7 @@ def mended(name: str, target: str, precision: str = "fp32", **sizes: int) -> Men
         ("opset/22", "jetson:jp6.2", "fp32", ("opset:20",)),
         ("MaxPool/window-384", "tensorrt:10.3", "fp32", ("rewrite:canonicalise_global_pool",)),
         ("topk/from-shape", "tensorrt:8.5", "fp32", ("rewrite:fold_constants", "opset:17")),
-        ("shape/batch", "openvino:npu", "fp32", ("shapes",)),
+        ("shape/batch", "openvino:npu", "fp16", ("shapes",)),
         ("gemm/plain", "tensorrt:11.4", "fp16", ("scheme:fp16",)),
     ],
 )
@@ -50,11 +50,11 @@ def test_what_nothing_mends_is_left_and_told() -> None:
 
 def test_a_size_that_nobody_gave_is_asked_for() -> None:
     with pytest.raises(UsageError, match="--size h=N --size w_=N"):
-        mended("shape/conv-dynamic", "openvino:npu", n=1)
+        mended("shape/conv-dynamic", "openvino:npu", "fp16", n=1)
 
 
 def test_sizes_that_are_given_are_used() -> None:
-    result = mended("shape/conv-dynamic", "openvino:npu", n=1, h=9, w_=7)
+    result = mended("shape/conv-dynamic", "openvino:npu", "fp16", n=1, h=9, w_=7)
     assert not result.left
     shape = result.program.graphs["main"].graph.input[0].type.tensor_type.shape
     assert [d.dim_value for d in shape.dim] == [1, 3, 9, 7]

@@ -26,6 +26,9 @@ def test_names_an_engine_and_its_devices(target: str, meaning: tuple[str, str]) 
         ("tensort-rtx", UnknownName, "unknown target 'tensort-rtx'; did you mean 'tensorrt-rtx'"),
         ("tensorrt-rtx:sm8", UsageError, "'tensorrt-rtx' has no device 'sm8'; did you mean 'sm89' or 'sm86'?"),
         ("tensorrt-rtx:sm89,", UsageError, "'tensorrt-rtx' has no device ''; known: sm120, sm121, sm75"),
+        ("myriad", UsageError, "today's VPU is the NPU of a Core Ultra: take openvino:npu"),
+        ("VPU", UsageError, "'vpu' is MYRIAD, which was removed in OpenVINO 2023.0"),
+        ("jp6.2", UsageError, "unknown target 'jp6.2'; did you mean 'jetson:jp6.2'?"),
         ("onnxruntime:cpu,cpu2", UsageError, "'onnxruntime' has no device 'cpu2'; did you mean 'cpu'?"),
     ],
 )

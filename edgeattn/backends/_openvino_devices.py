@@ -1,14 +1,11 @@
-"""What OpenVINO's device names mean, which devices are here, and what is missing for those that are not.
+"""Which of OpenVINO's devices are here, what they compute in, and what is missing for those that are not.
 
-A target names one device (``cpu``, ``gpu``, ``gpu.1``, ``npu``) or several, most wanted first: ``auto:gpu,cpu`` runs
-the whole graph on the first of them that is here, ``hetero:npu,cpu`` divides it, each layer on the first that takes it.
-(docs.openvino.ai: inference devices and modes)
+What their names mean stands in ``edgeattn/capabilities/_openvino_names.py``, which asks no engine.
 """
 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,24 +13,8 @@ from pathlib import Path
 from edgeattn.backends import Availability
 from edgeattn.backends._common import first_line, probe_package
 from edgeattn.backends._openvino_models import core
-from edgeattn.errors import UsageError, did_you_mean, printable
+from edgeattn.capabilities._openvino_names import SEVERAL, STATED, listed
 from edgeattn.target import PRECISIONS
-
-SINGLE = ("cpu", "gpu", "npu")
-SEVERAL = ("auto", "hetero")
-
-# What the vendor's pages say that a device computes in, for one that is not here to be asked.
-_STATED = {"gpu": ("fp32", "fp16", "int8"), "npu": ("fp16", "int8")}
-
-_VPU = "today's VPU is the NPU of a Core Ultra: take openvino:npu, or openvino:cpu meanwhile"
-_STICK = "a Neural Compute Stick runs up to OpenVINO 2022.3 LTS"
-_REMOVED = {
-    "myriad": ("was removed in OpenVINO 2023.0", f"{_VPU}; {_STICK}"),
-    "vpu": ("is MYRIAD, which was removed in OpenVINO 2023.0", f"{_VPU}; {_STICK}"),
-    "hddl": ("was removed in OpenVINO 2023.0", _VPU),
-    "gna": ("was removed in OpenVINO 2024.0", "take openvino:npu, or openvino:cpu meanwhile"),
-    "multi": ("is no device of its own any more", "take openvino:auto:gpu,cpu"),
-}
 
 
 @dataclass(frozen=True)
@@ -48,49 +29,9 @@ class Device:
     hint: str = ""
 
 
-def parse(asked: str, where: str) -> str:
-    """What follows the colon of a target, in its one spelling; empty means the CPU.
-
-    Raises:
-        UsageError: no such device, one that OpenVINO had once, or a list that names none.
-    """
-    kind, _, rest = asked.lower().partition(":")
-    if kind in SEVERAL:
-        devices = [_single(name.strip(), where) for name in rest.split(",")] if rest else []
-        if kind == "hetero" and len(set(devices)) < 2:
-            raise UsageError(
-                "'hetero' divides a graph between devices", where=where, hint="name them: openvino:hetero:gpu,cpu"
-            )
-        return f"{kind}:{','.join(dict.fromkeys(devices))}" if devices else kind
-    if "," in kind:
-        raise UsageError("takes one device", where=where, hint=f"for several: openvino:hetero:{kind} or :auto:{kind}")
-    if rest:
-        raise UsageError(f"'{printable(kind, 40)}' takes no list", where=where, hint="auto and hetero do")
-    return _single(kind, where) if kind else SINGLE[0]
-
-
-def _single(name: str, where: str) -> str:
-    kind = name.partition(".")[0]
-    if kind in _REMOVED:
-        what, hint = _REMOVED[kind]
-        raise UsageError(f"'{kind}' {what}", where=where, hint=hint)
-    if kind not in SINGLE or not re.fullmatch(r"[a-z]+(\.[0-9]+)?", name):
-        known = did_you_mean(name, (*SINGLE, *SEVERAL))
-        raise UsageError(f"'openvino' has no device '{printable(name, 80)}'", where=printable(where), hint=known)
-    return name
-
-
 def members(device: str) -> tuple[str, ...]:
-    """The single devices that a device stands for; ``auto`` alone is what is here."""
-    kind, _, rest = device.partition(":")
-    if rest:
-        return tuple(rest.split(","))
-    return tuple(name for name in ("npu", "gpu", "cpu") if look(name).here) if kind in SEVERAL else (device,)
-
-
-def is_named(kind: str, device: str) -> bool:
-    """Whether a device is, or lists, one of this kind."""
-    return kind in re.split("[:,.]", device)
+    """The single devices that a device stands for; ``auto`` alone is what is here of what it chooses from."""
+    return tuple(name for name in listed(device) if device not in SEVERAL or look(name).here)
 
 
 def called(device: str) -> str:
@@ -120,17 +61,26 @@ def availability(device: str) -> Availability:
 
 def computes(device: str) -> tuple[str, ...]:
     """What the device that is asked first computes in; with ``auto``, of those that are here."""
-    found = [look(name) for name in members(device)]
-    if device.startswith("auto"):
-        found = [d for d in found if d.here] or found
-    return found[0].computes if found else ()
+    return next((look(name).computes for name in asked_for(device, "")), ())
+
+
+def asked_for(device: str, precision: str) -> tuple[str, ...]:
+    """The devices that have to compute in a precision: the first; of a divided graph every one, in FP32 and BF16.
+
+    What is asked for in FP16 or INT8 another device of ``hetero`` may compute in FP32, and says so.
+    """
+    names = members(device)
+    if device.startswith("hetero") and precision in ("fp32", "bf16"):
+        return names
+    here = [name for name in names if look(name).here] if device.startswith("auto") else []
+    return tuple(here or names)[:1]
 
 
 @functools.cache
 def look(name: str) -> Device:
     """A device of this machine, by its single name. Never raises."""
     kind = name.partition(".")[0]
-    stated = _STATED.get(kind, ())
+    stated = STATED.get(kind, ())
     try:
         engine = core()
         present = _present(name, engine.available_devices)

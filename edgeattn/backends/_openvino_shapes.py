@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgeattn.backends import Options, Refusal
 from edgeattn.backends._openvino_buckets import lengths
-from edgeattn.backends._openvino_devices import is_named
+from edgeattn.capabilities._openvino_names import is_named
 from edgeattn.graphs import input_specs
 from edgeattn.program import Program
 

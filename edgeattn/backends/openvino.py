@@ -35,6 +35,7 @@ from edgeattn.backends._openvino_session import OpenVinoSession
 from edgeattn.backends._openvino_settings import GROUP, compiled, in_force, planned, settings
 from edgeattn.backends._openvino_shapes import not_static
 from edgeattn.backends._openvino_state import StatefulSession, make_stateful, noted, pairs
+from edgeattn.capabilities import _openvino_names as names
 from edgeattn.graphs import macs_by_node
 from edgeattn.program import Program, QdqDialect, Session
 
@@ -51,7 +52,7 @@ class OpenVinoBackend:
 
     name = "openvino"
     extra = "openvino"
-    devices = (*named.SINGLE, *named.SEVERAL)
+    devices = (*names.SINGLE, *names.SEVERAL)
     joins = False
     kit = False
     offers = frozenset({"hint", "buckets", "stateful", "blob"})
@@ -72,8 +73,8 @@ class OpenVinoBackend:
         return probe_package("openvino", self.extra)
 
     def parse_device(self, asked: str, target: str) -> str:
-        """``hetero:NPU,CPU`` in its one spelling; see :func:`edgeattn.backends._openvino_devices.parse`."""
-        return named.parse(asked, target)
+        """``hetero:NPU,CPU`` in its one spelling; see :mod:`edgeattn.capabilities._openvino_names`."""
+        return names.parse(asked, target)
 
     def executes(self, options: Options) -> Availability:
         """Where every device that is named is here; of ``auto``'s, one of them."""
@@ -87,13 +88,13 @@ class OpenVinoBackend:
     def unsupported(self, program: Program, options: Options) -> list[Refusal]:
         """Opsets newer than were checked, precisions the device would not compute in, shapes an NPU would not take."""
         refusals = newer_opsets(program, _NEWEST_OPSET) + not_static(program, options)
-        if options.blob and options.device.partition(":")[0] in named.SEVERAL:
+        if options.blob and options.device.partition(":")[0] in names.SEVERAL:
             refusals.append(Refusal("*", "", "a blob is for one device", "name it, like openvino:gpu"))
         elif options.blob and not self.executes(options).available:
             refusals.append(Refusal("*", "", "a blob is compiled by the device, which is not here", "compile it there"))
-        known = named.computes(options.device)
-        if known and options.precision not in known:
-            refusals.append(_unknown_precision(options, known))
+        for device in named.asked_for(options.device, options.precision):
+            if told := names.replaced(device, options.precision, named.look(device).computes):
+                refusals.append(Refusal("*", "", *told))
         return refusals
 
     def compile(self, program: Program, options: Options, out: Path) -> Engine:
@@ -183,14 +184,6 @@ def _keeps_state(options: Options) -> bool:
     if options.stateful is None:
         return options.device == "cpu" and not options.buckets
     return options.stateful
-
-
-def _unknown_precision(options: Options, known: tuple[str, ...]) -> Refusal:
-    first = next(iter(named.members(options.device)), "cpu")
-    what = "this CPU" if first == "cpu" else f"the {first.upper()}"
-    others = [p for p in known if p != "bf16"]
-    why = f"{what} does not compute in {options.precision}; OpenVINO would fall back to {others[0]}"
-    return Refusal("*", "", why, f"use precision {' or '.join(others)} here")
 
 
 def _models(file: Path) -> dict[Path, Any]:

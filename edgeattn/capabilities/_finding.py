@@ -68,6 +68,8 @@ class Engine:
         ir: newest version of the file format; 0 where no limit is known.
         refused_versions: operator -> opsets of definitions of it that no graph was taken with.
         refused_types: operator -> ``input>output`` types that it was asked for and refused. taken_types: and took.
+        computes: device -> precisions that it can be asked for, where others would silently become one of these.
+        unknown: what neither a document nor asking an engine told, a line each.
     """
 
     family: str
@@ -91,6 +93,8 @@ class Engine:
     refused_versions: Fact[Mapping[str, Sequence[int]]] = field(default_factory=lambda: Fact({}, ""))
     refused_types: Fact[Mapping[str, Sequence[str]]] = field(default_factory=lambda: Fact({}, ""))
     taken_types: Fact[Mapping[str, Sequence[str]]] = field(default_factory=lambda: Fact({}, ""))
+    computes: Fact[Mapping[str, Sequence[str]]] = field(default_factory=lambda: Fact({}, ""))
+    unknown: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from edgeattn.capabilities import _onnxruntime, _openvino, _tensorrt, _tensorrt_rtx
+from edgeattn.capabilities import _onnxruntime, _openvino, _openvino_names, _tensorrt, _tensorrt_rtx
 from edgeattn.capabilities._finding import Target, numbers
 from edgeattn.errors import UnknownName, UsageError
+from edgeattn.target import parse
 
 # JetPack -> the TensorRT it ships; NVIDIA does not support upgrading one without the other before JetPack 6.
 JETPACKS = {
@@ -41,6 +42,7 @@ def resolve(target: str) -> Target:
     family, _, rest = target.replace("_", "-").partition(":")
     known = targets()
     if family not in known:
+        parse(target)  # says what was meant
         raise UnknownName("target", target, FAMILIES)
     parts = [part.strip() for part in rest.lower().split(",") if part.strip()]
     if family == "tensorrt":
@@ -51,7 +53,7 @@ def resolve(target: str) -> Target:
     if family == "jetson":
         return Target(target, _tensorrt.row(JETPACKS[_one(target, parts, tuple(JETPACKS), "jp6.2")]))
     if family == "openvino":
-        return Target(target, _openvino.row(_one(target, parts, _openvino.DEVICES, "cpu")))
+        return Target(target, _openvino.row(_openvino_names.parse(rest, target)))
     _one(target, parts, ("cpu",), "cpu")
     return Target(target, _onnxruntime.row())
 
@@ -86,7 +88,8 @@ def _rtx(target: str, parts: list[str]) -> Target:
         if part in _tensorrt_rtx.CAPABILITIES:
             capabilities.append(part)
         else:
-            version = _one(f"{target.partition(':')[0]}:{part}", [part], _tensorrt_rtx.VERSIONS, version)
+            known = (*_tensorrt_rtx.VERSIONS, *_tensorrt_rtx.CAPABILITIES)
+            version = _one(f"{target.partition(':')[0]}:{part}", [part], known, version)
     return Target(target, _tensorrt_rtx.row(version), tuple(capabilities))
 
 

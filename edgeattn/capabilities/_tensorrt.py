@@ -89,6 +89,7 @@ def row(version: str) -> Engine:
         zero_points=Fact(False, f"{_OPERATORS}: zero points must be 0"),
         int64=Fact("native" if at >= (9, 0) else "clamped", f"{_CHANGES}, 9.0 EA: no longer casts INT64 to INT32"),
         window=WINDOW,
+        unknown=(f"whether TensorRT {version} agrees: it could not be asked, its parser's documents were read",),
     )
 
 

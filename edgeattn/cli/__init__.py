@@ -44,7 +44,7 @@ def _work() -> int:
         code = EXIT_SIGINT
     except SystemExit as error:
         code = error.code
-    if code in _SIGNALS:  # the argument parser turns Ctrl-C into a code, publish.py SIGTERM into a SystemExit
+    if code in _SIGNALS:  # the argument parser turns Ctrl-C into a code, publish SIGTERM into a SystemExit
         code = _stopped(code)
     return code if isinstance(code, int) else 0
 

@@ -27,9 +27,17 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an output that edg
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; whole or not at all.")]
 OptionalOut = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write; whole or not at all.")]
 Target = Annotated[
-    str, typer.Option("--target", "-t", help="onnxruntime, openvino[:cpu], tensorrt-rtx[:sm89,sm120] or tensorrt.")
+    str,
+    typer.Option(
+        "--target",
+        "-t",
+        help="onnxruntime, openvino[:cpu|gpu|npu|…], tensorrt-rtx[:sm89,sm120], tensorrt or jetson[:jp6.2].",
+    ),
 ]
-Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16 or int8: what the engine is asked to compute in.")]
+Precision = Annotated[
+    str,
+    typer.Option(help="fp32, bf16, fp16 or int8: what the engine is asked to compute in; else what the graph shows."),
+]
 Threads = Annotated[int, typer.Option(min=0, help="Threads; 0 takes every core this process may use.")]
 
 _SECONDS = "Give up after this many seconds; 0: never."

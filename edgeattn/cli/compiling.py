@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -26,7 +26,7 @@ def compile_(
     source: In,
     out: Out,
     target: Target,
-    precision: Precision = "fp32",
+    precision: Precision = "",
     least: Annotated[
         float | None,
         typer.Option("--min-share", min=0, max=1, help="Work that must run in the precision asked for; else half."),
@@ -52,7 +52,7 @@ def compile_(
     """ONNX -> engine bundle for a target; exit 1, and no bundle, if another precision runs than was asked for.
 
     For a Jetson it is a build kit, which is finished on the board."""
-    from edgeattn import backends, drawing, progress, storage
+    from edgeattn import backends, drawing, progress, storage, twin
     from edgeattn.cli import packing
     from edgeattn.harness.precision import audit, measured
     from edgeattn.publish import guard, new_directory
@@ -60,13 +60,17 @@ def compile_(
     from edgeattn.rewrite import rewrite as rewriter
 
     with Ui(as_json, quiet, [source], out, timeout) as ui:
-        require_precision(precision)
+        if precision:
+            require_precision(precision)
         backend, device = backends.installed(target)
         guard(out, [source])
-        options = backends.Options(device, precision, threads)
+        options = backends.Options(device, precision or "fp32", threads)
         options = engine_options.asked(backend, options, hint, buckets, lengths, stateful, blob)
+        loaded = storage.load(source, ui.warn)
+        precision = precision or twin.shown(loaded.graphs.values())
+        options = replace(options, precision=precision)
         given = drawing.Given(inputs, specs(shape or []))
-        program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
+        program = storage.with_reference(loaded, backends.oracle, given=given, warn=ui.warn)
         if fix:
             program = rewriter(program, backends.oracle, only=("fix_sizes",), sizes=fixed_sizes(fix))
         program, options = engine_options.sized(backend, program, options, profile or [], setting or [])
@@ -84,7 +88,7 @@ def compile_(
             ran = audit(precision, engine.effective)
             gate = gates.precision(ran, True if least is None else least)
             if gate.verdict == "fail":
-                _refused(ui, target, ran, gate)
+                _refused(ui, target, ran, gate, twin.shown(program.graphs.values()))
             place = packing.deliver(work, program, engine, source.stem, target)
         runs = backend.executes(options)
         ui.emit(
@@ -108,6 +112,7 @@ def compile_(
 def _told(backend: Backend, engine: Engine, ran: Ran) -> str:
     """What was asked for and what came of it, in a line."""
     from edgeattn.profile import words
+    from edgeattn.report.gates import NOT_COMPILED
 
     spans = " or ".join(filter(None, map(words, engine.options.profiles)))
     takes = f"; takes {spans} (--profile sets others)" if spans else ""
@@ -115,16 +120,32 @@ def _told(backend: Backend, engine: Engine, ran: Ran) -> str:
     if backend.kit:
         return f"{ran.requested} as its graphs declare it{takes}; {runs.why}; {runs.hint}"
     built = "" if runs.available else f"; built, not run: {runs.why}"
+    if ran.effective == NOT_COMPILED:
+        return f"{ran.requested}, as IR that the device compiles{takes}{built}"
     return f"asked for {ran.requested}, runs in {ran.effective}; {engine.seconds:.1f} s{takes}{built}"
 
 
-def _refused(ui: Ui, target: str, ran: Ran, gate: GateReport) -> NoReturn:
-    """Say what runs instead, publish nothing, and leave as a failed gate does."""
+def _refused(ui: Ui, target: str, ran: Ran, gate: GateReport, shown: str) -> NoReturn:
+    """Say what runs instead of what the graph shows, publish nothing, and leave as a failed gate does."""
     told = {"precision": ran.model_dump(mode="json"), "gate": gate.model_dump(mode="json")}
     ui.emit({"out": None, "target": target, **told})
-    hint = "quantize the graph first" if ran.requested == "int8" else f"compile it with --precision {ran.effective}"
+    hint = _way_out(target, ran, shown)
     ui.warn(f"{gate.why}; {hint}, or see `edgeattn explain-latency`; nothing was written")
     raise typer.Exit(EXIT_GATE_FAILED)
+
+
+def _way_out(target: str, ran: Ran, shown: str) -> str:
+    """What makes the engine run in what was asked for, or lets its bundle be called by what it does run in."""
+    from edgeattn.target import PRECISIONS
+
+    as_it_is = ran.effective if ran.effective in PRECISIONS else "fp32"
+    if ran.requested != "int8":
+        return f"compile it with --precision {as_it_is}"
+    if shown != "int8":
+        return "quantize the graph first"
+    return (
+        f"quantize the float model for it (edgeattn quantize -t {target}), or take it as it is: --precision {as_it_is}"
+    )
 
 
 def _tuned(ui: Ui, program: Program, backend: Backend, options: Options) -> tuple[Options, list[dict[str, Any]]]:

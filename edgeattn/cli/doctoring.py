@@ -33,8 +33,9 @@ def doctor(
         str, typer.Option("--target", "-t", help="tensorrt:10.3, tensorrt-rtx:sm89, jetson:jp6.2, openvino:npu …")
     ] = "",
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, bf16 or int8: what the engine will be asked for.")
-    ] = "fp32",
+        str,
+        typer.Option(help="fp32, fp16, bf16 or int8: what the engine will be asked for; else what the graph shows."),
+    ] = "",
     fix: Annotated[bool, typer.Option("--fix", help="Apply the mends, judge the result, and look again.")] = False,
     size: Annotated[
         list[str] | None, typer.Option("--size", help="With --fix: a dynamic dimension's size.", metavar="NAME=N")
@@ -49,15 +50,17 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """What a target would refuse of a model, and what mends it; exit 4 if it would. Without a model: this machine."""
-    from edgeattn import capabilities, drawing, storage
+    from edgeattn import capabilities, drawing, storage, twin
 
     with Ui(as_json, quiet, [source] if source else [], out, timeout) as ui:
         _consistent(source, target, precision, fix, out)
         if source is None:
             _machine(ui)
             return
-        asked = _Asked(source, capabilities.resolve(target), precision)
+        row = capabilities.resolve(target)
         program = storage.load(source, ui.warn)
+        precision = precision or twin.shown(program.graphs.values())
+        asked = _Asked(source, row, precision)
         if fix:
             given = drawing.Given(inputs, specs(shape or []))
             _fix(ui, asked, program, fixed_sizes(size or []), given, out, force)
@@ -86,20 +89,23 @@ class _Asked:
             "precision": self.precision,
             "opsets": list(engine.opsets.value),
             "typing": engine.typing.value,
+            "unknown": list(engine.unknown),
         }
 
     def summary(self, file: Path, found: Sequence[Finding]) -> str:
         engine = " ".join((self.target.engine.title, *self.target.capabilities))
+        open_ = "".join(f"\nnot known: {line}" for line in self.target.engine.unknown)
         if not found:
-            return f"{file}: nothing that {engine} would refuse in {self.precision}"
+            return f"{file}: nothing that {engine} would refuse in {self.precision}{open_}"
         mends = [mend for mend in dict.fromkeys(f.mend for f in found) if mend]
         tail = f"; --fix applies {', '.join(mends)}" if mends else ""
         findings = f"{len(found)} findings" if len(found) > 1 else "1 finding"
-        return f"{file}: {engine} would refuse it: {findings}{tail}"
+        return f"{file}: {engine} would refuse it: {findings}{tail}{open_}"
 
 
 def _consistent(source: Path | None, target: str, precision: str, fix: bool, out: Path | None) -> None:
-    require_precision(precision)
+    if precision:
+        require_precision(precision)
     if source is not None and not target:
         hint = "like --target jetson:jp6.2, or leave the model out to see this machine"
         raise UsageError("for which target?", where="--target", hint=hint)

@@ -1,9 +1,10 @@
-"""``run --targets`` and ``check`` of what that leaves: one recipe for many engines, one table."""
+"""``run --targets``, and ``check`` and ``report`` of what that leaves: one recipe for many engines, one table."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -117,6 +118,42 @@ def check(
         ui.emit(judged.model_dump(mode="json"))
         show(ui, judged)
     raise typer.Exit(code)
+
+
+def report(directory: Path, out: Path | None, force: bool, as_json: bool, quiet: bool) -> None:
+    """Build the page of the table again, and beside it those of the parts that its lines lead to.
+
+    With ``out`` that one page is written alone; its lines lead from there to the parts' pages.
+    """
+    from edgeattn.publish import new_file
+    from edgeattn.report import matrix as table
+
+    with Ui(as_json, quiet) as ui:
+        found = table.Matrix.read(directory / NAME)
+        target = out or directory / "matrix.html"
+        page = table.html(found, "" if out is None else os.path.relpath(directory.resolve(), out.parent.resolve()))
+        renewed = [] if out is not None else _parts_pages(ui, found, directory)
+        with new_file(target, force or out is None) as file:
+            file.write_text(page, encoding="utf-8")
+        ui.emit({"report": str(target), "bytes": len(page.encode()), "parts": [str(p) for p in renewed]}, str(target))
+
+
+def _parts_pages(ui: Ui, found: Matrix, directory: Path) -> list[Path]:
+    """Build the pages of the parts again; a part whose report is not here any more keeps what it has."""
+    from edgeattn import report as reports
+    from edgeattn.publish import new_file
+
+    renewed = []
+    for part in (part for part in found.parts if part.verdict is not None):
+        place = directory / part.name
+        if not (place / "report.json").is_file():
+            ui.warn(f"{place}: holds no report.json, so its page is not built again")
+            continue
+        page = reports.html(*reports.load(place))
+        with new_file(place / "report.html", force=True) as file:
+            file.write_text(page, encoding="utf-8")
+        renewed.append(place / "report.html")
+    return renewed
 
 
 def write(ui: Ui, result: Matrix, folder: Path) -> None:

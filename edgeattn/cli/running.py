@@ -116,18 +116,23 @@ def check(
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(help="A run directory, or a build kit that came back from a board.")],
+    directory: Annotated[
+        Path, typer.Argument(help="A run directory, one of several targets, or a build kit that came back.")
+    ],
     out: OptionalOut = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Build the HTML page of a run again, one self-contained file."""
+    """Build the HTML page of a run again, one self-contained file; of several targets the table's, and each one's."""
     from edgeattn import report as reports
     from edgeattn import returned
     from edgeattn.publish import new_file
 
+    if matrices.is_one(directory):
+        matrices.report(directory, out, force, as_json, quiet)
+        return
     with Ui(as_json, quiet) as ui:
         if returned.is_kit(directory):
             returned.read(directory)

@@ -7,11 +7,12 @@ which hold everything else against it.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import runpy
 import sys
 from pathlib import Path
 
-INTEGRITY = 6
+UNSUPPORTED, INTEGRITY = 4, 6
 
 
 def altered(kit: Path) -> str:
@@ -37,6 +38,10 @@ def main(script: Path) -> int:
         what = "is not the file that was packed, or missing; copy the kit to the board again"
         sys.stderr.write(f"{script.name}: error: {kit / wrong}: {what}\n")
         return INTEGRITY
+    if importlib.util.find_spec("numpy") is None:
+        what = "numpy is not installed; sudo apt-get install python3-numpy, and use the system's python3"
+        sys.stderr.write(f"{script.name}: error: {what}\n")
+        return UNSUPPORTED
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(kit))
     runpy.run_module(f"board.{script.stem}", run_name="__main__", alter_sys=True)

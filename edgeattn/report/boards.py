@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgeattn.report.sections import Figure, Notes, Value
+from edgeattn.report.values import Figure, Notes, Value
 
 
 class BoardReport(Value):

@@ -19,9 +19,9 @@ from edgeattn.report import wording as w
 from edgeattn.report.junit_xml import Case, document
 from edgeattn.report.page import environment
 from edgeattn.report.schema import LatencyReport, Report, SizeReport, StageParity, TaskReport
-from edgeattn.report.sections import SectionVerdict, Value, Verdict
 from edgeattn.report.strictjson import loads
 from edgeattn.report.summary import escape, render_table
+from edgeattn.report.values import SectionVerdict, Value, Verdict
 
 SCHEMA_VERSION = 1
 NAME = "matrix.json"
@@ -244,12 +244,16 @@ def _case(part: Part, matrix: Matrix) -> Case:
     return Case("targets", part.name, verdicts[part.word], _status(part), part.seconds)
 
 
-def html(matrix: Matrix) -> str:
+def html(matrix: Matrix, base: str = "") -> str:
     """The table as a page whose lines lead to the parts' own pages.
+
+    Args:
+        base: the directory of the parts as seen from the page; empty where they lie beside it.
 
     Raises:
         MissingPackage: jinja2 is not installed.
     """
     template = environment().get_template("matrix.html.j2")
     lines = list(zip(matrix.parts, rows(matrix.parts), strict=True))
-    return str(template.render(matrix=matrix, lines=lines, heads=HEADS, marks=MARKS, sentence=sentence(matrix)))
+    shown = {"matrix": matrix, "lines": lines, "heads": HEADS, "marks": MARKS, "sentence": sentence(matrix)}
+    return str(template.render(**shown, base=f"{base}/" if base else ""))

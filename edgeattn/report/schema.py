@@ -14,20 +14,13 @@ from pydantic import ValidationError
 
 from edgeattn.errors import BadInput, printable
 from edgeattn.report.boards import BoardReport
+from edgeattn.report.latency import Attempt, Comparison, Contender, Latencies, LatencyReport, Ratio
 from edgeattn.report.sections import (
-    Attempt,
     AttentionReport,
     BuildReport,
-    Comparison,
-    Contender,
     Environment,
     Execution,
-    Figure,
     GateReport,
-    GateVerdict,
-    Interval,
-    Latencies,
-    LatencyReport,
     LayerPrecision,
     MeasuredChoice,
     Operators,
@@ -35,20 +28,16 @@ from edgeattn.report.sections import (
     Pair,
     ParityReport,
     Precision,
-    Ratio,
     RewriteCount,
-    SectionVerdict,
     SizeReport,
     StageParity,
     StageReport,
     Target,
     TaskReport,
-    Value,
-    Verdict,
-    worst,
 )
 from edgeattn.report.strictjson import loads
 from edgeattn.report.timing import TimeReport
+from edgeattn.report.values import Figure, GateVerdict, Interval, SectionVerdict, Value, Verdict, worst
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -1,47 +1,18 @@
-"""The sections of a report, each a frozen value; edgeattn.report.schema puts them together.
-
-Verdicts: each gate's is ``pass``, ``fail``, ``inconclusive`` (the measurement cannot settle the question) or ``n/a``
-(the engine can only be built here, and this gate needs it to run). So is the overall one, but for ``built``: what could
-be judged without running the engine holds. Parity may also say ``warn`` (worth reading, blocks nothing) and sections
-nobody judged say ``n/a``.
-"""
+"""The sections of a report, each a frozen value; edgeattn.report.schema puts them together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BeforeValidator, Field
 
 from edgeattn.report.strictjson import plain
-
-ITSELF = "the engine itself"
-Verdict = Literal["pass", "fail", "inconclusive", "built"]
-GateVerdict = Literal["pass", "fail", "inconclusive", "n/a"]
-SectionVerdict = Literal["pass", "warn", "fail", "inconclusive", "n/a"]
+from edgeattn.report.values import Counts, Figure, GateVerdict, Interval, Notes, SectionVerdict, Value, worst
 
 
 def _by_name(value: Any) -> Any:
     return dict(sorted(value.items())) if isinstance(value, Mapping) else value
-
-
-def _by_count(value: Any) -> Any:
-    return dict(sorted(value.items(), key=lambda kv: (-kv[1], kv[0]))) if isinstance(value, Mapping) else value
-
-
-Figure = Annotated[float | None, BeforeValidator(plain)]
-"""A measured number; None where it is undefined or was not finite."""
-Interval = tuple[Figure, Figure]
-"""Lower and upper bound; None is an unbounded side."""
-Notes = Annotated[dict[str, Any], BeforeValidator(plain)]
-Counts = Annotated[dict[str, int], BeforeValidator(_by_count)]
-
-
-class Value(BaseModel):
-    """A frozen value without NaN."""
-
-    # Unknown keys are ignored, so that an older edgeattn reads a newer report of the same schema_version.
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class StageReport(Value):
@@ -50,7 +21,7 @@ class StageReport(Value):
     name: str
     seconds: float
     cached: bool = False
-    notes: Notes = {}
+    notes: Notes = Field(default_factory=dict)
 
 
 class AttentionReport(Value):
@@ -109,7 +80,7 @@ class Operators(Value):
     """Operator domains (``""`` is ``ai.onnx``) and how many nodes of each type are left."""
 
     domains: tuple[str, ...] = ()
-    histogram: Counts = {}
+    histogram: Counts = Field(default_factory=dict)
 
 
 class OutputParity(Value):
@@ -153,7 +124,7 @@ class StageParity(Value):
 class ParityReport(Value):
     """``outputs`` are the last stage's: what the user gets. ``stages`` has one entry per judged stage, in order."""
 
-    outputs: dict[str, OutputParity] = {}
+    outputs: dict[str, OutputParity] = Field(default_factory=dict)
     stages: tuple[StageParity, ...] = ()
 
     @classmethod
@@ -198,90 +169,6 @@ class TaskReport(Value):
     why: str = ""
 
 
-class Latencies(Value):
-    """Milliseconds per unit of work; a percentile is None where ``n`` is too small to state it at 99 % confidence."""
-
-    p50_ms: Figure
-    p90_ms: Figure = None
-    p95_ms: Figure = None
-    p99_ms: Figure = None
-    min_ms: Figure = None
-    n: int
-    inner: int = 1
-
-
-class Ratio(Value):
-    """Median of per-round ratios with its 95 % interval."""
-
-    median: Figure
-    ci95: Interval
-
-
-class Attempt(Value):
-    """One attempt to settle a measurement; all are kept, also those that did not."""
-
-    rounds: int
-    speedup: Ratio
-    aa_control: Ratio
-    settled: bool
-    why: str = ""
-
-
-class LatencyReport(Value):
-    """Reference and engine timed in the same rounds.
-
-    Attributes:
-        speedup: reference ÷ engine, above 1 is faster. aa_control: engine ÷ engine, the noise floor of this very run.
-        baseline: what the reference is: PyTorch, or on a board another kit or the engine itself.
-        rounds, threads, seed: how it was measured. unit: what one call is, e.g. ``inference`` or ``decode step``.
-        verdict: ``pass`` when the measurement settled (see harness/latency.py), else ``inconclusive``.
-    """
-
-    reference: Latencies
-    engine: Latencies
-    speedup: Ratio
-    aa_control: Ratio
-    baseline: str = "PyTorch"
-    rounds: int
-    threads: int
-    unit: str = "inference"
-    warmup_calls: int = 0
-    seed: int = 0
-    attempts: tuple[Attempt, ...] = ()
-    verdict: SectionVerdict
-    why: str = ""
-
-    @property
-    def alone(self) -> bool:
-        """Whether there was nothing to compare the engine with but itself."""
-        return self.baseline == ITSELF
-
-
-class Contender(Value):
-    """One call of a comparison; the baseline has no speedup and no control of its own."""
-
-    name: str
-    latency: Latencies
-    speedup: Ratio | None = None
-    aa_control: Ratio | None = None
-
-
-class Comparison(Value):
-    """Several calls timed in the same rounds: the baseline first, ``speedup`` of each other is baseline ÷ it.
-
-    ``aa_control`` is the one furthest from settled; ``verdict`` is ``pass`` when every control settled.
-    """
-
-    entries: tuple[Contender, ...]
-    aa_control: Ratio
-    rounds: int
-    threads: int
-    unit: str = "inference"
-    seed: int = 0
-    verdict: SectionVerdict
-    why: str = ""
-
-
 class SizeReport(Value):
     """Bytes on disk: the reference graph with its weights, and every file the engine needs."""
 
@@ -315,7 +202,7 @@ class Environment(Value):
     cores: int
     logical: int = 0
     threads: int = 0
-    versions: Annotated[dict[str, str], BeforeValidator(_by_name)] = {}
+    versions: Annotated[dict[str, str], BeforeValidator(_by_name)] = Field(default_factory=dict)
     load: Figure = None
     system: str = ""
 
@@ -372,13 +259,6 @@ class Precision(Value):
     effective: str
     int8_share: Figure = None
     share: Figure = None
-    macs_in: Counts = {}
+    macs_in: Counts = Field(default_factory=dict)
     elsewhere: tuple[LayerPrecision, ...] = ()
-    detail: Notes = {}
-
-
-def worst(verdicts: Iterable[SectionVerdict]) -> SectionVerdict:
-    """The most severe verdict: fail, inconclusive, warn, pass, then ``n/a`` (also of nothing)."""
-    seen = set(verdicts)
-    order: tuple[SectionVerdict, ...] = ("fail", "inconclusive", "warn", "pass")
-    return next((v for v in order if v in seen), "n/a")
+    detail: Notes = Field(default_factory=dict)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from edgeattn.report.sections import Figure, Value
+from edgeattn.report.values import Figure, Value
 
 Figures = Mapping[str, Figure]
 

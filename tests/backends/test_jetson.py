@@ -91,6 +91,20 @@ def test_compile_writes_a_kit_that_names_the_versions_profiles_and_products(tmp_
     assert "--buildOnly --noTF32" in (tmp_path / "kit" / "trtexec.sh").read_text()
 
 
+def test_a_quantized_graph_gets_an_int8_kit_without_being_told(tmp_path: Path) -> None:
+    constants = {"scale": np.float32(0.1), "zero": np.int8(0), "w": np.ones((4, 4), np.int8)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="quantize"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["dx"], name="x_back"),
+        helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["dw"], name="w_back"),
+        helper.make_node("MatMul", ["dx", "dw"], ["y"], name="product"),
+    ]
+    onnx.save(model(nodes, {"x": [1, 4]}, {"y": [1, 4]}, constants), tmp_path / "net.onnx")
+    done = edgeattn("compile", tmp_path / "net.onnx", "-o", tmp_path / "kit", "-t", "jetson:jp6.2")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "kit" / "kit.json").read_text())["precision"] == "int8"
+
+
 def test_the_steps_of_a_decoder_get_profiles_of_what_the_encoder_hands_them(tmp_path: Path) -> None:
     told = json.loads((make(decoder(), tmp_path / "kit") / "kit.json").read_text())
     assert told["graphs"]["step"]["profiles"][0]["total"] == {"min": [1, 1], "opt": [1, 1], "max": [1, 1]}

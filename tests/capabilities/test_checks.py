@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from edgeattn import registry
+from edgeattn.backends import Options
 from edgeattn.capabilities import findings
+from edgeattn.harness.limits import Limits
+from edgeattn.program import Program
 from tests.benchmarks.planted import planted
 
 GRAPHS = planted()
@@ -26,7 +29,7 @@ EXAMPLES: dict[str, tuple[str, str, str, str]] = {
     "precision": ("matmul/2x3-3x4", "type/MatMul-float16", "tensorrt:11.4", "fp16"),
     "quantization": ("qdq-conv/bias-int32-no-zero", "qdq-conv/bias-float", "tensorrt:10.3", "int8"),
     "shape_inputs": ("resize/scales-given", "resize/sizes-given", "tensorrt-rtx", "fp32"),
-    "static_shapes": ("shape/batch", "shape/scalar", "openvino:npu", "fp32"),
+    "static_shapes": ("shape/batch", "shape/scalar", "openvino:npu", "fp16"),
     "topk": ("topk/3841", "topk/3840", "tensorrt:10.3", "fp32"),
     "typed_operators": ("type/Max-int16", "type/Max-int32", "onnxruntime", "fp32"),
 }
@@ -61,3 +64,31 @@ def test_a_node_is_called_by_the_module_that_it_came_from() -> None:
     told.key, told.value = "pkg.torch.onnx.name_scopes", "['', 'head.best', 'topk']"
     (found,) = findings({"main": model}, "jetson:jp6.2")
     assert found.where == "head.best (TopK_y)"
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        ("openvino:cpu", set()),
+        ("openvino:gpu.1", set()),
+        ("openvino:auto", set()),  # an NPU has to be named
+        ("openvino:auto:npu,cpu", {"precision", "static_shapes"}),
+        ("openvino:hetero:gpu,npu", {"precision", "static_shapes"}),
+        ("openvino:npu.3720", {"precision", "static_shapes"}),
+    ],
+)
+def test_a_list_of_devices_is_told_what_any_of_them_would_refuse(target: str, found: set[str]) -> None:
+    assert {f.check for f in findings({"main": GRAPHS["shape/batch"]}, target)} == found
+
+
+@pytest.mark.parametrize("device", ["npu", "hetero:gpu,npu", "hetero:npu,cpu"])
+def test_the_doctor_says_of_fp32_on_an_npu_what_compile_says(device: str) -> None:
+    pytest.importorskip("openvino")
+    told = [f for f in findings({"main": GRAPHS["shape/scalar"]}, f"openvino:{device}") if f.check == "precision"]
+    said = registry.get("backends", "openvino").unsupported(Program({}), Options(device))
+    assert [(f.reason, f.hint) for f in told] == [(r.reason, r.hint) for r in said]
+    ((reason, hint),) = {(f.reason, f.hint) for f in told}
+    assert reason == "the NPU does not compute in fp32; OpenVINO would fall back to fp16"
+    limits = [f"{name} (parity from {Limits.of(name).sqnr_db:g} dB)" for name in ("fp16", "int8")]
+    assert hint == f"ask for precision {' or '.join(limits)}"
+    assert not findings({"main": GRAPHS["shape/scalar"]}, f"openvino:{device}", "fp16")

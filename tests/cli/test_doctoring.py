@@ -36,6 +36,7 @@ def test_what_passes_exits_0_and_says_so(norm: Path) -> None:
     done = edgeattn("doctor", norm, "--target", "tensorrt:10.3")
     assert done.returncode == 0, done.stderr
     assert "nothing that TensorRT 10.3 would refuse in fp32" in done.stdout
+    assert "not known: whether TensorRT 10.3 agrees" in done.stdout
 
 
 @pytest.mark.onnxruntime
@@ -53,6 +54,8 @@ def test_fix_writes_a_graph_that_passes(norm: Path) -> None:
     ("arguments", "told"),
     [
         (("--target", "jetson:jp9"), "known: jp5.1"),
+        (("--target", "tensorrt-rtx:sm98"), "sm89, sm120, sm121"),
+        (("--target", "vpu"), "take openvino:npu"),
         (("--target", "tensorrd:10.3"), "did you mean 'tensorrt'"),
         ((), "for which target?"),
         (("--target", "tensorrt", "--precision", "int3"), "unknown precision 'int3'"),

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.onnxruntime, pytest.mark.openvino, 
 
 RECIPE = ROOT / "export_configs" / "cam_digits.onnxruntime.fp32.yaml"
 JUDGED = ["onnxruntime-cpu.fp32", "openvino-cpu.fp32"]
-BUILD, CHECK = re.findall(r"```\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)[0].splitlines()
+BUILD, CHECK, REPORT = re.findall(r"```\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)[0].splitlines()
 
 
 def words(command: str) -> list[str]:
@@ -86,6 +86,22 @@ def test_a_directory_of_targets_is_checked_whole(built: tuple[Path, dict]) -> No
     assert done.returncode == 6
     altered, whole, _ = json.loads(done.stdout)["parts"]
     assert (altered["status"], altered["exit_code"], whole["verdict"]) == ("failed", 6, "pass")
+
+
+def test_the_pages_of_a_directory_of_targets_are_built_again(built: tuple[Path, dict]) -> None:
+    out, _ = built
+    pages = {path: path.read_text() for path in (out / "matrix.html", *(out / n / "report.html" for n in JUDGED))}
+    for path in pages:
+        path.unlink()
+    done = edgeattn(*words(REPORT), "--json", cwd=out.parent)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["report"] == "matrix/matrix.html"
+    assert (out / "matrix.html").read_text() == pages[out / "matrix.html"]
+    assert all("<svg" in (out / name / "report.html").read_text() for name in JUDGED)  # the raw rounds were there
+    (out.parent / "pages").mkdir()
+    done = edgeattn("report", out, "-o", out.parent / "pages" / "table.html")
+    assert done.returncode == 0, done.stderr
+    assert f'href="../matrix/{JUDGED[0]}/report.html"' in (out.parent / "pages" / "table.html").read_text()
 
 
 def test_a_refusal_has_its_reason_and_its_code_and_alone_it_is_no_success(tmp_path: Path) -> None:

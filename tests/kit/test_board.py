@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,14 @@ def test_a_builder_that_dies_is_told_by_signal_and_leaves_nothing(tmp_path: Path
     assert raised.value.code == 4
     files.sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_builder_that_is_silent_for_long_is_said_to_be_at_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(building, "HEARTBEAT_S", 0.05)
+    building.in_child(lambda: time.sleep(0.3), "the builder")
+    assert "the builder is still at work after 0 s" in capsys.readouterr().out
 
 
 def test_what_was_built_before_stays_until_the_new_is_whole(tmp_path: Path) -> None:

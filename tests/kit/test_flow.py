@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,13 @@ def test_without_tensorrt_it_says_where_that_comes_from(kit: Path) -> None:
         done = run(kit, name)
         assert (done.returncode, len(done.stderr.splitlines())) == (4, 1)
         assert "sudo apt-get install python3-libnvinfer" in done.stderr
+
+
+def test_without_numpy_it_says_where_that_comes_from(kit: Path) -> None:
+    command = [sys.executable, "-I", "-S", str(kit / "verify.py"), "--library", "onnxruntime"]  # -S: no site-packages
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (4, 1)
+    assert "sudo apt-get install python3-numpy" in done.stderr
 
 
 @pytest.mark.parametrize("file", ["main.onnx", "goldens.npz", "kit.json", "README.txt", "board/gates.py", "build.py"])

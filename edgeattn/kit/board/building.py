@@ -20,6 +20,8 @@ from .files import BUILT, PLANS, Kit, new_directory, sha256, sweep
 from .refusal import UNSUPPORTED, Refused, printable, run, say
 
 CACHE = "timing.cache"
+HEARTBEAT_S = 60
+"""TensorRT builds without a word, for minutes: after so many seconds it is told that it is still at it."""
 
 
 class Asked(NamedTuple):
@@ -54,8 +56,12 @@ def in_child(work: Callable[[], None], what: str) -> None:
     sys.stdout.flush()
     child = multiprocessing.get_context("fork").Process(target=_child, args=(work,))
     child.start()
+    started = time.monotonic()
     try:
-        child.join()
+        child.join(HEARTBEAT_S)
+        while child.exitcode is None:
+            say(f"{what} is still at work after {time.monotonic() - started:.0f} s …")
+            child.join(HEARTBEAT_S)
     except BaseException:
         child.terminate()
         child.join()
