@@ -172,11 +172,56 @@ def multiply_accumulates(model: onnx.ModelProto, sizes: Mapping[str, int] | None
 
 
 def macs_by_node(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Multiply-accumulates of each weighted node by its name (its first output's, if it has none)."""
-    shapes = GraphIndex(_at_sizes(model, {**_TYPICAL, **(sizes or {})}))
-    index = GraphIndex(model)
+    """Multiply-accumulates of each weighted node by its name (its first output's, if it has none).
+
+    Those inside a node, such as a Loop's body, are counted once: how often it runs is known only then.
+    """
+    found = _macs(GraphIndex(model), GraphIndex(_at_sizes(model, {**_TYPICAL, **(sizes or {})})))
+    within = dict(bodies(model))
+    if within:
+        known = dict(bodies(_with_shapes(model, sizes)))
+        for place, body in within.items():
+            found |= _macs(GraphIndex(body), _Noted(known[place]))
+    return found
+
+
+def _macs(index: GraphIndex, shapes: GraphIndex) -> dict[str, int]:
     weighted = [n for n in index.nodes if n.op_type in _COUNTED]
     return {n.name or n.output[0]: _node_macs(index, shapes, n) for n in weighted}
+
+
+def _with_shapes(model: onnx.ModelProto, sizes: Mapping[str, int] | None) -> onnx.ModelProto:
+    """The graph with the shapes of its values noted, those inside its nodes among them."""
+    import onnx
+
+    sized = _at_sizes(model, {**_TYPICAL, **(sizes or {})})
+    try:
+        with native("ONNX", "inferring shapes"):
+            return onnx.shape_inference.infer_shapes(sized)
+    except onnx.shape_inference.InferenceError:
+        return sized
+
+
+class _Noted(GraphIndex):
+    """A graph whose shapes are those noted in it: values from around it are unknown to an inference of its own."""
+
+    @cached_property
+    def _shapes(self) -> Mapping[str, tuple[int | str, ...]]:
+        graph = self.model.graph
+        return {v.name: _spec(v).shape for v in (*graph.input, *graph.value_info, *graph.output)}
+
+
+def bodies(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The graphs inside nodes, such as a Loop's body: ``(place, the graph as a model)``, outer ones first."""
+    import onnx
+
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            for number, graph in enumerate([attribute.g] if attribute.HasField("g") else attribute.graphs):
+                place = f"{node.name or node.output[0]}/{attribute.name}/{number}"
+                inner = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
+                yield place, inner
+                yield from ((f"{place}/{deeper}", body) for deeper, body in bodies(inner))
 
 
 def _at_sizes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> onnx.ModelProto:

@@ -41,6 +41,8 @@ class Job:
     listen: Listener
     parity: list[schema.StageParity] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    steps: Program | None = None
+    """The program before its steps were merged into one graph that decodes; None where they were not."""
 
     @property
     def eager(self) -> Mapping[str, Session]:
@@ -84,6 +86,8 @@ def prepare(recipe: Recipe, listen: Listener = silent) -> Job:
             hint=f"name data: quantize: {{calib: data.npz}}, or a task: {' | '.join(registry.names('tasks'))}",
         )
     _refuse_reshaping(recipe)
+    if recipe.decoding != "steps":
+        refuse_decoding(model.source.wiring is not None, known, recipe.where("decoding"))
     backend_name, device = parse_target(recipe.target)
     backend: Backend = registry.get("backends", backend_name)
     _refuse_unportable(recipe)
@@ -123,6 +127,8 @@ def _refuse_measuring(job: Job) -> None:
     """An engine that can only be built here cannot say what is faster on it."""
     if job.recipe.tune:
         require_running(job.backend, job.options, f"'tune' ({job.recipe.where('tune')})")
+    if job.recipe.decoding == "auto":
+        require_running(job.backend, job.options, f"'decoding: auto' ({job.recipe.where('decoding')})")
     if job.recipe.quantize and job.recipe.quantize.gate == "auto":
         require_running(job.backend, job.options, f"'gate: auto' ({job.recipe.where('quantize', 'gate')})")
 
@@ -149,6 +155,25 @@ def _refuse_unportable(recipe: Recipe) -> None:
         )
 
 
+def refuse_decoding(wired: bool, task: Task | None, where: str) -> None:
+    """Refuse to make one graph that decodes out of what cannot decode by itself.
+
+    Args:
+        wired: whether the model is steps. task: what it is scored on. where: of the key.
+
+    Raises:
+        UsageError: the model decodes nothing, or its task scores given text.
+    """
+    if not wired:
+        raise UsageError("the model decodes nothing: it is one graph", where=where, hint="leave 'decoding' out")
+    if task is not None and (batch := next(task.test(1, 1), None)) is not None and batch.tokens is not None:
+        what = f"task '{task.name}' scores given text, and a graph that decodes takes no tokens"
+        raise UsageError(what, where=where, hint="leave 'decoding' out, or set it to steps")
+
+
+_INSTEAD = {"merge_loop": "; or have the recipe do it: decoding: graph"}
+
+
 def _refuse_reshaping(recipe: Recipe) -> None:
     """A run holds the engine against PyTorch's own graphs, so those it must have."""
     for name in recipe.rewrite.only:
@@ -156,7 +181,7 @@ def _refuse_reshaping(recipe: Recipe) -> None:
             raise UsageError(
                 f"'{name}' changes how the model is used, and a run judges it as PyTorch uses it",
                 where=recipe.where("rewrite", "only"),
-                hint=f"apply it to the program: edgeattn rewrite DIR -o OUT --also {name}",
+                hint=f"apply it to the program: edgeattn rewrite DIR -o OUT --also {name}{_INSTEAD.get(name, '')}",
             )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import decode, graphs, kits, outside, report, returned
+from edgeattn import decode, graphs, kits, merging, outside, report, returned
 from edgeattn.backends._common import file_size
 from edgeattn.bundle import manifest
 from edgeattn.bundle.pack import answered_sample, pack
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
 
 
 def rules_applied(program: Program) -> list[Mapping[str, Any]]:
-    """What each rewrite rule did, as the rewrite stage recorded it."""
-    record = next((r for r in reversed(program.history) if r.name == "rewrite"), None)
-    return list(record.notes["rules"]) if record else []
+    """What each rewrite rule did, as the stages that apply rules recorded it: the rewrite, and a merge after it."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for stage in ("rewrite", merging.STAGE):
+        record = next((r for r in reversed(program.history) if r.name == stage), None)
+        found |= {rule["rule"]: rule for rule in (record.notes["rules"] if record else ())}
+    return list(found.values())
 
 
 def make_report(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from edgeattn import budget, calib, cases, choose, export, gating, graphs, memory, progress, report, tune
+from edgeattn import budget, calib, cases, choose, export, gating, graphs, memory, merging, progress, report, tune
 from edgeattn import profile as profiles
 from edgeattn.backends import Engine, calibrator, oracle
 from edgeattn.errors import UsageError
@@ -64,6 +64,7 @@ def run(
         complete_profiles(job, program)
         program = once(job, "rewrite", partial(rewrite_stage, job, program, work / UNDONE), work / UNDONE)
         program = once(job, "quantize", partial(quantize_stage, job, program))
+        program = merge_stage(job, program)
         tune_stage(job, program)
         engine = compile_stage(job, program, work / ("kit" if job.backend.kit else "bundle/engine"))
         program = within_buckets(job, program, engine)
@@ -184,6 +185,18 @@ def quantize_stage(job: Job, program: Program) -> Program:
     job.notes.extend(searching.told(result.history[-1].notes))
     job.notes += result.history[-1].notes.get("calibration", {}).get("warnings", ())
     judge(job, "quantize", result)
+    return result
+
+
+def merge_stage(job: Job, program: Program) -> Program:
+    """The steps and their greedy loop as one graph, where that was asked for or is faster on the target."""
+    how = job.recipe.decoding
+    if how == "steps":
+        return program
+    job.listen("merge the steps into one graph", 0, None)
+    result, said = merging.settled(program, how, job.backend, job.options, seed=job.recipe.seed)
+    job.notes.append(said)
+    job.steps = program if result.wiring is None else None
     return result
 
 

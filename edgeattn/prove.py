@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from edgeattn import buckets, cases, decode, export, graphs, opened, report
+from edgeattn import buckets, cases, decode, export, graphs, merging, opened, report
 from edgeattn import profile as profiles
 from edgeattn.backends import rounded
 from edgeattn.harness import attention, environment, latency, layers, parity, task, why
@@ -83,7 +83,7 @@ def prove(job: Job, program: Program, engine: Engine) -> Evidence:
         return Evidence(sessions or rounded(program))
     program = judged_on(job, program)
     sessions, _ = opened.engine(job.backend, engine)
-    judge(job, "engine", program, sessions)
+    judge(job, "engine", program, sessions) if job.steps is None else judge_decoding(job, job.steps, sessions)
     scored = score(job, program, sessions)
     timed, raw = time_it(job, program, sessions)
     maps = draw_attention(job, program, sessions)
@@ -110,6 +110,13 @@ def judge(job: Job, stage: str, program: Program, sessions: Mapping[str, Session
             Limits.of(limits),
         )
     )
+
+
+def judge_decoding(job: Job, steps: Program, sessions: Mapping[str, Session]) -> None:
+    """Hold an engine that decodes against PyTorch: its steps by forced tokens, and what it decodes by its steps."""
+    job.listen("parity after engine", 0, None)
+    apart = {graph: job.backend.load(model, job.options) for graph, model in steps.graphs.items()}
+    job.parity.append(merging.judge(judged_on(job, steps), apart, sessions, Limits.of(job.limits)))
 
 
 def score(job: Job, program: Program, sessions: Mapping[str, Session]) -> schema.TaskReport | None:
@@ -174,7 +181,7 @@ def draw_attention(job: Job, program: Program, sessions: Mapping[str, Session]) 
     if case is None or job.task is None:
         return []
     job.listen("draw attention", 0, None)
-    if program.wiring is not None:
+    if job.model.source.wiring is not None:
         eager = decode.run(job.eager, job.model.source.wiring, case.feeds)
         return attention.alignment(case.feeds, eager, decode.run(sessions, program.wiring, case.feeds), job.task)
     feeds = [(name, value) for name, value in case.feeds.items() if value.ndim == 4]

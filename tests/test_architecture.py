@@ -60,7 +60,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"opened", "choose", "benefits", "budget", "job", "slowness", "training"}),
-    frozenset({"tune", "gating", "mend", "shelf", "prove"}),
+    frozenset({"tune", "gating", "merging", "mend", "shelf", "prove"}),
     frozenset({"outcome"}),
     frozenset({"pipeline", "parts", "matrix"}),
     frozenset({"cli"}),

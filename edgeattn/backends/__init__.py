@@ -158,7 +158,8 @@ class Backend(Protocol):
         knobs: its own settings (``Options.settings``). qdq: what it needs of a quantized graph.
 
     One whose devices have names of another form than a word has ``parse_device(asked, target)``. One whose files also
-    open on a device that is here has ``stand_in(options)``, which says as what.
+    open on a device that is here has ``stand_in(options)``, which says as what. One that tells in which precision the
+    body of a Loop runs says so by ``reads_loops``.
     """
 
     name: str

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgeattn.backends import Executed, Options
 from edgeattn.backends._common import Given, placed
 from edgeattn.backends._onnxruntime_session import RUNNING, in_memory, inference_session
+from edgeattn.graphs import bodies
 from edgeattn.publish import scratch
 
 if TYPE_CHECKING:
@@ -54,10 +55,13 @@ def products(file: Path, options: Options, model: onnx.ModelProto) -> Iterator[t
     with scratch() as folder:
         optimized = folder / "optimized.onnx"
         inference_session(str(file), options, str(optimized))
-        graph = onnx.load(optimized, load_external_data=False).graph
-    for node in _executed(graph, model, {}):
-        if node.role == "product":
-            yield next(iter(node.stands_for), node.node), node.precision
+        made = onnx.load(optimized, load_external_data=False)
+    given = dict(bodies(model))
+    inside = [(body.graph, given[place]) for place, body in bodies(made) if place in given]
+    for graph, source in ((made.graph, model), *inside):
+        for node in _executed(graph, source, {}):
+            if node.role == "product":
+                yield next(iter(node.stands_for), node.node), node.precision
 
 
 def _executed(graph: onnx.GraphProto, model: onnx.ModelProto, times: Mapping[str, float]) -> list[Executed]:

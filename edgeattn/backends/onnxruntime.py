@@ -37,6 +37,7 @@ class OnnxRuntimeBackend:
     profiled = False
     bucketed = False
     typed = False
+    reads_loops = True
     knobs = Knobs
     qdq = QdqDialect(
         unsigned=True, requantize_conv_outputs=True, bias_apart=True, gates_as_scales=True, unpacks_at_once=False

@@ -147,9 +147,10 @@ def rewrite(
             raise UsageError("nowhere to write", where="--out", hint="give -o OUT.onnx, or --dry-run to look only")
         if out is not None:
             guard(out, [source])
-        chooser = _chooser(target, threads) if target else None
         given = drawing.Given(inputs, specs(shape or []))
-        program = storage.with_reference(storage.load(source, ui.warn), backends.oracle, given=given, warn=ui.warn)
+        loaded = storage.load(source, ui.warn)
+        chooser = _chooser(target, threads, loaded) if target else None
+        program = storage.with_reference(loaded, backends.oracle, given=given, warn=ui.warn)
         with tempfile.TemporaryDirectory(prefix="edgeattn-undone-") as scratch:
             result = rewriter(
                 program,
@@ -169,13 +170,14 @@ def rewrite(
         show(ui, result, source, None if dry_run else out, left)
 
 
-def _chooser(target: str, threads: int) -> Any:
-    """Times a program before and after a rule on the target, which must be here."""
-    from edgeattn import backends, choose
+def _chooser(target: str, threads: int, program: Program) -> Any:
+    """Times a program before and after a rule on the target, which must be here; one with INT8 weights as INT8."""
+    from edgeattn import backends, choose, graphs
     from edgeattn.backends._common import usable_cores
 
     backend, device = backends.installed(target)
-    options = backends.Options(device, "fp32", threads or usable_cores())
+    precision = "int8" if any(map(graphs.packed_weights, program.graphs.values())) else "fp32"
+    options = backends.Options(device, precision, threads or usable_cores())
     backends.require_running(backend, options, "the timing of rules")
     return choose.by_latency(backend.name, options)
 

@@ -45,6 +45,8 @@ class Recipe(Section):
     such as ``{batch: [1, 4, 8]}``, or a list of such buckets. ``engine`` holds settings of the engine's own, which
     ``edgeattn explain ENGINE`` lists.
     ``tune`` measures the engine's settings (threads, the float type around INT8) and builds with the fastest.
+    ``decoding`` makes an autoregressive model ``steps`` that a decode loop calls, one ``graph`` that decodes greedily,
+    or what ``auto`` measures to be faster on the target.
     """
 
     model: Name
@@ -58,6 +60,7 @@ class Recipe(Section):
     profile: Profiles = ()
     engine: Mapping[Name, str | bool | int] = {}
     tune: bool = False
+    decoding: Literal["steps", "graph", "auto"] = "steps"
     buckets: Buckets | None = None
     latency: Latency = Latency()
     gates: Gates = Gates()

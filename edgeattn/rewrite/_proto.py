@@ -68,6 +68,7 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     for sparse in graph.sparse_initializer:
         sparse.values.name = names.get(sparse.values.name, sparse.values.name)
     for node in graph.node:
+        node.name = names.get(node.name, node.name)
         for side in (node.input, node.output):
             side[:] = [names.get(name, name) for name in side]
         for inner in subgraphs(node):

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import torch
 
-from edgeattn import decode, export, registry, source
+from edgeattn import decode, export, merging, registry, source
 from edgeattn.backends import Options, calibrator, oracle
 from edgeattn.program import Case, Program
 from edgeattn.quantize import Settings, forms, quantize
@@ -148,6 +148,15 @@ class Step:
         src = np.random.default_rng(0).integers(3, 1000, (1, SOURCE))
         feeds = {"src": src, "src_mask": np.ones(src.shape, bool)}
         return lambda: decode.run(sessions, wiring, feeds)
+
+    def whole(self, way: Way) -> Call:
+        """The same sentence by one graph that decodes, as ``decoding: graph`` makes it."""
+        options, backend = Options("cpu", "int8", self.threads), registry.get("backends", way[0])
+        merged, _ = merging.settled(self._quantized(way), "graph", backend, options)
+        session = backend.load(merged.graphs["main"], options)
+        src = np.random.default_rng(0).integers(3, 1000, (1, SOURCE))
+        feeds = {"src": src, "src_mask": np.ones(src.shape, bool)}
+        return lambda: session.run(feeds)
 
     def _quantized(self, way: Way) -> Program:
         if way not in self.built:
