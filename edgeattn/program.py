@@ -78,7 +78,7 @@ class QdqDialect:
             engine takes scales that are computed, and float passes over whole maps are what its gates cost.
         light_gates: attention gates read and compute less (``quantize/_light``): each pass over a map, and each lane
             that two planes leave empty, costs the engine more than the arithmetic.
-        strides_up: the strides of pointwise convolutions move up (``quantize/_strides``): the engine would move them by
+        strides_up: the strides of pointwise convolutions move up (``strides.py``): the engine would move them by
             itself, and then compute such a convolution in float.
         shortcuts_handed_over: shortcuts past a gate's product are copied in INT8 (``quantize/_shortcuts``): the engine
             would write them in FP32 beside.

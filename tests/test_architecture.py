@@ -20,6 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "cases",
             "downgrade",
+            "strides",
             "drawing",
             "origin",
             "graphs",

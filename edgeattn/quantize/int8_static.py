@@ -30,8 +30,8 @@ from edgeattn.quantize._light import Light, lighten
 from edgeattn.quantize._observe import calibrate
 from edgeattn.quantize._plan import Plan, drop_unreached, plan
 from edgeattn.quantize._shortcuts import hand_over
-from edgeattn.quantize._strides import thin
 from edgeattn.recognise import recognise
+from edgeattn.strides import thin
 
 if TYPE_CHECKING:
     import onnx

@@ -75,6 +75,7 @@ ORDER: tuple[str, ...] = (
     "fuse_attention",  # measured
     "merge_projections",  # measured; after scales went into the weights of the queries alone
     "merge_loop",  # what can leave the step has left it
+    "hoist_strides",  # measured
     "split_channel_reduce",  # measured; what it leaves, the next may still improve
     "lower_channel_mean_to_conv",  # measured
     "split_gate_product",  # measured

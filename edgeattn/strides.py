@@ -6,6 +6,7 @@ through activations, sums and products position by position, through a pointwise
 positions, and into a wider one, whose stride it becomes. In a ResNet that has the stride in its first 1×1 convolution
 (He et al. 2016, section 3.3) the last block of each stage computes a quarter of its 3×3 convolution, of the 1×1 behind
 it and of its sum.
+A 1×1 MaxPool hands on what is finite as it is.
 
 Left where it is, OpenVINO moves such a stride by itself, to between a quantized tensor and its scale, and then computes
 the convolution in float.
@@ -26,16 +27,24 @@ _Stride = tuple[int, ...]
 """Of each spatial axis; empty for all of a map."""
 
 
-def thin(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def thin(model: onnx.ModelProto, *, past_gates: bool = True) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The graph with its strides moved up and the names of the maps that are thinned; else the graph given.
 
     A value that is computed thinned keeps its name; one that is thinned behind its writer is then ``NAME/thinned``.
+
+    Args:
+        model: a float graph.
+        past_gates: through products of two computed values too. An attention gate reads the whole map that it
+            multiplies, so that map is thinned beside the gate then, which costs a pass over it.
     """
     import onnx
 
     if any(attribute.HasField("g") for node in model.graph.node for attribute in node.attribute):
         return model, ()  # a body may read what the graph holds without naming it among its inputs
-    needs = _Needs(GraphIndex(model))
+    index = GraphIndex(model)
+    if not any(pointwise_strided(index, node) for node in index.nodes):
+        return model, ()
+    needs = _Needs(index, past_gates)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:], result.graph.value_info[:]
@@ -64,8 +73,8 @@ def _without(model: onnx.ModelProto, values: Container[str]) -> list[onnx.NodePr
 class _Needs:
     """How sparsely each value of a graph is read: its stride, where all readers agree and its writer can follow."""
 
-    def __init__(self, index: GraphIndex) -> None:
-        self.index = index
+    def __init__(self, index: GraphIndex, past_gates: bool) -> None:
+        self.index, self._past_gates = index, past_gates
         self._of: dict[str, _Stride] = {}
         for node in reversed(index.nodes):
             for name in node.output:
@@ -94,20 +103,29 @@ class _Needs:
             known = bool(_strides(self.index, node))
             return known and attributes(node).get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
         sides = [name for name in node.input if name]
+        if node.op_type == "Mul" and not self._past_gates and not any(map(self.index.is_constant, sides)):
+            return False
         return node.op_type in _EVERYWHERE and all(
             self._as_large(node, n) or self._one_position(node, n) for n in sides
         )
 
     def _as_large(self, node: onnx.NodeProto, value: str) -> bool:
-        """Whether a value has the height and width of what a node computes."""
+        """Whether a value is proven to have the height and width of what a node computes."""
+        if node.op_type not in ("Add", "Mul"):
+            return bool(value == node.input[0])
         size, whole = self.index.shape(value) or (), self.index.shape(node.output[0]) or ()
-        return len(size) == len(whole) > 2 and size[2:] == whole[2:] and all(whole[2:])
+        return len(size) == len(whole) > 2 and size[2:] == whole[2:] and all(whole[2:]) and "?" not in whole[2:]
 
     def _one_position(self, node: onnx.NodeProto, value: str) -> bool:
         """Whether a value is the same at every position: a gate a channel, a bound, a number."""
         size, rank = self.index.constant_shape(value), len(self.index.shape(node.output[0]) or ())
         size = self.index.shape(value) if size is None else size  # type: ignore[assignment]
         return size is not None and rank > 2 and all(d == 1 for d in size[-(rank - 2) :])
+
+
+def pointwise_strided(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Whether a node is a convolution that reads one position for each that it writes, and leaves positions out."""
+    return node.op_type == "Conv" and _one_wide(index, node) and any(s > 1 for s in _strides(index, node))
 
 
 def _restride(needs: _Needs, node: onnx.NodeProto, own: onnx.NodeProto) -> None:

@@ -12,10 +12,12 @@ from edgeattn.backends import Options
 from edgeattn.graphs import attributes
 from edgeattn.program import Case, Program, StageRecord
 from edgeattn.quantize import Settings, quantize
-from edgeattn.quantize._strides import thin
+from edgeattn.strides import thin
 
 RNG = np.random.default_rng(3)
 SHAPES = {"w3": (32, 32, 3, 3), "w1": (32, 32, 1, 1), "w1b": (48, 32, 1, 1), "gate": (1, 32, 1, 1)}
+SHAPES |= {"w7": (1, 2, 7, 7), "one": (1, 32, 3, 3)}
+AXES = {"axis": [1], "high": [2], "wide": [3]}
 DOWN = {"strides": [2, 2]}
 
 
@@ -46,6 +48,7 @@ def net(nodes: list[onnx.NodeProto], size: int | str = 15, outputs: tuple[str, .
         for name, shape in SHAPES.items()
         if name in read
     ]
+    weights += [numpy_helper.from_array(np.array(axes, np.int64), name) for name, axes in AXES.items() if name in read]
     graph = helper.make_graph(nodes, "net", [image], written, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
@@ -118,6 +121,64 @@ def test_a_sum_of_unknown_sizes_is_thinned_behind() -> None:
     model = net([n("Add", "image row", "s"), n("Conv", "s w1", "y", **DOWN)], "side")
     model.graph.input.append(helper.make_tensor_value_info("row", TensorProto.FLOAT, (1, 32, "high", "wide")))
     assert thin(model)[1] == ("s/thinned_2_2",)
+
+
+def test_a_sum_of_sizes_that_inference_cannot_tell_is_thinned_behind() -> None:
+    """Two unknown sizes are no equal sizes: one side may be a single row."""
+    sides = [n("Conv", "image w3", "a", pads=[1] * 4), n("Conv", "row w1", "b"), n("Add", "a b", "s")]
+    model = net([*sides, n("Conv", "s w1", "y", **DOWN)], "side")
+    model.graph.input.append(helper.make_tensor_value_info("row", TensorProto.FLOAT, (1, 32, "high", "wide")))
+    assert thin(model)[1] == ("s/thinned_2_2",)
+
+
+FEATURES = [n("Conv", "image w3", "f", pads=[1] * 4)]
+SCALED = [n("Conv", "p w1", "e"), n("Sigmoid", "e", "s"), n("Mul", "f s", "g")]
+GATES = {
+    "SE": [n("GlobalAveragePool", "f", "p"), *SCALED],
+    "CBAM": [
+        n("GlobalMaxPool", "f", "p"),
+        *SCALED[:2],
+        n("Mul", "f s", "h"),
+        n("ReduceMax", "h axis", "peak"),
+        n("ReduceMean", "h axis", "mean"),
+        n("Concat", "peak mean", "planes", axis=1),
+        n("Conv", "planes w7", "t", pads=[3] * 4),
+        n("Sigmoid", "t", "u"),
+        n("Mul", "h u", "g"),
+    ],
+    "BAM": [
+        n("GlobalAveragePool", "f", "p"),
+        n("Conv", "p w1", "channel"),
+        n("Conv", "f one", "spatial", pads=[4] * 4, dilations=[4, 4]),
+        n("Add", "channel spatial", "e"),
+        n("Sigmoid", "e", "s"),
+        n("Mul", "f s", "weighed"),
+        n("Add", "f weighed", "g"),
+    ],
+    "coordinate": [
+        n("ReduceMean", "f wide", "lines"),
+        n("ReduceMean", "f high", "columns"),
+        n("Sigmoid", "lines", "a"),
+        n("Sigmoid", "columns", "b"),
+        n("Mul", "f a", "h"),
+        n("Mul", "h b", "g"),
+    ],
+}
+
+
+@pytest.mark.parametrize("past_gates", [True, False])
+@pytest.mark.parametrize("gate", GATES)
+def test_what_a_gate_pools_is_computed_whole(gate: str, past_gates: bool) -> None:
+    model = net([*FEATURES, *GATES[gate], n("Relu", "g", "r"), n("Conv", "r w1", "y", **DOWN)])
+    thinner, names = thin(model, past_gates=past_gates)
+    assert names, "nothing was thinned"
+    assert "f" not in strides(thinner), "a pool would read a part of the map"
+    if not past_gates:
+        assert names == (("f/thinned_2_2", "weighed/thinned_2_2") if gate == "BAM" else ("g/thinned_2_2",))
+    feeds = {"image": image()}
+    whole, part = (backends.oracle(program(m))["main"].run(feeds)["y"] for m in (model, thinner))
+    # As above: the same products, summed in the order of another kernel.
+    np.testing.assert_allclose(part, whole, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
