@@ -55,7 +55,7 @@ class OnnxRuntimeSession:
         return dict(zip(self._names, values, strict=True))
 
     def hold(self, state: Mapping[str, str], fixed: frozenset[str], read: frozenset[str] | None = None) -> Session:
-        """The session for one sequence of steps, whose caller feeds back what came out; ``read``: what it reads alone."""
+        """The session for one sequence of steps, whose caller feeds back what came out; it ``read``s this alone."""
         from onnxruntime import OrtValue
 
         fits = keeps_sizes(self.inputs, self.outputs, state)
