@@ -36,6 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"EDGEATTN_REQUIRE: not here: {', '.join(unknown + absent)}")
 
 
+def pytest_unconfigure() -> None:
+    if _warm.cache_info().currsize:
+        _warm().__exit__()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for name in ENGINES:
         if item.get_closest_marker(name) and missing(name):
@@ -52,7 +57,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @functools.cache
 def _warm() -> Warm:
-    """One helper a process, ended by the end of its input."""
+    """One helper a process, ended with the tests."""
     return Warm(preloaded=EXPORTER if not missing("torch") else ())
 
 

@@ -53,17 +53,25 @@ def claims(threads: int) -> Iterator[Claim]:
     net = {name: Vision(f"{name}resnet50", threads) for name in ("", "se_", "cbam_")}
     limits = {("se_", "openvino"): 1.08, ("se_", "onnxruntime"): 1.12}
     limits |= {("cbam_", "openvino"): 1.20, ("cbam_", "onnxruntime"): 1.25}
+    group = "What attention costs in INT8 (time with it ÷ time without it, less is better)"
     for (kind, engine), limit in limits.items():
         label = kind.rstrip("_").upper()
         for who, make, target in (("ours", Vision.ours, limit), (STOCK[engine], Vision.stock, None)):
             yield Claim(
                 f"{kind}{engine}-{who}",
-                "What attention costs in INT8 (time with it ÷ time without it, less is better)",
+                group,
                 f"{label}-ResNet-50 ÷ ResNet-50, {NAMES[engine]}, {who}",
                 lambda v=net[kind], e=engine, m=make: best(m(v, e)),
                 lambda v=net[""], e=engine, m=make: best(m(v, e)),
                 at_most=target,
             )
+        yield Claim(
+            f"{kind}{engine}-across",
+            group,
+            f"{label}-ResNet-50 of ours ÷ ResNet-50 of {STOCK[engine]}, {NAMES[engine]}",
+            lambda v=net[kind], e=engine: best(v.ours(e)),
+            lambda e=engine: best(net[""].stock(e)),
+        )
     cbam = net["cbam_"]
     group = "CBAM-ResNet-50, how many times faster our best artifact is"
     ours = lambda: best({f"ours, {NAMES[e]}, {n}": f for e in NAMES for n, f in cbam.ours(e).items()})  # noqa: E731

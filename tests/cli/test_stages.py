@@ -64,7 +64,7 @@ def test_a_float_graph_does_not_become_an_int8_bundle(target: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("batch", "told"),
-    [("batch", "no scale: gate │ the sizes are not numbers"), (1, "gates as scales │ 1")],
+    [("batch", "gate not a scale: gate │ the sizes are not numbers"), (1, "gates as scales │ 1")],
 )
 def test_quantize_says_which_gates_became_scales_and_why_others_did_not(
     batch: int | str, told: str, tmp_path: Path
