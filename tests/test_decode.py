@@ -97,6 +97,42 @@ def test_steps_that_are_bound_once_give_what_single_runs_give(tokens) -> None:
     assert all(np.array_equal(bound[name], plain[name]) for name in bound)
 
 
+@pytest.mark.parametrize("tokens", [None, np.array([[3, 1, 2, 4, 1], [0, 2, 4, 3, 2]])], ids=["greedy", "forced"])
+@pytest.mark.parametrize("asked", [(), ("logits",), ("h_out",)], ids=["nothing", "logits", "a state"])
+def test_only_what_is_asked_for_is_returned_and_later_steps_leave_it_alone(tokens, asked) -> None:
+    program = _loop_samples.wired()
+    sessions = backends.oracle(program)
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)}
+    whole = decode.run(sessions, program.wiring, feeds, tokens)
+    found = decode.run(sessions, program.wiring, feeds, tokens, asked)
+    assert set(found) == {*asked, *({"tokens"} if tokens is None else ())}
+    assert all(np.array_equal(found[name], whole[name]) for name in found)
+
+
+def test_an_output_that_nobody_gives_is_named_with_those_that_are() -> None:
+    program = _loop_samples.wired()
+    feeds = {"x": np.zeros((1, 3, 4), np.float32)}
+    with pytest.raises(BadInput, match=r"there is no output 'weights' to give.*logits"):
+        decode.run(backends.oracle(program), program.wiring, feeds, outputs=["weights"])
+
+
+def test_a_bound_step_gives_what_is_read_from_it_and_no_more() -> None:
+    """Without a copy: what the step after the next gives lies where this one's lay."""
+    program = counting()
+    assert program.wiring is not None
+    step = backends.oracle(program)["step"]
+    feeds = {
+        spec.name: np.zeros([1 if isinstance(d, str) else d for d in spec.shape], spec.dtype) for spec in step.inputs
+    }
+    links = {to.split(".")[1]: source.split(".")[1] for to, source in program.wiring.state.items()}
+    held = step.hold(links, frozenset(feeds.keys() - links.keys() - {"token"}), frozenset({"echo"}))
+    held.run(feeds)
+    results = [held.run({**feeds, "token": np.array([token])}) for token in (3, 5, 6)]
+    assert all(set(result) == {"echo"} for result in results)
+    assert np.shares_memory(results[0]["echo"], results[2]["echo"])
+    assert float(results[1]["echo"].reshape(())) == 5
+
+
 def test_steps_are_bound_only_where_every_size_stays() -> None:
     shaped = lambda name, *shape: TensorSpec(name, "float32", shape)  # noqa: E731
     inputs = (shaped("h", "batch", 4), shaped("cache", "batch", "past", 4))

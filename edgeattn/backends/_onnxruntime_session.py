@@ -54,12 +54,12 @@ class OnnxRuntimeSession:
             raise explain_failure("onnxruntime", error, self.inputs, feeds) from error
         return dict(zip(self._names, values, strict=True))
 
-    def hold(self, state: Mapping[str, str], fixed: frozenset[str]) -> Session:
-        """The session for one sequence of steps, whose caller feeds back exactly what came out."""
+    def hold(self, state: Mapping[str, str], fixed: frozenset[str], read: frozenset[str] | None = None) -> Session:
+        """The session for one sequence of steps, whose caller feeds back what came out; it ``read``s this alone."""
         from onnxruntime import OrtValue
 
         fits = keeps_sizes(self.inputs, self.outputs, state)
-        return Held(self, state, fixed, OrtValue.ortvalue_from_numpy) if fits else self
+        return Held(self, state, fixed, OrtValue.ortvalue_from_numpy, read) if fits else self
 
     def binding(self) -> Any:
         """An empty binding of inputs and outputs to memory."""

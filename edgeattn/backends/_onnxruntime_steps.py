@@ -53,12 +53,19 @@ class Held:
         session: what it runs in. state: input -> the output of the step before that it takes.
         fixed: inputs that are the same in every step.
         share: makes an engine's value in the memory of an array.
+        read: the outputs that are given, each until the next step overwrites it; None gives copies of all, to keep.
     """
 
     def __init__(
-        self, session: Bindable, state: Mapping[str, str], fixed: frozenset[str], share: Callable[[Array], Any]
+        self,
+        session: Bindable,
+        state: Mapping[str, str],
+        fixed: frozenset[str],
+        share: Callable[[Array], Any],
+        read: frozenset[str] | None = None,
     ) -> None:
         self.inputs, self.outputs = session.inputs, session.outputs
+        self._given = read
         self._session, self._state, self._share = session, state, share
         self._changing = [s.name for s in session.inputs if s.name not in state and s.name not in fixed]
         self._read: dict[str, Array] = {}
@@ -81,7 +88,9 @@ class Held:
         written = self._turns[0]
         self._turns.reverse()
         self._bindings.reverse()
-        return {name: value.copy() for name, value in written.items()}
+        if self._given is None:
+            return {name: value.copy() for name, value in written.items()}
+        return {name: written[name] for name in self._given}
 
     def _bound(self, written: Arrays, before: Arrays) -> Any:
         """A binding that writes one set of buffers and reads the state from the other."""

@@ -59,11 +59,12 @@ class TensorRtSession:
         """Run once; see :class:`edgeattn.program.Session`. Outputs are copies, safe to keep."""
         return self._run(feeds, {}, frozenset())
 
-    def hold(self, state: Mapping[str, str], fixed: frozenset[str]) -> Held:
+    def hold(self, state: Mapping[str, str], fixed: frozenset[str], read: frozenset[str] | None = None) -> Held:
         """The session for one sequence of steps, whose caller feeds back exactly what came out.
 
         Args:
             state: input -> the output of the step before that it takes. fixed: inputs that are the same in every step.
+            read: what the caller reads; all is given, since a state that grows tells its size.
         """
         return Held(self, state, fixed)
 

@@ -71,9 +71,11 @@ ORDER: tuple[str, ...] = (
     "hoist_keys",  # after the score is split into a query side and a memory side
     "hoist_values",  # measured, against a program whose keys are hoisted
     "merge_summed_products",  # measured; after what is left of a step's sums is there
+    "merge_overlapping_products",  # measured; after what is summed is one product
     "lower_vector_product",  # measured
     "fuse_attention",  # measured
     "merge_projections",  # measured; after scales went into the weights of the queries alone
+    "hoist_mask",  # measured; after those that know a mask by its Where
     "merge_loop",  # what can leave the step has left it
     "hoist_strides",  # measured
     "split_channel_reduce",  # measured; what it leaves, the next may still improve

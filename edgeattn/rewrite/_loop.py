@@ -31,6 +31,8 @@ class Loop:
     graph: ir.Graph
     handed: dict[ir.Value, str]  # step input -> "encoder.output"
     origin: dict[ir.Value, frozenset[str]] = field(default_factory=dict)
+    movable: frozenset[str] = MOVABLE
+    heavy: tuple[str, ...] = HEAVY
 
     def sources(self, value: ir.Value | None) -> frozenset[str] | None:
         """Graphs that an invariant value comes from, empty for constants; None if it changes from step to step."""
@@ -44,7 +46,7 @@ class Loop:
         """Walk through the nodes, which are in topological order, and note what is invariant."""
         for node in self.graph:
             found = [self.sources(v) for v in node.inputs]
-            if node.domain == "" and node.op_type in MOVABLE and all(f is not None for f in found):
+            if node.domain == "" and node.op_type in self.movable and all(f is not None for f in found):
                 together = frozenset().union(*(f for f in found if f is not None))
                 self.origin |= dict.fromkeys(node.outputs, together)
 
@@ -63,7 +65,7 @@ class Loop:
         return list(ordered)
 
     def frontier(self) -> list[ir.Value]:
-        """Invariant floating-point values with a heavy node behind them that a changing node reads."""
+        """Invariant floating-point values with a ``heavy`` node behind them that a changing node reads."""
         return [
             value
             for value, sources in self.origin.items()
@@ -71,23 +73,28 @@ class Loop:
             and not value.is_graph_output()
             and value.dtype is not None
             and value.dtype.is_floating_point()
-            and any(n.op_type in HEAVY for n in self.cone(value))
+            and any(n.op_type in self.heavy for n in self.cone(value))
             and any(all(o not in self.origin for o in reader.outputs) for reader in value.consumers())
         ]
 
 
-def hoisted(program: Program, wiring: Wiring, suffix: str) -> tuple[Program, int]:
+def hoisted(
+    program: Program, wiring: Wiring, suffix: str, *, heavy: tuple[str, ...] = HEAVY, shared: bool = False
+) -> tuple[Program, int]:
     """The program with what its loop computes from handed-over values alone moved to where they come from.
 
     Args:
         program: it is not edited. wiring: its own.
         suffix: new edges are named after what they are made of, ``memory_keys``.
+        heavy: operators that are worth moving, with what can move around them.
+        shared: the caller's inputs that the step and another graph both take count as handed over.
 
     Returns:
         The changed program, or the same where nothing moves, and how many values moved.
     """
     model = ir.serde.deserialize_model(program.graphs[wiring.loop])
-    loop = Loop(model.graph, handed_over(model.graph, wiring))
+    handed = handed_over(model.graph, wiring) | (given_twice(model.graph, program, wiring) if shared else {})
+    loop = Loop(model.graph, handed, movable=MOVABLE.union(heavy), heavy=heavy)
     loop.survey()
     targets = loop.frontier()
     if not targets:
@@ -99,7 +106,7 @@ def hoisted(program: Program, wiring: Wiring, suffix: str) -> tuple[Program, int
         feeds |= _move(mine, loop, wiring.loop, name, encoder.graph, suffix)
         graphs[name] = finish(encoder)
     for gone in _drop_unread(loop):
-        del feeds[f"{wiring.loop}.{gone}"]
+        feeds.pop(f"{wiring.loop}.{gone}", None)  # what the caller gives has no edge
     graphs[wiring.loop] = finish(model)
     return replace(program, graphs=graphs, wiring=replace(wiring, feeds=feeds)), len(targets)
 
@@ -113,9 +120,22 @@ def handed_over(step: ir.Graph, wiring: Wiring) -> dict[ir.Value, str]:
     }
 
 
+def given_twice(step: ir.Graph, program: Program, wiring: Wiring) -> dict[ir.Value, str]:
+    """Step inputs that the caller gives, as an input of the same name of another graph; it stands for its output."""
+    inner = {*wiring.feeds, *wiring.state, wiring.stop.token}
+    takers = {
+        spec.name: f"{name}.{spec.name}"
+        for name, model in program.graphs.items()
+        for spec in model.graph.input
+        if name != wiring.loop and f"{name}.{spec.name}" not in inner
+    }
+    free = [value for value in step.inputs if f"{wiring.loop}.{value.name}" not in inner]
+    return {value: takers[value.name] for value in free if value.name in takers}
+
+
 def _move(targets: list[ir.Value], loop: Loop, step: str, name: str, encoder: ir.Graph, suffix: str) -> dict[str, str]:
     """Copy what computes ``targets`` into the encoder and read it in the step as inputs; the new edges."""
-    outputs = {f"{name}.{v.name}": v for v in encoder.outputs}
+    outputs = {f"{name}.{v.name}": v for v in (*encoder.inputs, *encoder.outputs)}
     moved = {value: outputs[edge] for value, edge in loop.handed.items() if edge in outputs}
     symbols = _symbols(moved)
     taken, in_step = _names(encoder), _names(loop.graph)

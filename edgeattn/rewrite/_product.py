@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeattn.rewrite._rule import Miss, miss
-from edgeattn.rewrite._view import attr, const, dims, made_by
+from edgeattn.rewrite._view import attr, const, dims, made_by, used_once
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -83,6 +84,27 @@ def product(node: ir.Node) -> Product | Miss | None:
     if left is not None and left.ndim == 2:
         return _behind(node, node.inputs[1], left.T, None, "left")
     return None
+
+
+def plain(node: ir.Node) -> Product | None:
+    """A product of rows as they lie; how they were laid out before is left alone."""
+    made = product(node)
+    if not isinstance(made, Product) or made.form != "right":
+        return None
+    value = node.inputs[0]
+    assert value is not None
+    rank = len(dims(value) or ())
+    return Product(node, value, made.matrix, made.bias, rank - 1, tuple(range(rank)), False, "right", ())
+
+
+def pieces(value: ir.Value, *, shared: bool = False) -> Iterator[ir.Value]:
+    """What a Concat along the last axis joins, or the value itself; ``shared``: also where others read the Concat."""
+    node = made_by(value, "Concat")
+    read = shared or used_once(value)
+    if node is not None and read and attr(node, "axis") in (-1, len(dims(value) or ()) - 1):
+        yield from (piece for piece in node.inputs if piece is not None)
+    else:
+        yield value
 
 
 def _gemm(node: ir.Node) -> Product | Miss | None:

@@ -20,16 +20,15 @@ Source: Hochreiter and Schmidhuber 1997 in the form of Zaremba et al. 2014, equa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeattn.rewrite._product import Product, product
+from edgeattn.rewrite._product import Product, pieces, plain
 from edgeattn.rewrite._rule import ALLCLOSE, GraphRule, Match, Miss, View, as_programs, miss
 from edgeattn.rewrite._sample import graph
-from edgeattn.rewrite._view import attr, broadcast, const, dims, made_by, used_once
+from edgeattn.rewrite._view import broadcast, const, dims, made_by, used_once
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -83,7 +82,7 @@ class MergeSummedProducts(GraphRule):
         found: _Sum = match.parts["sum"]
         first = found.products[0]
         lead = (dims(first.source) or ())[:-1]
-        values = [piece for p in found.products for piece in _pieces(p.source)]
+        values = [piece for p in found.products for piece in pieces(p.source)]
         matrix = np.concatenate([p.matrix for p in found.products])
         joined = build.op("Concat", *values, shape=(*lead, len(matrix)), axis=len(lead))
         rows = [*found.biases, *(p.bias for p in found.products if p.bias is not None)]
@@ -170,33 +169,13 @@ def _terms(last: ir.Node) -> _Sum:
             row = const(value)
             if before is not None and before.op_type == "Add" and dims(value) == shape:
                 queue.append(before)
-            elif before is not None and before.op_type != "Add" and (made := _plain(before)):
+            elif before is not None and before.op_type != "Add" and (made := plain(before)):
                 found.products.append(made)
             elif row is not None and row.ndim == 1 and shape and row.shape == (shape[-1],):
                 found.biases.append(row)
             elif value is not None:
                 found.others.append(value)
     return found
-
-
-def _plain(node: ir.Node) -> Product | None:
-    """A product of rows as they lie; how they were laid out before is left alone."""
-    made = product(node)
-    if not isinstance(made, Product) or made.form != "right":
-        return None
-    value = node.inputs[0]
-    assert value is not None
-    rank = len(dims(value) or ())
-    return Product(node, value, made.matrix, made.bias, rank - 1, tuple(range(rank)), False, "right", ())
-
-
-def _pieces(value: ir.Value) -> Iterator[ir.Value]:
-    """What a Concat along the last axis joins, or the value itself."""
-    node = made_by(value, "Concat")
-    if node is not None and used_once(value) and attr(node, "axis") in (-1, len(dims(value) or ()) - 1):
-        yield from (piece for piece in node.inputs if piece is not None)
-    else:
-        yield value
 
 
 RULE = MergeSummedProducts()

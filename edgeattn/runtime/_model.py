@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -71,8 +71,15 @@ class Model:
         self.inputs = tuple(free_inputs({name: graph.inputs for name, graph in graphs.items()}, wiring))
         self.outputs: tuple[TensorSpec, ...] = graphs[last].outputs
 
-    def run(self, feeds: Arrays | None = None, /, **named: Array) -> dict[str, Array]:
+    def run(
+        self, feeds: Arrays | None = None, outputs: Collection[str] | None = None, /, **named: Array
+    ) -> dict[str, Array]:
         """Run once, with inputs by name: ``run({"x": a})`` or ``run(x=a)``.
+
+        Args:
+            feeds: inputs by name. named: inputs too.
+            outputs: the outputs to return, all by default; ``tokens`` come always. A decoder whose states and logits
+                nobody asks for leaves them in the engine, where it can.
 
         Returns:
             Outputs by name. A wired program decodes greedily: step outputs stacked on axis 0
@@ -80,8 +87,9 @@ class Model:
 
         Raises:
             BadInput: an input is missing, unknown, or of another type or shape; says got and expected.
+                An output is unknown.
         """
-        return self._run({**(feeds or {}), **named})
+        return self._run({**(feeds or {}), **named}, outputs=outputs)
 
     def asset(self, name: str) -> bytes:
         """A packed file (labels, vocabulary).
@@ -137,11 +145,13 @@ class Model:
             raise BadInput("has no self-test", where=str(self._directory), hint="pack it with a sample")
         return entry, _arrays(self._directory / entry.file, entry)
 
-    def _run(self, feeds: Arrays, tokens: Array | None = None) -> dict[str, Array]:
+    def _run(
+        self, feeds: Arrays, tokens: Array | None = None, outputs: Collection[str] | None = None
+    ) -> dict[str, Array]:
         if not self._open:
             raise BadInput("is closed", where=str(self._directory), hint="call edgeattn.runtime.load again")
         _check(self.inputs, feeds)
-        return decode.run(self._sessions, self.manifest.wiring, feeds, tokens)
+        return decode.run(self._sessions, self.manifest.wiring, feeds, tokens, outputs)
 
 
 def _sessions(directory: Path, manifest: Manifest, blob: bool) -> dict[str, Session]:

@@ -28,7 +28,9 @@ from tests.benchmarks.decoders import BAHDANAU, handed, step
 
 Call = Callable[[], object]
 Way = tuple[str, str, bool]
-"""How a decoder is built: engine, scheme, and whether its values are hoisted out of the step."""
+"""How a decoder is built: engine, scheme, and whether values and mask are hoisted out of the step."""
+HOISTED = ("hoist_values", "merge_overlapping_products", "hoist_mask")
+"""What leaves a decoder's step, or comes together there, beside its values."""
 CALIBRATION = 32
 """Samples: latency does not depend on how many."""
 SOURCE = 30
@@ -161,7 +163,7 @@ class Step:
     def _quantized(self, way: Way) -> Program:
         if way not in self.built:
             engine, scheme, hoisted = way
-            also = (*forms(scheme), *(("hoist_values",) if hoisted else ()))
+            also = (*forms(scheme), *(HOISTED if hoisted else ()))
             if also not in self.built:
                 self.built[also] = rewrite(self._exported, oracle, also=also)
             settings = Settings(qdq=registry.get("backends", engine).qdq)

@@ -45,7 +45,10 @@ def step_calls(threads: int, engines: tuple[str, ...] = ("onnxruntime", "openvin
 
 
 def step(engine: str, options: Options, program: Program, length: int) -> Callable[[], object]:
-    """One decoder step on what the encoder gives for a source of some length, called as the decode loop calls it."""
+    """One decoder step on what the encoder gives for a source of some length, called as the decode loop calls it.
+
+    The loop is asked for the logits and the attention weights: states are left in an engine that keeps them.
+    """
     backend = registry.get("backends", engine)
     sessions = {graph: backend.load(model, options) for graph, model in program.graphs.items()}
     wiring = program.wiring
@@ -53,7 +56,8 @@ def step(engine: str, options: Options, program: Program, length: int) -> Callab
     loop, feeds = sessions[wiring.loop], handed(sessions, wiring, length)
     links = {to.split(".")[1]: origin.split(".")[1] for to, origin in wiring.state.items()}
     fixed = frozenset(feeds.keys() - links.keys() - {wiring.stop.token.split(".")[1]})
-    held = loop.hold(links, fixed) if hasattr(loop, "hold") else loop
+    read = frozenset(spec.name for spec in loop.outputs) - frozenset(links.values())
+    held = loop.hold(links, fixed, read) if hasattr(loop, "hold") else loop
     return lambda: held.run(feeds)
 
 

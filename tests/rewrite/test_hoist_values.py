@@ -20,8 +20,9 @@ def test_products_of_one_context_share_the_memory_and_the_weighted_sum() -> None
     step = GraphIndex(outcome.program.graphs["step"])
     assert [f for f in outcome.program.wiring.feeds if "values" in f] == ["step.memory_values"]
     (weighted,) = step.consumers["memory_values"]
-    (split,) = step.consumers[weighted.output[0]]
-    assert split.op_type == "Split"
+    (squeeze,) = step.consumers[weighted.output[0]]
+    (split,) = step.consumers[squeeze.output[0]]
+    assert [squeeze.op_type, split.op_type] == ["Squeeze", "Split"]  # the context's axis goes once, not twice
     assert step.constant(split.input[1]).tolist() == [5, 5]
 
 
