@@ -65,6 +65,14 @@ def claims(threads: int) -> Iterator[Claim]:
                 lambda v=net[""], e=engine, m=make: best(m(v, e)),
                 at_most=target,
             )
+        if engine == "onnxruntime":
+            yield Claim(
+                f"{kind}{engine}-alike",
+                group,
+                f"{label}-ResNet-50 ÷ ResNet-50, {NAMES[engine]}, ours, strides hoisted in neither",
+                lambda v=net[kind], e=engine: best(v.ours(e, hoisted=False)),
+                lambda e=engine: best(net[""].ours(e, hoisted=False)),
+            )
         yield Claim(
             f"{kind}{engine}-across",
             group,

@@ -7,10 +7,11 @@ decoder's step, whoever made it, as edgeattn's decode loop calls that engine.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +56,26 @@ class Vision:
         """As exported: what an engine makes of the file alone."""
         return _engine(engine, self._exported.graphs["main"], self.feeds, Options("cpu", "fp32", self.threads))
 
-    def ours(self, engine: str) -> dict[str, Callable[[], Call]]:
-        """Every form that ``gate: auto`` and ``tune: true`` choose from, by name."""
-        asked = Options("cpu", "int8", self.threads)
-        around = [c["around"] for c in registry.get("backends", engine).variants(asked) if "around" in c]
-        gates = ["float"] if self.name == "resnet50" else ["float", "int8"]
-        forms = [(gate, kind) for gate in gates for kind in ("fp32", *around)]
-        return {f"gate={g}, {k} around": lambda g=g, k=k: self._ours(engine, g, k) for g, k in forms}
+    def ours(self, engine: str, *, hoisted: bool | None = None) -> dict[str, Callable[[], Call]]:
+        """Every form that a recipe chooses from, by name: gates, the type around, strides hoisted where that is a rule.
 
-    def _ours(self, engine: str, gate: str, around: str) -> Call:
-        model = _quantized(self.name, engine, gate)
+        Args:
+            hoisted: only the forms with strides hoisted, or only those without.
+        """
+        backend = registry.get("backends", engine)
+        asked = Options("cpu", "int8", self.threads)
+        around = ["fp32", *(c["around"] for c in backend.variants(asked) if "around" in c)]
+        gates = ["float"] if self.name == "resnet50" else ["float", "int8"]
+        strides = [False] if backend.qdq.strides_up else [False, True]
+        if hoisted is not None:
+            strides = [hoisted]
+        return {
+            f"gate={gate}, {kind} around" + ", strides hoisted" * moved: partial(self._ours, engine, gate, kind, moved)
+            for gate, kind, moved in itertools.product(gates, around, strides)
+        }
+
+    def _ours(self, engine: str, gate: str, around: str, hoisted: bool) -> Call:
+        model = _quantized(self.name, engine, gate, hoisted)
         return _engine(engine, model, self.feeds, Options("cpu", "int8", self.threads, around=around))
 
     def stock(self, engine: str) -> dict[str, Callable[[], Call]]:
@@ -205,14 +216,14 @@ def exported(name: str) -> Program:
 
 
 @cache
-def rewritten(name: str) -> Program:
-    return rewrite(exported(name), oracle)
+def rewritten(name: str, *, hoisted: bool = False) -> Program:
+    return rewrite(rewritten(name), oracle, only=("hoist_strides",)) if hoisted else rewrite(exported(name), oracle)
 
 
 @cache
-def _quantized(name: str, engine: str, gate: str) -> onnx.ModelProto:
+def _quantized(name: str, engine: str, gate: str, hoisted: bool) -> onnx.ModelProto:
     settings = Settings(gate=gate, qdq=registry.get("backends", engine).qdq)
-    return quantize(rewritten(name), "int8-static", calibrator, _batches(), settings).graphs["main"]
+    return quantize(rewritten(name, hoisted=hoisted), "int8-static", calibrator, _batches(), settings).graphs["main"]
 
 
 def _batches() -> Iterator[Case]:
