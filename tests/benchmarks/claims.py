@@ -208,9 +208,10 @@ same threads and input, batch 1. The figure is the median of the ratios within a
 interval; the control is the faster side against itself, which should be 1. The large networks carry untrained weights:
 latency does not depend on them. What accuracy costs is in [the zoo](zoo.md).
 
-What attention costs is told thrice: our network with it ÷ ours without, each in its fastest form; the same of the peer; and
-ours with it ÷ the peer's without, which is what somebody pays who comes from there. ResNet-50 without attention may skip
-positions that a stride throws away ([latency](latency.md)); gates read them all, so the first ratio holds that, too.
+What attention costs is told thrice: our network with it ÷ ours without, each in its fastest form; the same of the
+peer; and ours with it ÷ the peer's without, which is what somebody pays who comes from there. ResNet-50 without
+attention may skip positions that a stride throws away ([latency](latency.md)); gates read them all, so the first ratio
+holds that, too.
 
 {machine}
 
