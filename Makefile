@@ -9,7 +9,7 @@ GPU_EXTRAS ?= tensorrt-rtx,cuda
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-long test-paper lint type bench bench-gpu growth heavy benefits rules regressions weights facts zoo trt-zoo spellings clean
+.PHONY: help demo test test-fast test-long test-paper lint type bench bench-gpu growth heavy benefits rules regressions weights facts zoo trt-zoo trt-parse spellings clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -77,6 +77,10 @@ regressions: $(VENV)/.ready ## Count what graph rewriters break on ONNX's own te
 trt-zoo: $(VENV)/.ready ## Build every zoo member for NVIDIA's RTX GPUs, without one, and write their table (half an hour; goes on where it stopped)
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[tensorrt-rtx]"
 	$(BIN)/python -m tests.benchmarks.tensorrt_matrix --out docs/tensorrt.md
+
+trt-parse: $(VENV)/.ready ## Hold every INT8 graph of the zoo against TensorRT's own parser, without a GPU
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[tensorrt-rtx]"
+	$(BIN)/pytest -m tensorrt $(PYTEST_ARGS)
 
 zoo: $(VENV)/.ready ## Run every recipe of a trained model and write docs/zoo.md (about a quarter of an hour on two cores)
 	$(BIN)/python -m tests.benchmarks.zoo --out docs/zoo.md

@@ -98,7 +98,7 @@ NPZ = {
         "mask.astype(numpy.float32)",
     ),
     "text": ({"tokens": np.array(["a"]), "mask": MASK}, "'tokens' is <U1; save it as one of float32"),
-    "objects": ({"tokens": np.array([None]), "mask": MASK}, "holds an array of Python objects, which only running code reads"),
+    "objects": ({"tokens": np.array([None]), "mask": MASK}, "holds an array of Python objects, which only"),
     "nothing": ({"tokens": TOKENS[:0], "mask": MASK}, "'tokens' has shape [0, 3]: it holds no value"),
     "not a number": (
         {"tokens": TOKENS, "mask": MASK, "gain": np.array([[1], [np.nan]], np.float32)},
