@@ -418,3 +418,18 @@ def test_masks_that_fork_and_meet_again_many_times_cost_no_more_than_their_nodes
         nodes += [helper.make_node("Identity", [f"m{i}"], [f"{side}{i}"]) for side in "ab"]
         nodes.append(helper.make_node("Mul", [f"a{i}", f"b{i}"], [f"m{i + 1}"]))
     assert recognise(model_of(nodes, {"x": ["batch", 8]}, {"m60": ["batch", 8]}, {})) == []
+
+
+def test_a_channel_mean_written_as_a_convolution_is_still_the_pool_of_a_spatial_mask() -> None:
+    from edgeattn import export, source
+    from edgeattn.backends import oracle
+    from edgeattn.rewrite import rewrite
+
+    plain = rewrite(export.export(source.resolve("cbam_digits").source), oracle)
+    lowered = rewrite(plain, oracle, only=("lower_channel_mean_to_conv",))
+    before, after = (recognise(program.graphs["main"]) for program in (plain, lowered))
+    assert lowered.history[-1].notes["rules"][0]["count"] == 3
+    assert [(a.kind, a.channels, a.kernel, a.pools, a.reduction) for a in after] == [
+        (a.kind, a.channels, a.kernel, a.pools, a.reduction) for a in before
+    ]
+    assert len(masks(after, "sam")) == 3

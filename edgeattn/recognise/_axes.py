@@ -71,12 +71,24 @@ def step(graph: Graph, node: onnx.NodeProto, known: dict[str, Axes]) -> Axes | N
         return replace(first, dims=_moved(graph, node, first.dims))
     if op in POOLS or (op == "Einsum" and len(parts) == 1 and len(node.input) == 1):
         return _reduced(graph, node, first)
+    if first.open and is_channel_mean(graph, node):
+        return _reduced(graph, node, first)
     if len(parts) == 1 and op in ("Mul", "Div", "Add", "Sub", "Neg") and _is_scaling(graph, node):
         mended = first.pools - {"sum"} | {"mean"} if "sum" in first.pools and op in ("Mul", "Div") else first.pools
         return replace(first, pools=mended)
     if graph.weight(node) is not None or op in ("MatMul", "Gemm", "Conv", "Einsum"):
         return replace(_together(parts), dims=None, open=False)
     return replace(_together(parts), open=False)
+
+
+def is_channel_mean(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a node is a 1×1 convolution with one output channel whose C weights are 1/C: the mean over channels."""
+    weight = graph.weight(node) if node.op_type == "Conv" and len(node.input) == 2 else None
+    if weight is None or len(weight) < 3 or {weight[0], *weight[2:]} != {1} or not isinstance(weight[1], int):
+        return False
+    number = graph.number(node.input[1])
+    plain = {*graph.attributes(node).get("strides", [1])} == {1} and not any(graph.attributes(node).get("pads", []))
+    return plain and number is not None and abs(number * weight[1] - 1) < 1e-3
 
 
 def _is_scaling(graph: Graph, node: onnx.NodeProto) -> bool:
@@ -142,7 +154,7 @@ def _reduced(graph: Graph, node: onnx.NodeProto, before: Axes) -> Axes:
         return replace(before, dims=None)
     away = NONE.union(*(before.dims[i] for i in covered))
     dims = tuple(NONE if i in covered else d for i, d in enumerate(before.dims) if kept or i not in covered)
-    kind = {**_GLOBAL, **_WINDOWED, **_REDUCING}.get(node.op_type, "sum")
+    kind = {**_GLOBAL, **_WINDOWED, **_REDUCING, "Conv": "mean"}.get(node.op_type, "sum")
     return Axes(dims, frozenset(g | away for g in before.gone), before.pools | {kind})
 
 
@@ -150,6 +162,8 @@ def _covered(graph: Graph, node: onnx.NodeProto, rank: int) -> tuple[set[int] | 
     """Which dimensions a pool reduces, None if that is unknown or a window leaves some; and whether they stay."""
     if node.op_type in _GLOBAL:
         return set(range(2, rank)), True
+    if node.op_type == "Conv":
+        return {1}, True
     if node.op_type in _WINDOWED:
         return _windowed(graph, node), True
     if node.op_type == "Einsum":

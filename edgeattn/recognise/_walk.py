@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgeattn.recognise._axes import Axes, Group, step, whole
+from edgeattn.recognise._axes import Axes, Group, is_channel_mean, step, whole
 from edgeattn.recognise._graph import DATA, Graph
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def walk_back(graph: Graph, mask: str, aliases: Sequence[str]) -> Walk | None:
             return None
         if _reads_whole(node, known) and not found.open:
             walk.direct.append(node)
-        elif graph.weight(node) is not None:
+        elif graph.weight(node) is not None and not is_channel_mean(graph, node):
             walk.mixed.append(_mixes(graph, node, known))
         known.update(dict.fromkeys(node.output, found))
-    walk.layers = [n for n in nodes if graph.weight(n) is not None]
+    walk.layers = [n for n in nodes if graph.weight(n) is not None and not is_channel_mean(graph, n)]
     walk.mask = known[mask]
     return walk if walk.features else None
 
